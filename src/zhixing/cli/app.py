@@ -1,0 +1,91 @@
+"""The command line's front door: the table of verbs, and the way from words to a verb's function.
+
+`--help` reads a verb's signature and the message catalogue only; the parser (cyclopts) is imported when there is something to parse,
+torch when a verb runs. Whatever goes wrong comes out through `failure.report` as a message and an exit code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from zhixing.core.errors import UsageError
+
+# In the order of the pipeline, which is the order of the help.
+VERBS = {
+    "prepare": "zhixing.cli.prepare:prepare",
+    "train": "zhixing.cli.train:train",
+    "evaluate": "zhixing.cli.evaluate:evaluate",
+    "predict": "zhixing.cli.predict:predict",
+    "generate": "zhixing.cli.generate:generate",
+    "compare": "zhixing.cli.compare:compare",
+    "show": "zhixing.cli.show:show",
+}
+HELP = ("--help", "-h")
+
+
+def find(verb: str) -> Callable[..., None]:
+    """Import the function of a verb; raises UsageError with the nearest verb when there is none."""
+    if verb not in VERBS:
+        raise UsageError("usage.verb_unknown", name=verb, among=list(VERBS))
+    module, name = VERBS[verb].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def parse(verb: str, words: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Turn the words after a verb into the arguments of its function.
+
+    return  positional and named arguments; only those that were given
+
+    Raises UsageError for a missing, surplus, unknown or ill-typed word.
+    """
+    from cyclopts import App, CycloptsError, Parameter
+
+    from zhixing.cli.failure import from_parser
+
+    function = find(verb)
+    app = App(
+        name=f"zhixing {verb}", help_flags=[], version_flags=[], default_parameter=Parameter(negative=()), result_action="return_value"
+    )
+    app.default(function)
+    try:
+        _, bound, _ = app.parse_args(list(words), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise from_parser(error, verb, words) from None
+    return bound.args, bound.kwargs
+
+
+def run(words: Sequence[str]) -> None:
+    """Do what the words say; raises what goes wrong."""
+    before = list(words[: words.index("--")] if "--" in words else words)
+    verb = words[0] if words else "--help"
+    if verb == "--version":
+        import zhixing
+
+        print(f"zhixing {zhixing.__version__}")
+    elif verb in (*HELP, "help"):
+        from zhixing.cli import help as page
+
+        print(page.verb(words[1], find(words[1])) if len(words) > 1 else page.overview(VERBS))
+    elif any(word in HELP for word in before):
+        from zhixing.cli import help as page
+
+        print(page.verb(verb, find(verb)))
+    else:
+        function = find(verb)
+        arguments, named = parse(verb, words[1:])
+        function(*arguments, **named)
+
+
+def main(words: Sequence[str]) -> int:
+    """Do what the words say and give the exit code; every failure is told, none escapes."""
+    try:
+        run(words)
+        sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
+        return 0
+    except BaseException as error:
+        from zhixing.cli import failure
+
+        return failure.report(error, as_json="--json" in words)

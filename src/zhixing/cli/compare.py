@@ -1,0 +1,36 @@
+"""`zhixing compare`: several models on one corpus under one budget; a table and a plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zhixing.cli.console import Console
+
+
+def compare(
+    corpus: Path,
+    out: Path,
+    /,
+    *,
+    core_seconds: float = 60.0,
+    models: str = "ngram,lstm,llama,mixture",
+    tokenizer: str | None = None,
+    vocabulary: int | None = None,
+    size: str | None = None,
+    seed: int | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    json: bool = False,
+) -> None:
+    """Train the rungs of the ladder under one budget of core-seconds each, and compare them."""
+    named = {"tokenizer": tokenizer, "vocabulary": vocabulary, "size": size, "seed": seed, "threads": threads}
+    settings = {name: value for name, value in named.items() if value is not None}
+    rungs = tuple(name.strip() for name in models.split(",") if name.strip())
+    from zhixing.core.stop import Stop
+    from zhixing.studies.ladder import compare as climb
+
+    console = Console(json)
+    console.tell("cli.compare.will", corpus=corpus, out=out, models=", ".join(rungs), seconds=core_seconds)
+    climb(corpus, out, core_seconds, rungs, settings, tell=console.tell, force=force, stop=Stop().install())
+    console.answer(str(out), {"path": str(out)})
+    console.tell("cli.compare.done", out=out)

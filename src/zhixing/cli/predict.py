@@ -1,0 +1,19 @@
+"""`zhixing predict`: rows in, the same rows out with answer, confidence and abstention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zhixing.cli.console import Console
+
+
+def predict(model: Path, source: str, out: Path, /, *, force: bool = False, json: bool = False) -> None:
+    """Answer every row of a file; an interrupted run continues where it stopped."""
+    from zhixing.core.stop import Stop
+    from zhixing.evaluation.predict import predict_rows
+
+    console = Console(json)
+    console.tell("cli.predict.will", model=model, source=source, out=out)
+    predict_rows(model, source, out, tell=console.tell, force=force, stop=Stop().install())
+    console.answer(str(out), {"path": str(out)})
+    console.tell("cli.predict.done", out=out)

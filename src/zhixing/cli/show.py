@@ -1,0 +1,71 @@
+"""`zhixing show`: what any folder of ours is, in words: its card, its files, its scores, and whether every byte is as it was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from zhixing.cli.console import Console, flatten, table
+from zhixing.core.errors import DataError
+from zhixing.core.files import read_json
+from zhixing.core.folder import CARD, MANIFEST, OUTSIDE, open_folder
+from zhixing.core.messages import text
+
+
+def show(folder: Path, /, *, json: bool = False) -> None:
+    """Explain a folder; a damaged one is explained as far as it can be, and then refused by name."""
+    console = Console(json)
+    damage = None
+    try:
+        open_folder(folder)
+    except DataError as error:
+        if not (folder / CARD).exists():
+            raise
+        damage = error
+    found = explain(folder, damage)
+    console.answer(page(found), found)
+    if damage is not None:
+        raise damage
+    console.tell(f"cli.show.{'model' if found['kind'] == 'model' else 'corpus' if found['kind'] == 'corpus' else 'other'}", folder=folder)
+
+
+def explain(folder: Path, damage: DataError | None) -> dict[str, Any]:
+    """Gather what there is to say about a folder as plain values."""
+    card = read_json(folder / CARD)
+    listed = read_json(folder / MANIFEST).get("files", {}) if damage is None else {}
+    files = {name: entry["size_bytes"] for name, entry in listed.items()}
+    scores = {}
+    for each in sorted(folder.glob("evaluation/*/*.json")):
+        value = read_json(each)
+        if isinstance(value, dict) and each.name not in (CARD, MANIFEST):
+            scores[each.relative_to(folder / "evaluation").as_posix()] = value
+    task = folder / "task.json"
+    return {
+        "path": str(folder),
+        "kind": card.get("kind"),
+        "verified": damage is None,
+        "damage": None if damage is None else damage.as_dict(),
+        "size_bytes": sum(files.values()),
+        "files": files,
+        "beside": [name for name in OUTSIDE if (folder / name).is_dir()],
+        "card": {name: value for name, value in card.items() if name != "kind"},
+        "task": read_json(task) if task.is_file() and damage is None else None,
+        "scores": scores,
+    }
+
+
+def page(found: dict[str, Any]) -> str:
+    """Set what was gathered as text."""
+    state = text("show.verified" if found["verified"] else "show.damaged", files=len(found["files"]), size_bytes=found["size_bytes"])
+    blocks = [f"{found['path']}: {found['kind']}. {state}"]
+    heads = (text("show.name"), text("show.value"))
+    blocks.append(table([(text("show.card"), heads[1]), *flatten(found["card"])]))
+    if found["task"]:
+        blocks.append(table([(text("show.task"), heads[1]), *flatten(found["task"])]))
+    if found["files"]:
+        blocks.append(table([(text("show.file"), text("show.bytes")), *found["files"].items()]))
+    for name, value in found["scores"].items():
+        blocks.append(table([(name, heads[1]), *flatten(value)]))
+    if found["beside"]:
+        blocks.append(text("show.beside", names=", ".join(found["beside"])))
+    return "\n\n".join(blocks)

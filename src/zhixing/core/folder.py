@@ -1,0 +1,152 @@
+"""Folders are the only thing that passes between stages: a card that says what they are, and a manifest that proves it.
+
+`card.json` says kind, format, inputs by hash, settings and versions; `manifest.json`, written last, holds the SHA-256 of every file.
+A folder without a manifest is unfinished; a folder whose files differ from it is damaged; both are refused by name.
+Working folders inside (checkpoints, evaluation, cache) lie outside the manifest: they may grow and be deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zhixing.core.errors import DataError, UsageError
+from zhixing.core.files import read_json, sha256, sync_folder, write_json
+
+FORMAT = 1
+CARD = "card.json"
+MANIFEST = "manifest.json"
+OUTSIDE = ("checkpoints", "evaluation", "cache")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """An opened, verified folder: where it is, what kind it is, and its card."""
+
+    path: Path
+    kind: str
+    card: dict[str, Any]
+
+
+def check_new(path: str | Path, force: bool = False) -> Path:
+    """Refuse an output that would overwrite something, unless forced; force only ever replaces a folder of ours."""
+    path = Path(path)
+    parent = path.absolute().parent
+    for above in (parent, *parent.parents):
+        if above.exists():
+            if not above.is_dir():
+                raise UsageError("output.parent_is_file", path=str(path), parent=str(above))
+            break
+    if not os.path.lexists(path):
+        return path
+    if not force:
+        raise UsageError("output.exists", path=str(path))
+    if path.is_dir() and not path.is_symlink() and ((path / CARD).exists() or (path / "run.json").exists() or not any(path.iterdir())):
+        return path
+    raise UsageError("output.not_ours", path=str(path))
+
+
+def _files(path: Path) -> list[str]:
+    """List the files below a folder that a manifest covers, as sorted relative POSIX paths."""
+    found = []
+    for root, folders, names in os.walk(path):
+        here = Path(root)
+        if here == path:
+            folders[:] = [name for name in folders if name not in OUTSIDE]
+        for name in names:
+            relative = (here / name).relative_to(path).as_posix()
+            if relative != MANIFEST:
+                found.append(relative)
+    return sorted(found)
+
+
+def seal(path: str | Path, kind: str, card: dict[str, Any]) -> Folder:
+    """Write a folder's card and then its manifest: from here on it is finished and protected."""
+    path = Path(path)
+    full = {"format": FORMAT, "kind": kind, **card}
+    write_json(path / CARD, full)
+    entries = {name: {"sha256": sha256(path / name), "size_bytes": (path / name).stat().st_size} for name in _files(path)}
+    write_json(path / MANIFEST, {"format": FORMAT, "kind": kind, "files": entries})
+    sync_folder(path)
+    return Folder(path, kind, full)
+
+
+@contextlib.contextmanager
+def create(path: str | Path, kind: str, card: dict[str, Any], force: bool = False) -> Iterator[Path]:
+    """Build a folder beside its place; when the block ends well it is sealed and takes its name, else nothing is left.
+
+    card  may be filled by the block until it ends
+    Raises UsageError when the place is taken and force is not given.
+    """
+    path = check_new(path, force)
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    stale = sorted(path.absolute().parent.glob(f".{path.name}.*.building"))
+    for each in stale:
+        shutil.rmtree(each, ignore_errors=True)
+    building = path.absolute().parent / f".{path.name}.{os.getpid()}.building"
+    building.mkdir()
+    try:
+        yield building
+        seal(building, kind, card)
+        replace(building, path)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+def replace(building: Path, path: str | Path) -> None:
+    """Give a finished folder its name; what stood there is removed only after the new one is in place."""
+    path = Path(path)
+    old = path.absolute().parent / f".{path.name}.{os.getpid()}.old"
+    if os.path.lexists(path):
+        os.rename(path, old)
+    os.rename(building, path)
+    sync_folder(path.absolute().parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Compare a folder with its manifest; raises DataError that names the first file which is missing, damaged or added."""
+    if not (path / MANIFEST).exists():
+        raise DataError("folder.unfinished", path=str(path))
+    manifest = read_json(path / MANIFEST)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise DataError("file.not_json", path=str(path / MANIFEST), problem="no table of files")
+    if int(manifest.get("format", 0)) > FORMAT:
+        raise DataError("folder.newer", path=str(path), format=manifest["format"], known=FORMAT)
+    present = set(_files(path))
+    for name, entry in manifest["files"].items():
+        if name not in present:
+            raise DataError("folder.file_missing", path=str(path), file=name)
+        if (path / name).is_symlink() or (path / name).stat().st_size != entry["size_bytes"] or sha256(path / name) != entry["sha256"]:
+            raise DataError("folder.file_damaged", path=str(path), file=name)
+    added = sorted(present - set(manifest["files"]))
+    if added:
+        raise DataError("folder.file_added", path=str(path), file=added[0])
+    return manifest
+
+
+def open_folder(path: str | Path, kind: str | None = None) -> Folder:
+    """Open a folder of ours, every byte of it verified.
+
+    kind  what it must be: "corpus" or "model"; None: anything
+    Raises UsageError when there is no such folder or it is of another kind, DataError when it is unfinished or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UsageError("folder.not_found", path=str(path))
+    if not path.is_dir():
+        raise UsageError("folder.not_folder", path=str(path))
+    if not (path / CARD).exists() and not (path / MANIFEST).exists():
+        raise UsageError("folder.unfinished_run" if (path / "run.json").exists() else "folder.not_ours", path=str(path))
+    verify(path)
+    card = read_json(path / CARD)
+    if kind is not None and card.get("kind") != kind:
+        raise UsageError("folder.wrong_kind", path=str(path), kind=card.get("kind"), wanted=kind)
+    return Folder(path, card["kind"], card)

@@ -1,0 +1,142 @@
+"""Attention: who may see whom, the one call that computes it, and the cache of keys and values.
+
+The plain case passes no mask, so that torch takes its flash kernel; segments and caches need a mask. Attention probabilities are never
+dropped out: it would disable the flash kernel on a CPU. Leaves out: sliding windows within a text.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zhixing.core.errors import RunError
+from zhixing.layers.kinds import Inputs
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mix the values that each query may see.
+
+    queries  (B, H, T, K) float
+    keys     (B, H', S, K) float        H' divides H: a group of queries shares a key
+    values   (B, H', S, K) float
+    mask     (B, 1, T, S) bool, True: may see; None: all keys up to the query's own place
+    return   (B, H, T, K) float
+    """
+    causal = mask is None and queries.shape[2] > 1
+    grouped = queries.shape[1] != keys.shape[1]
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+
+
+def segment_mask(segments: Tensor) -> Tensor:
+    """Let a position see the earlier positions of its own segment, and itself.
+
+    segments  (B, T) int
+    return    (B, 1, T, T) bool
+    """
+    same = segments.unsqueeze(2) == segments.unsqueeze(1)  # (B, T, T)
+    return same.tril().unsqueeze(1)  # (B, 1, T, T)
+
+
+class KeyValues:
+    """The keys and values of the texts read so far, one row a text; rows may differ in length.
+
+    store    (2, L, B, H, S, K) float    zeros beyond a row's length, for a masked NaN would still spread
+    lengths  list of int                 tokens remembered of each row
+    A cache carries no gradient: it is for reading with `torch.no_grad`.
+    """
+
+    def __init__(self, layers: int, heads: int, width: int, lengths: list[int], store: Tensor | None = None) -> None:
+        self.layers, self.heads, self.width = layers, heads, width
+        self.lengths = lengths
+        self.store = store
+        self._counts: list[int] = []
+
+    def prepare(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+        """Make room for new tokens, and say where they stand and what they may see.
+
+        return  positions (1 or B, T) int, and mask (B, 1, T, S) bool or None
+        """
+        B, T = inputs.tokens.shape
+        device = inputs.tokens.device
+        if torch.is_grad_enabled():
+            raise RunError("model.cache_gradient")
+        if B != len(self.lengths):
+            raise RunError("model.cache_rows", rows=B, wanted=len(self.lengths))
+        if inputs.segments is not None:
+            raise RunError("model.cache_segments")
+        self._counts = [T] * B if inputs.lengths is None else inputs.lengths.tolist()
+        steps = torch.arange(T, device=device)  # (T,)
+        if len(set(self.lengths)) == 1:
+            past = self.lengths[0]
+            places = (past + steps).unsqueeze(0)  # (1, T)
+            if past == 0 or T == 1:
+                return places, None
+        else:
+            places = torch.tensor(self.lengths, device=device).unsqueeze(1) + steps  # (B, T)
+        keys = torch.arange(max(self.lengths) + T, device=device)  # (S,)
+        mask = keys <= places.unsqueeze(-1)  # (1 or B, T, S)
+        return places, mask.expand(B, -1, -1).unsqueeze(1)  # (B, 1, T, S)
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add one layer's new keys and values after each row's own, and give all of them.
+
+        keys    (B, H, T, K) float
+        values  (B, H, T, K) float
+        return  two (B, H, S, K) float
+        """
+        B, _, T, _ = keys.shape
+        longest = max(self.lengths) + T
+        self._reserve(keys, longest)
+        if len(set(self.lengths)) == 1:
+            self.store[0, layer, :, :, longest - T : longest] = keys
+            self.store[1, layer, :, :, longest - T : longest] = values
+        else:
+            row = torch.arange(B, device=keys.device).unsqueeze(1)  # (B, 1)
+            place = torch.tensor(self.lengths, device=keys.device).unsqueeze(1) + torch.arange(T, device=keys.device)  # (B, T)
+            self.store[0, layer][row, :, place] = keys.transpose(1, 2)
+            self.store[1, layer][row, :, place] = values.transpose(1, 2)
+        return self.store[0, layer, :, :, :longest], self.store[1, layer, :, :, :longest]
+
+    def advance(self) -> None:
+        """Count the tokens that the last `prepare` announced as read, once every layer has added them."""
+        self.lengths = [length + count for length, count in zip(self.lengths, self._counts, strict=True)]
+
+    def rows(self, index: Tensor) -> KeyValues:
+        """Return a cache that holds the chosen rows; index is (B',) int."""
+        chosen = index.tolist()
+        lengths = [self.lengths[row] for row in chosen]
+        store = None
+        if self.store is not None:
+            store = self.store.index_select(2, index.to(self.store.device))[..., : max(lengths, default=0), :]
+        return KeyValues(self.layers, self.heads, self.width, lengths, store)
+
+    def join(self, other: KeyValues) -> KeyValues:
+        """Return a cache that holds this cache's rows and then the other's."""
+        lengths = self.lengths + other.lengths
+        example = self.store if self.store is not None else other.store
+        store = None
+        if example is not None:
+            store = example.new_zeros(2, self.layers, len(lengths), self.heads, max(lengths), self.width)
+            first = 0
+            for part in (self, other):
+                longest = max(part.lengths, default=0)
+                if part.store is not None:
+                    store[:, :, first : first + len(part.lengths), :, :longest] = part.store[:, :, :, :, :longest]
+                first += len(part.lengths)
+        return KeyValues(self.layers, self.heads, self.width, lengths, store)
+
+    def crop(self, length: int) -> None:
+        """Forget every token after the first `length` of each row."""
+        self.lengths = [min(each, length) for each in self.lengths]
+
+    def _reserve(self, example: Tensor, longest: int) -> None:
+        held = 0 if self.store is None else self.store.shape[4]
+        if longest <= held:
+            return
+        # Half as much again, so that reading token by token copies the store seldom.
+        room = max(longest, held + held // 2, 16)
+        store = example.new_zeros(2, self.layers, len(self.lengths), self.heads, room, self.width)
+        if self.store is not None:
+            store[:, :, :, :, :held] = self.store
+        self.store = store

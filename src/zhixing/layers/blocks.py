@@ -1,0 +1,47 @@
+"""Blocks that more than one family of models is built from: the normalisation and the gated feed-forward network."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Norm(nn.Module):
+    """Scale each vector to a root mean square of one, then each of its numbers by a learned weight.
+
+    Computed in float32 whatever the input, as in the Hugging Face models. Source: Zhang and Sennrich 2019, eq. 4, arXiv:1910.07467.
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis.
+
+        x       (..., D) float
+        return  (..., D) float, of the dtype of x
+        """
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)  # (..., 1)
+        return (wide * scale).to(x.dtype) * self.weight.to(x.dtype)
+
+
+class GatedMLP(nn.Module):
+    """The SwiGLU feed-forward network: down(silu(gate(x)) * up(x)). Source: Shazeer 2020, eq. 6, arXiv:2002.05202."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the network to each position alone.
+
+        x       (B, T, D) float
+        return  (B, T, D) float
+        """
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))

@@ -1,0 +1,124 @@
+"""The kinds of model: what objectives, decoding and evaluation may ask of one.
+
+A trained kind gives `states(inputs, cache=None) -> (B, T, D)`; a language kind adds `logits(states) -> (B, T, V)`, so that a loss or a
+sampler pays for the vocabulary only where it needs it. A counted model has no states: it gives log-probabilities.
+Objectives and decoding import the kinds from here and never a model class. Leaves out: side inputs (frames, images).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model reads.
+
+    tokens     (B, T) int     token ids
+    lengths    (B,) int       how many of a row's tokens are real, from the left; None: all
+    segments   (B, T) int     a position sees only positions of its own segment; None: one segment
+    positions  (B, T) int     place of each token in its text; None: counted from the cache's length
+    """
+
+    tokens: Tensor
+    lengths: Tensor | None = None
+    segments: Tensor | None = None
+    positions: Tensor | None = None
+
+
+class Cache(Protocol):
+    """What a causal model remembers of the texts read so far, one row a text; the family's own value."""
+
+    def rows(self, index: Tensor) -> Cache:
+        """Return a cache that holds the chosen rows; index is (B',) int."""
+
+    def join(self, other: Cache) -> Cache:
+        """Return a cache that holds this cache's rows and then the other's."""
+
+    def crop(self, length: int) -> None:
+        """Forget every token after the first `length` of each row."""
+
+
+@runtime_checkable
+class Causal(Protocol):
+    """A trained next-token model: a state at a position depends on no later token."""
+
+    width: int
+    vocabulary: int
+    window: int | None
+
+    def states(self, inputs: Inputs, cache: Cache | None = None) -> Tensor:
+        """Return (B, T, D) states; with a cache, read it and add the new tokens to it."""
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return (..., V) unnormalised log-probabilities of the next token from (..., D) states."""
+
+    def cache(self, rows: int) -> Cache:
+        """Return an empty cache of so many rows."""
+
+
+@runtime_checkable
+class Countable(Protocol):
+    """A counted or mixed next-token model: it gives log-probabilities and has no states."""
+
+    vocabulary: int
+
+    def log_probabilities(self, inputs: Inputs, cache: Cache | None = None) -> Tensor:
+        """Return (B, V) log p(next token | tokens so far), from the cache and the new tokens, and update the cache."""
+
+    def score(self, tokens: np.ndarray) -> np.ndarray:
+        """Return (N-1,) float64: log p(tokens[i] | tokens[:i]) in nats for i >= 1; tokens is (N,) int, tokens[0] the end token."""
+
+    def cache(self, rows: int) -> Cache:
+        """Return an empty cache of so many rows."""
+
+
+class Headed(nn.Module):
+    """A trained body with a task's head on top: what classification trains.
+
+    The body keeps its own state-dict names below `body.`; the head is whatever module the task gave, applied to the mean of the
+    states of a text's real tokens.
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Give (B, labels) logits of whole texts."""
+        states = self.body.states(inputs)  # (B, T, D)
+        if inputs.lengths is None:
+            return self.head(states.mean(1))
+        real = torch.arange(states.shape[1], device=states.device) < inputs.lengths[:, None]  # (B, T)
+        pooled = (states * real[..., None]).sum(1) / inputs.lengths[:, None]  # (B, D)
+        return self.head(pooled)
+
+
+@torch.no_grad()
+def next_log_probabilities(model: Causal | Countable, inputs: Inputs, cache: Cache | None = None) -> Tensor:
+    """Give log p(next token) after the last real token of each row, whatever the kind of model; a trained one is read without dropout.
+
+    return  (B, V) float32
+    """
+    if not hasattr(model, "states"):
+        return model.log_probabilities(inputs, cache)
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        states = model.states(inputs, cache)  # (B, T, D)
+        if inputs.lengths is None:
+            last = states[:, -1]  # (B, D)
+        else:
+            rows = torch.arange(states.shape[0], device=states.device)
+            last = states[rows, inputs.lengths - 1]  # (B, D)
+        return model.logits(last).float().log_softmax(-1)
+    finally:
+        if training:
+            model.train()

@@ -1,0 +1,91 @@
+"""How good labelled answers are: accuracy, macro-F1, calibration, and how much can be answered at a given precision.
+
+Arrays of one value an example go in; intervals are made from such arrays in `intervals.py`. Labels are numbered 0 <= label < V.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 15  # of the calibration error: Guo et al. 2017, arXiv:1706.04599, section 2
+
+
+def accuracy(expected: NDArray[np.integer], predicted: NDArray[np.integer]) -> float:
+    """Give the share of examples whose answer is the expected label."""
+    return float(np.mean(np.asarray(expected) == np.asarray(predicted)))
+
+
+def confusion(expected: NDArray[np.integer], predicted: NDArray[np.integer], labels: int) -> NDArray[np.int64]:
+    """Count how often each label was answered by each.
+
+    expected   (B,) int
+    predicted  (B,) int
+    return     (V, V) int  rows are expected, columns are answered
+    """
+    cells = np.asarray(expected, dtype=np.int64) * labels + np.asarray(predicted, dtype=np.int64)  # (B,)
+    return np.bincount(cells, minlength=labels * labels).reshape(labels, labels)  # (V, V)
+
+
+def f1(counts: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Give each label's F1 from a confusion table; NaN for a label that was neither expected nor answered.
+
+    counts  (V, V) int
+    return  (V,) float
+    """
+    together = counts.sum(axis=0) + counts.sum(axis=1)  # (V,)
+    return np.divide(2.0 * np.diag(counts), together, out=np.full(len(counts), np.nan), where=together > 0)
+
+
+def macro_f1(expected: NDArray[np.integer], predicted: NDArray[np.integer], labels: int) -> float:
+    """Average the F1 of the labels that were expected or answered at least once, as scikit-learn does by default."""
+    return float(np.nanmean(f1(confusion(expected, predicted, labels))))
+
+
+def calibration_error(confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> float:
+    """Give the expected calibration error: how far confidence lies from accuracy, averaged over bins of equally many examples.
+
+    Examples of one confidence stay in one bin, so that the order of rows does not matter.
+
+    Source: Nixon et al. 2019, arXiv:1904.01685 (adaptive bins). Differs: only the answered label's confidence is judged.
+    """
+    confidence = np.asarray(confidence, dtype=np.float64)
+    edges = np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1])
+    place = np.searchsorted(edges, confidence, side="right")  # (B,)
+    gap = np.bincount(place, weights=confidence - np.asarray(correct, dtype=np.float64), minlength=bins)  # (bins,)
+    return float(np.abs(gap).sum() / len(confidence))
+
+
+def coverage_at_precision(confidence: NDArray[np.floating], correct: NDArray[np.bool_], precision: float) -> tuple[float, float | None]:
+    """Give the largest share of examples, taken by descending confidence, of which at least `precision` are right.
+
+    Examples of one confidence are taken together or not at all. Precision may dip below the mark and rise above it again: the largest
+    share counts, not the first.
+
+    return  the share, and the confidence from which on to answer; (0.0, None) when no share is precise enough
+    """
+    confidence = np.asarray(confidence, dtype=np.float64)
+    order = np.argsort(-confidence, kind="stable")
+    sorted_confidence = confidence[order]
+    taken = np.arange(1, len(order) + 1)
+    right = np.cumsum(np.asarray(correct, dtype=np.int64)[order])
+    whole = np.append(sorted_confidence[1:] != sorted_confidence[:-1], True)[: len(order)]
+    # A hair of slack: 0.98 * 50 is 49 on paper and a little more in floating point.
+    enough = np.flatnonzero(whole & (right >= precision * taken - 1e-9 * taken))
+    if len(enough) == 0:
+        return 0.0, None
+    last = enough[-1]
+    return float(taken[last] / len(order)), float(sorted_confidence[last])
+
+
+def precision_at_threshold(
+    confidence: NDArray[np.floating], correct: NDArray[np.bool_], threshold: float | None
+) -> tuple[float, float | None]:
+    """Give the share of examples answered at or above a threshold that was chosen elsewhere, and the share of those that is right.
+
+    return  coverage, and precision; (0.0, None) when nothing is answered
+    """
+    if threshold is None:
+        return 0.0, None
+    answered = np.asarray(confidence) >= threshold
+    return float(answered.mean()), float(np.asarray(correct)[answered].mean()) if answered.any() else None

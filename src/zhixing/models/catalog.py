@@ -1,0 +1,107 @@
+"""The table of model families, and the way from a config and tensors to a model and back.
+
+A family is one file and one line here, keyed by `model_type` as Hugging Face's config.json writes it. Its class offers
+    from_config(config)              neural: a fresh model, initialised from torch's current generator
+    from_tensors(config, tensors)    counted or linear: the fitted model itself; these have no fresh form
+    to_dict()                      the JSON-able dict that leads back to the same model
+and, when its tensors are not simply its state dict, `tensors()`. Nothing is imported until it is asked for. Leaves out: files and folders (tasks/artefact.py).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zhixing.core.errors import DataError, UsageError
+
+MODELS = {
+    "qwen3": "zhixing.models.llama:Llama",
+    "llama": "zhixing.models.llama:Llama",
+    "lstm": "zhixing.models.recurrent:TextGenerator",
+    "ngram": "zhixing.models.ngram:NGram",
+    "bag": "zhixing.models.bag:Bag",
+    "mixture": "zhixing.models.mixture:Mixture",
+}
+
+
+def find(config: Mapping[str, Any]) -> type:
+    """Give the class of the family that a config names.
+
+    Raises DataError when the config names no family, or one that is not in MODELS.
+    """
+    name = config.get("model_type")
+    if name not in MODELS:
+        raise DataError("model.unknown_type", name=name, among=sorted(MODELS))
+    module, _, attribute = MODELS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """Make a fresh model, initialised from torch's current generator.
+
+    Raises UsageError for a counted or linear family, which is fitted, not built; DataError for a config it cannot read.
+    """
+    family = find(config)
+    if not hasattr(family, "from_config"):
+        raise UsageError("model.not_buildable", name=config["model_type"])
+    return family.from_config(dict(config))
+
+
+def restore(config: Mapping[str, Any], tensors: Mapping[str, Tensor | np.ndarray]) -> Any:
+    """Make the model that a config and its tensors describe; a neural one takes the tensors as they are, without a copy.
+
+    return  the model, ready to be read: a neural one without dropout until `train()` is called on it
+
+    Raises DataError naming the tensor that is missing, unexpected or of another shape.
+    """
+    family = find(config)
+    if hasattr(family, "from_tensors"):
+        return family.from_tensors(dict(config), dict(tensors))
+    with torch.device("meta"):
+        model = family.from_config(dict(config))
+    load(model, tensors)
+    return model.eval()
+
+
+def load(model: nn.Module, tensors: Mapping[str, Tensor | np.ndarray]) -> None:
+    """Put tensors into a model, strictly: every name, every shape; the model's own tensors are replaced, not written to.
+
+    Raises DataError naming the tensor that is missing, unexpected or of another shape.
+    """
+    wanted = model.state_dict()
+    for name, value in wanted.items():
+        if name not in tensors:
+            raise DataError("model.tensor_missing", name=name, among=sorted(set(tensors) - set(wanted))[:8])
+        if tuple(tensors[name].shape) != tuple(value.shape):
+            raise DataError("model.tensor_shape", name=name, shape=tuple(tensors[name].shape), wanted=tuple(value.shape))
+    for name in tensors:
+        if name not in wanted:
+            raise DataError("model.tensor_unexpected", name=name, among=sorted(wanted))
+    state = {name: value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value)) for name, value in tensors.items()}
+    model.load_state_dict(state, strict=True, assign=True)
+
+
+def tensors(model: Any) -> dict[str, Tensor | np.ndarray]:
+    """Give a model's tensors by name; a tensor that is shared under two names stands under the first only."""
+    if hasattr(model, "tensors"):
+        return dict(model.tensors())
+    found: dict[str, Tensor] = {}
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    for name, value in model.state_dict().items():
+        place = (value.untyped_storage().data_ptr(), tuple(value.stride()) + tuple(value.shape) + (value.storage_offset(),))
+        if value.numel() and value.device.type != "meta":
+            if place in seen:
+                continue
+            seen.add(place)
+        found[name] = value.detach()
+    return found
+
+
+def config(model: Any) -> dict[str, Any]:
+    """Give the JSON-able config that leads back to a model, with `model_type` and `architectures`."""
+    return {"architectures": [type(model).__name__], **model.to_dict()}

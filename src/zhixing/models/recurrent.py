@@ -1,0 +1,185 @@
+"""The recurrent language model: an LSTM that reads one token at a time and carries what it read in a state of fixed size.
+
+It is the course outline's `TextGenerator(vocab_size, embedding_dim, hidden_dim, output_dim)`, repaired. As printed, it predicts from the last
+state alone, once a sentence, so that every other position teaches nothing; its `target` is defined nowhere; `squeeze(0)` works for one layer
+only; a sentence's time axis comes first, so that a batch of rows is read as time; and its evaluation loop computes no figure. Here every
+position predicts the next token, rows are the batch, and training, scoring and decoding are those of every Causal kind.
+Source: Hochreiter and Schmidhuber 1997; dropout between layers as in Zaremba et al. 2014, arXiv:1409.2329.
+Leaves out: weight drop and other regularisers of recurrent weights.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from zhixing.core.errors import DataError, RunError
+from zhixing.layers.kinds import Inputs
+
+REMARKS = frozenset({"model_type", "architectures", "bos_token_id", "eos_token_id", "pad_token_id"})
+FORGET_BIAS = 1.0  # a fresh cell remembers. Source: Jozefowicz et al. 2015, section 3
+
+
+@dataclass
+class State:
+    """What the LSTM remembers of each row; it is one vector a layer, so nothing of it can be forgotten.
+
+    hidden  (L, B, D) float
+    cell    (L, B, D) float
+    length  int, tokens     read so far of the longest row
+    """
+
+    hidden: Tensor
+    cell: Tensor
+    length: int = 0
+
+    def rows(self, index: Tensor) -> State:
+        """Return a cache that holds the chosen rows; index is (B',) int."""
+        index = index.to(self.hidden.device)
+        return State(self.hidden.index_select(1, index), self.cell.index_select(1, index), self.length)
+
+    def join(self, other: State) -> State:
+        """Return a cache that holds this cache's rows and then the other's."""
+        hidden = torch.cat([self.hidden, other.hidden], 1)  # (L, B + B', D)
+        return State(hidden, torch.cat([self.cell, other.cell], 1), max(self.length, other.length))
+
+    def crop(self, length: int) -> None:
+        """Do nothing when there is nothing to forget.
+
+        Raises RunError when there is: a recurrent state keeps no earlier state to go back to.
+        """
+        if length < self.length:
+            raise RunError("model.cache_crop", length=length)
+
+
+class TextGenerator(nn.Module):
+    """A causal language model: p(next token | tokens so far), at every position at once.
+
+    output_dim  int    the vocabulary again: what is predicted is a token
+    tied        bool   the embedding predicts as well; needs embedding_dim == hidden_dim
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embedding_dim: int,
+        hidden_dim: int,
+        output_dim: int,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        tied: bool = False,
+    ) -> None:
+        super().__init__()
+        if output_dim != vocab_size:
+            raise DataError("model.config_value", name="output_dim", value=output_dim, wanted=f"vocab_size, {vocab_size}")
+        if tied and embedding_dim != hidden_dim:
+            raise DataError("model.config_value", name="embedding_dim", value=embedding_dim, wanted=f"hidden_dim, {hidden_dim}")
+        self.settings = {
+            "vocab_size": vocab_size,
+            "embedding_dim": embedding_dim,
+            "hidden_dim": hidden_dim,
+            "output_dim": output_dim,
+            "num_layers": num_layers,
+            "dropout": dropout,
+            "tied": tied,
+        }
+        self.width = hidden_dim
+        self.vocabulary = vocab_size
+        self.window = None
+        self.embedding = nn.Embedding(vocab_size, embedding_dim)
+        self.lstm = nn.LSTM(embedding_dim, hidden_dim, num_layers, batch_first=True, dropout=dropout if num_layers > 1 else 0.0)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = None if tied else nn.Linear(hidden_dim, output_dim)
+        self._initialise()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TextGenerator:
+        """Make a fresh model from a config.json's content; without output_dim, it is vocab_size."""
+        parameters = list(inspect.signature(cls).parameters.values())
+        values = {name: value for name, value in config.items() if name not in REMARKS}
+        for name in values:
+            if name not in {each.name for each in parameters}:
+                raise DataError("model.config_unknown", name=name, among=sorted(each.name for each in parameters))
+        if "vocab_size" in values:
+            values.setdefault("output_dim", values["vocab_size"])
+        for each in parameters:
+            if each.default is inspect.Parameter.empty and each.name not in values:
+                raise DataError("model.config_missing", name=each.name)
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the config.json."""
+        return {"model_type": "lstm", "architectures": ["TextGenerator"], **self.settings}
+
+    def states(self, inputs: Inputs, cache: State | None = None) -> Tensor:
+        """Compute a state for every position from the tokens up to it; with a cache, go on from it and leave the last state in it.
+
+        What is left in the cache carries no gradient, so that training over carried states is truncated there.
+
+        inputs  tokens (B, T) int    a row's real tokens come first; states beyond its length mean nothing
+        return  (B, T, D) float
+        """
+        if inputs.segments is not None:
+            if cache is not None:
+                raise RunError("model.cache_segments")
+            return self._apart(inputs)
+        embedded = self.dropout(self.embedding(inputs.tokens))  # (B, T, E)
+        if cache is None:
+            return self.dropout(self.lstm(embedded)[0])  # (B, T, D)
+        B, T = inputs.tokens.shape
+        if cache.hidden.shape[1] != B:
+            raise RunError("model.cache_rows", rows=B, wanted=cache.hidden.shape[1])
+        before = (cache.hidden, cache.cell)
+        if inputs.lengths is None:
+            states, after = self.lstm(embedded, before)
+        else:
+            packed, after = self.lstm(pack_padded_sequence(embedded, inputs.lengths.cpu(), True, enforce_sorted=False), before)
+            states, _ = pad_packed_sequence(packed, batch_first=True, total_length=T)  # (B, T, D)
+        cache.hidden, cache.cell = after[0].detach(), after[1].detach()
+        cache.length += T
+        return self.dropout(states)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Give unnormalised log-probabilities of the next token.
+
+        states  (..., D) float
+        return  (..., V) float
+        """
+        return F.linear(states, self.embedding.weight) if self.fc is None else self.fc(states)
+
+    def cache(self, rows: int) -> State:
+        """Return an empty cache of so many rows."""
+        empty = self.embedding.weight.new_zeros(self.lstm.num_layers, rows, self.width)  # (L, B, D)
+        return State(empty, empty.clone())
+
+    def _apart(self, inputs: Inputs) -> Tensor:
+        """Read each segment as a row of its own, which begins with an empty state; a segment is a run of equal ids."""
+        tokens, segments = inputs.tokens, inputs.segments
+        B, T = tokens.shape
+        first = torch.ones_like(tokens, dtype=torch.bool)  # (B, T)
+        first[:, 1:] = segments[:, 1:] != segments[:, :-1]
+        run = first.flatten().cumsum(0) - 1  # (B * T,)
+        starts = first.flatten().nonzero().squeeze(1)  # (R,)
+        place = torch.arange(B * T, device=tokens.device) - starts[run]  # (B * T,)
+        rows = tokens.new_zeros(len(starts), int(place.max()) + 1)  # (R, T')
+        rows[run, place] = tokens.flatten()
+        return self.states(Inputs(rows))[run, place].view(B, T, -1)  # (B, T, D)
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        self.embedding.weight.normal_(0.0, self.embedding.embedding_dim**-0.5 if self.fc is None else 0.1)
+        if self.fc is not None:
+            self.fc.weight.zero_()
+            self.fc.bias.zero_()
+        for name, parameter in self.lstm.named_parameters():
+            if "bias_ih" in name:
+                parameter.zero_()
+                parameter[self.width : 2 * self.width] = FORGET_BIAS
+            elif "bias_hh" in name:
+                parameter.zero_()

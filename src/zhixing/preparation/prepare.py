@@ -1,0 +1,376 @@
+"""From a person's files to a Corpus folder: every row is kept, or rejected with file, line and reason, and the sum is proved.
+
+Two passes over the input. The first reads every row, finds the bad ones, the repeats and the texts with two labels, and writes nothing;
+the second writes the splits. Memory holds a short hash of each distinct text. Equal input and settings give equal bytes.
+Leaves out: cleaning, near-repeats, personal data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from zhixing.core.errors import DataError, RunError, UsageError
+from zhixing.core.files import atomic, write_json
+from zhixing.core.folder import Folder, check_new, create, open_folder
+from zhixing.core.log import quiet
+from zhixing.core.stop import Stop
+from zhixing.data.readers import UNITS, Record, Source, excerpt, records, survey
+from zhixing.data.schema import Label, Schema, Text
+from zhixing.data.splits import SPLITS, cut, digest, split_of
+from zhixing.preparation.columns import Columns, choose
+
+TAIL_BELOW = 100  # documents: fewer are too few to be split whole, so each is cut
+LEAST_CHARACTERS = 200  # of a language corpus's training split; less is a mistake, not a corpus
+PEEK_ROWS = 100  # rows whose columns say what a table holds
+TELL_ROWS = 10_000
+LEVEL = 3
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """What `prepare` may be told.
+
+    task          "auto", "language" or "classify"   auto: classify when a label column is there
+    text, label   column names; None: recognised
+    form          a template such as "{title}\\n{text}" that builds a row's text from its columns
+    unit          "auto", "file", "paragraph" or "line": what one document of a txt file is; auto: the file
+    split         "auto", "hash" or "tail"    hash: whole documents; tail: each is cut; auto: tail below 100 documents of language
+    validation, test                0..1      shares
+    validation_source, test_source  files     official splits; they are kept as given and `source` is split only for the rest
+    repeats       "drop" or "keep"            drop also rejects texts with two labels and texts of the official splits
+    drop_bad      go on without the rows that cannot be read
+    """
+
+    task: str = "auto"
+    text: str | None = None
+    label: str | None = None
+    unit: str = "auto"
+    split: str = "auto"
+    validation: float = 0.05
+    test: float = 0.05
+    validation_source: str | None = None
+    test_source: str | None = None
+    seed: int = 0
+    repeats: str = "drop"
+    drop_bad: bool = False
+    encoding: str | None = None
+    form: str | None = None
+
+
+CHOICES = {"task": ("auto", "language", "classify"), "split": ("auto", "hash", "tail"), "repeats": ("drop", "keep")}
+
+
+@dataclass
+class Input:
+    """One of up to three sources and the split that its rows go to; None: they are split here."""
+
+    role: str
+    given: str
+    split: str | None
+    sources: list[Source]
+    rows: Counter[str] = field(default_factory=Counter)  # by file
+
+
+@dataclass
+class Plan:
+    """What the first pass found: which texts conflict, which are in the official splits, how many rows and documents there are."""
+
+    seen: dict[bytes, int] = field(default_factory=dict)  # text -> label number, or CONFLICT
+    official: dict[bytes, str] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    bad: Counter[str] = field(default_factory=Counter)
+    first_bad: Record | None = None
+    rows: int = 0
+    documents: int = 0
+
+
+CONFLICT = -1
+
+
+def prepare(
+    source: str | Path,
+    out: str | Path,
+    settings: Prepare | None = None,
+    tell: Callable[..., None] = quiet,
+    force: bool = False,
+    stop: Stop | None = None,
+) -> Folder:
+    """Make a Corpus folder from files.
+
+    Raises UsageError for settings and columns that do not fit, DataError for input that cannot be used; then nothing is written.
+    """
+    settings = settings or Prepare()
+    _validate(settings)
+    out = check_new(out, force)
+    inputs = _inputs(source, out, settings, tell)
+    task, columns = _columns(inputs, settings)
+    split = settings.split
+    if task == "classify" and split == "tail":
+        raise UsageError("prepare.tail_rows")
+    plan = _first_pass(inputs, columns, settings, tell, stop)
+    if plan.bad and not settings.drop_bad:
+        first = plan.first_bad
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(plan.bad.items()))
+        raise DataError("prepare.bad_rows", place=f"{first.path}:{first.line}", reason=first.reason, count=plan.bad.total(), reasons=reasons)
+    if split == "auto":
+        split = "tail" if task == "language" and plan.documents < TAIL_BELOW else "hash"
+    card: dict[str, Any] = {}
+    with create(out, "corpus", card, force) as folder:
+        card |= _second_pass(folder, inputs, columns, plan, settings, task, split, tell, stop)
+    tell("prepare.done", path=str(out), rows=card["rows_in"], rejected=sum(card["rejected"].values()), task=task, split=split,
+         **{name: card["splits"][name]["examples"] for name in SPLITS})  # fmt: skip
+    return open_folder(out, "corpus")
+
+
+def _validate(settings: Prepare) -> None:
+    for name, among in {**CHOICES, "unit": ("auto", *UNITS)}.items():
+        if getattr(settings, name) not in among:
+            raise UsageError("prepare.choice", setting=name, name=getattr(settings, name), among=list(among))
+    if not (0 <= settings.validation < 1 and 0 <= settings.test < 1 and settings.validation + settings.test < 1):
+        raise UsageError("prepare.shares", validation=settings.validation, test=settings.test)
+
+
+def _inputs(source: str | Path, out: Path, settings: Prepare, tell: Callable[..., None]) -> list[Input]:
+    """Survey the sources; official splits come first, so that the rows to be split can be compared with them."""
+    given = [("test_source", settings.test_source, "test"), ("validation_source", settings.validation_source, "validation")]
+    inputs = []
+    for role, place, split in [*given, ("source", source, None)]:
+        if place is None:
+            continue
+        if Path(place).is_dir() and out.resolve().is_relative_to(Path(place).resolve()):
+            raise UsageError("prepare.inside", out=str(out), source=str(place))
+        inputs.append(Input(role, str(place), split, survey(place, encoding=settings.encoding, tell=tell)))
+    kinds = {each.sources[0].format == "txt": each.given for each in inputs}
+    if len(kinds) > 1:
+        raise UsageError("data.mixed", path=str(source), text=kinds[True], table=kinds[False])
+    return inputs
+
+
+def _columns(inputs: list[Input], settings: Prepare) -> tuple[str, Columns]:
+    """Settle the task and the columns by the first rows of every source."""
+    if inputs[-1].sources[0].format == "txt":
+        if settings.task == "classify" or settings.label is not None:
+            raise UsageError("prepare.text_has_no_label", path=inputs[-1].given)
+        if settings.text is not None or settings.form is not None:
+            raise UsageError("prepare.text_has_no_columns", path=inputs[-1].given)
+        return "language", Columns(None, None, None)
+    chosen = None
+    for each in reversed(inputs):
+        names: dict[str, None] = {}
+        for record in _peek(each):
+            names |= dict.fromkeys(record.value)
+        if not names:
+            continue
+        task, columns = choose(list(names), settings.task, settings.text, settings.label, settings.form)
+        if chosen is None:
+            chosen = task, columns
+            settings = dataclasses.replace(settings, task=task, text=columns.text, form=columns.form, label=columns.label)
+    return chosen or ("language", Columns("text", None, None))  # no readable row at all: the first pass says which
+
+
+def _peek(given: Input) -> Iterator[Record]:
+    count = 0
+    for source in given.sources:
+        for record in records(source):
+            if record.reason is None:
+                yield record
+                count += 1
+                if count >= PEEK_ROWS:
+                    return
+
+
+def _examples(
+    inputs: list[Input], columns: Columns, unit: str, stop: Stop | None
+) -> Iterator[tuple[Input, Source, Record, dict[str, str] | None]]:
+    """Yield every row with its example, or with a record that carries the reason."""
+    for given in inputs:
+        for source in given.sources:
+            for record in records(source, unit):
+                if stop is not None:
+                    stop.check()
+                example = None
+                if record.reason is None:
+                    example, reason = columns.example(record.value)
+                    if reason:
+                        shown = record.value if isinstance(record.value, str) else json.dumps(record.value, ensure_ascii=False)
+                        record = dataclasses.replace(record, reason=reason, excerpt=excerpt(shown))
+                yield given, source, record, example
+
+
+def _unit(settings: Prepare) -> str:
+    return "file" if settings.unit == "auto" else settings.unit
+
+
+def _first_pass(
+    inputs: list[Input], columns: Columns, settings: Prepare, tell: Callable[..., None], stop: Stop | None
+) -> Plan:
+    plan = Plan()
+    for given, _, record, example in _examples(inputs, columns, _unit(settings), stop):
+        plan.rows += 1
+        if plan.rows % TELL_ROWS == 0:
+            tell("prepare.reading", rows=plan.rows)
+        if example is None:
+            plan.bad[str(record.reason)] += 1
+            plan.first_bad = plan.first_bad or record
+            continue
+        name = digest(example["text"])
+        if given.split is not None:
+            plan.official[name] = given.split
+            continue
+        label = plan.labels.setdefault(example.get("label", ""), len(plan.labels))
+        known = plan.seen.setdefault(name, label)
+        if known != label:
+            plan.seen[name] = CONFLICT
+    plan.documents = len(plan.seen)
+    return plan
+
+
+@dataclass
+class Written:
+    """One split while it is written."""
+
+    handle: Any
+    examples: int = 0
+    bytes: int = 0
+    characters: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+
+    def write(self, example: dict[str, str]) -> None:
+        text = example["text"]
+        self.handle.write(json.dumps(example, ensure_ascii=False).encode("utf-8") + b"\n")
+        self.examples += 1
+        self.bytes += len(text.encode("utf-8"))
+        self.characters += len(text)
+        if "label" in example:
+            self.labels[example["label"]] += 1
+
+
+def _second_pass(
+    folder: Path,
+    inputs: list[Input],
+    columns: Columns,
+    plan: Plan,
+    settings: Prepare,
+    task: str,
+    split: str,
+    tell: Callable[..., None],
+    stop: Stop | None,
+) -> dict[str, Any]:
+    """Write the splits and the rejects; give the card."""
+    given_splits = {each.split for each in inputs}
+    validation = 0.0 if "validation" in given_splits else settings.validation
+    test = 0.0 if "test" in given_splits else settings.test
+    taken: set[bytes] = set()
+    rejected: Counter[str] = Counter()
+    found: Counter[str] = Counter({"repeat": 0, "leak": 0, "conflict": 0})
+    rows_in = characters = 0
+    rows_out = Counter({"cut": 0} if split == "tail" else {name: 0 for name in SPLITS})
+    with contextlib.ExitStack() as open_files:
+        written = {name: Written(_open(open_files, folder / f"{name}.jsonl.zst")) for name in SPLITS}
+        rejects = open_files.enter_context(atomic(folder / "rejected.jsonl"))
+        for given, source, record, example in _examples(inputs, columns, _unit(settings), stop):
+            rows_in += 1
+            given.rows[source.name] += 1
+            if rows_in % TELL_ROWS == 0:
+                tell("prepare.writing", rows=rows_in, total=plan.rows)
+            reason = record.reason
+            if example is not None:
+                name = digest(example["text"])
+                fault = _fault(name, given, plan, taken)
+                taken.add(name)
+                if fault:
+                    found[fault] += 1
+                reason = fault if settings.repeats == "drop" and given.split is None else None
+            if reason or example is None:
+                rejected[str(reason)] += 1
+                shown = record.excerpt or excerpt("" if example is None else example["text"])
+                entry = {"source": given.role, "path": source.name, "line": record.line, "reason": reason, "excerpt": shown}
+                rejects.write(json.dumps(entry, ensure_ascii=False).encode("utf-8") + b"\n")
+            elif split == "tail" and given.split is None:
+                rows_out["cut"] += 1
+                characters += len(example["text"])
+                for part, text in cut(example["text"], validation, test).items():
+                    if text:
+                        written[part].write({"text": text})
+            else:
+                part = given.split or split_of(example["text"], settings.seed, validation, test)
+                rows_out[part] += 1
+                characters += len(example["text"])
+                written[part].write(example)
+    _prove(rows_in, plan.rows, rows_out, rejected, characters, written)
+    write_json(folder / "schema.json", Schema({"text": Text(), **({"label": Label()} if task == "classify" else {})}).as_dict())
+    _judge(written, task, {"validation": validation, "test": test}, tell)
+    for code in ("conflict", "leak", "repeat"):
+        if found[code]:
+            tell(f"prepare.{code}", count=found[code], dropped=rejected[code])
+    labels = written["train"].labels
+    splits = {name: {"examples": each.examples, "bytes": each.bytes, "characters": each.characters} for name, each in written.items()}
+    files = [
+        {"role": given.role, "path": each.name, "format": each.format, "encoding": each.encoding, "bytes": each.size_bytes,
+         "sha256": each.sha256, "rows": given.rows[each.name]}
+        for given in reversed(inputs) for each in given.sources
+    ]  # fmt: skip
+    chosen = dataclasses.asdict(settings) | {"task": task, "split": split, "unit": _unit(settings), **dataclasses.asdict(columns)}
+    for name in ("test_source", "validation_source"):  # where a file lay is no property of the corpus; its hash is
+        chosen[name] = Path(chosen[name]).name if chosen[name] else None
+    return {
+        "task": task,
+        "rows_in": rows_in,
+        "rows_out": dict(rows_out),
+        "rejected": dict(sorted(rejected.items())),
+        "found": dict(found),
+        "splits": splits,
+        "labels": dict(sorted(labels.items())),
+        "inputs": files,
+        "settings": chosen,
+        "seed": settings.seed,
+    }
+
+
+def _fault(name: bytes, given: Input, plan: Plan, taken: set[bytes]) -> str | None:
+    """Name why a good row may not be wanted: its text has two labels, is in an official split, or came before."""
+    if given.split is None:
+        if plan.seen.get(name) == CONFLICT:
+            return "conflict"
+        if name in plan.official:
+            return "leak"
+    return "repeat" if name in taken else None
+
+
+def _open(files: contextlib.ExitStack, path: Path) -> Any:
+    handle = files.enter_context(atomic(path))
+    return files.enter_context(zstandard.ZstdCompressor(level=LEVEL).stream_writer(handle, closefd=False))
+
+
+def _prove(
+    rows_in: int, rows_first: int, rows_out: Counter[str], rejected: Counter[str], characters: int, written: dict[str, Written]
+) -> None:
+    """Prove the account before anything is sealed: rows in = rows out + rejected, and no character was lost between the splits."""
+    same = rows_in == rows_first and rows_in == rows_out.total() + rejected.total()
+    if not same or characters != sum(each.characters for each in written.values()):
+        raise RunError("prepare.account", rows_in=rows_in, rows_first=rows_first, rows_out=rows_out.total(), rejected=rejected.total())
+
+
+def _judge(written: dict[str, Written], task: str, shares: dict[str, float], tell: Callable[..., None]) -> None:
+    """Refuse a corpus that nothing can be learnt from, and say what is thin."""
+    train = written["train"]
+    if not train.examples or (task == "language" and train.characters < LEAST_CHARACTERS):
+        raise DataError("prepare.too_small", examples=train.examples, characters=train.characters, least=LEAST_CHARACTERS)
+    if task == "classify":
+        if len(train.labels) < 2:
+            raise DataError("prepare.one_label", label=next(iter(train.labels)), examples=train.examples)
+        unseen = sorted((set(written["validation"].labels) | set(written["test"].labels)) - set(train.labels))
+        if unseen:
+            tell("prepare.unseen", count=len(unseen), first=unseen[0])
+    for name, share in shares.items():
+        if share and not written[name].examples:
+            tell("prepare.empty_split", split=name)

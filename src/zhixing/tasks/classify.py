@@ -1,0 +1,148 @@
+"""Classification: p(label | text).   text -> label, with a confidence, and no answer where the confidence is too low"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from zhixing.core.errors import DataError
+from zhixing.data.batch import pad
+from zhixing.data.schema import Label, Schema, Text
+from zhixing.tasks.task import Answer, Example, Item
+
+READ_BATCH = 64  # texts scored at once by a neural model
+READ_AHEAD = 2048  # texts sorted by length before batching
+FEW = 1e-12
+
+
+@dataclass(frozen=True)
+class Classify:
+    """One text, one label.
+
+    labels       the labels, in sorted order: index in this tuple is the model's output
+    longest      tokens of a text that a neural model reads; what lies beyond is not read, and evaluation says how often
+    temperature  divides the logits: calibration, fitted on validation
+    thresholds   {precision: confidence}: answers below it abstain; None where no threshold reaches the precision
+    """
+
+    labels: tuple[str, ...]
+    longest: int = 256
+    temperature: float = 1.0
+    thresholds: dict[str, float | None] = dataclasses.field(default_factory=dict)
+
+    name: ClassVar[str] = "classify"
+    kinds: ClassVar[tuple[str, ...]] = ("encoder", "causal", "countable")
+    schema: ClassVar[Schema] = Schema({"text": Text(), "label": Label()})
+
+    @classmethod
+    def fit(cls, training_examples: Iterable[Example], **settings: Any) -> Classify:
+        """Read the labels from the training examples; raises DataError when there are fewer than two."""
+        labels = sorted({example["label"] for example in training_examples})
+        if len(labels) < 2:
+            raise DataError("task.one_label", labels=", ".join(labels))
+        return cls(labels=tuple(labels), **settings)
+
+    def encode(self, example: Example, tokenizer: Any) -> Item:
+        """Turn a row into {"tokens": (T,) int} or, with no tokenizer, {"text": str}; and "labels", the label's index, if it has one."""
+        item: Item = {}
+        if tokenizer is None:
+            item["text"] = example["text"]
+        else:
+            tokens = tokenizer.encode(example["text"])[: self.longest]
+            item["tokens"] = np.asarray(tokens if len(tokens) else [tokenizer.end_id], np.int64)  # (T,)
+        if "label" in example:
+            if example["label"] not in self.labels:
+                raise DataError("task.label_unseen", name=example["label"], among=self.labels, count=len(self.labels))
+            item["labels"] = self.labels.index(example["label"])
+        return item
+
+    def head(self, width: int) -> Any:
+        """Give a linear map from (B, D) to (B, labels), starting at zero: every label equally likely."""
+        from torch import nn
+
+        head = nn.Linear(width, len(self.labels))
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        return head
+
+    def objective(self, start: Any = None) -> Any:
+        """Give the cross-entropy of the label."""
+        from zhixing.objectives.labels import LabelNats
+
+        return LabelNats()
+
+    def log_probabilities(self, model: Any, items: list[Item], pad_id: int) -> np.ndarray:
+        """Give (B, labels) float64 log p(label | text), tempered, whatever the kind of model."""
+        if hasattr(model, "probabilities"):
+            logs = np.log(np.maximum(model.probabilities([item["text"] for item in items]), FEW))
+        else:
+            logs = self._read(model, items, pad_id)
+        logs = logs / self.temperature
+        return logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
+
+    def _read(self, model: Any, items: list[Item], pad_id: int) -> np.ndarray:
+        import torch
+
+        from zhixing.layers.kinds import Inputs
+
+        device = next(model.parameters()).device
+        order = np.argsort([len(item["tokens"]) for item in items], kind="stable")
+        logs = np.zeros((len(items), len(self.labels)))
+        with torch.inference_mode():
+            for start in range(0, len(order), READ_BATCH):
+                chosen = order[start : start + READ_BATCH]
+                batch = pad([{"tokens": items[i]["tokens"]} for i in chosen], pad_id)
+                tokens = torch.as_tensor(batch["tokens"]).to(device)
+                logits = model(Inputs(tokens, lengths=torch.as_tensor(batch["lengths"]).to(device)))  # (B, labels)
+                logs[chosen] = logits.double().log_softmax(-1).cpu().numpy()
+        return logs
+
+    def answers(self, model: Any, items: Iterable[Item], tokenizer: Any, decoding: Any = None) -> Iterator[Answer]:
+        """Give each item's most probable label with its probability; streams in pieces."""
+        items = iter(items)
+        pad_id = 0 if tokenizer is None else tokenizer.pad_id
+        while chunk := list(itertools.islice(items, READ_AHEAD)):
+            probabilities = np.exp(self.log_probabilities(model, chunk, pad_id))  # (B, labels)
+            for row in probabilities:
+                best = int(row.argmax())
+                yield Answer(self.labels[best], float(row[best]), dict(zip(self.labels, map(float, row), strict=True)))
+
+    def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
+        """Give per example: correct (0 or 1), nats (-log p of the true label), confidence."""
+        correct = np.array([a.value == e["label"] for a, e in zip(answers, examples, strict=True)], float)
+        nats = np.array([-np.log(max((a.scores or {}).get(e["label"], 0.0), FEW)) for a, e in zip(answers, examples, strict=True)])
+        confidence = np.array([a.confidence for a in answers], float)
+        return {"correct": correct, "nats": nats, "confidence": confidence}
+
+
+def calibrate(task: Classify, log_probabilities: np.ndarray, labels: np.ndarray) -> Classify:
+    """Fit the temperature by validation likelihood, then the thresholds of confidence that reach each precision.
+
+    log_probabilities  (B, labels) float, of a task whose temperature is 1
+    labels             (B,) int
+    Source: Guo et al. 2017, arXiv:1706.04599 (temperature); thresholds by `metrics.labels.coverage_at_precision`.
+    """
+    from zhixing.metrics.labels import coverage_at_precision
+
+    def tempered(temperature: float) -> np.ndarray:
+        logs = log_probabilities / temperature
+        return logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
+
+    grid = np.exp(np.linspace(np.log(0.2), np.log(20.0), 93))
+    nats = [-tempered(t)[np.arange(len(labels)), labels].mean() for t in grid]
+    temperature = float(grid[int(np.argmin(nats))])
+    logs = tempered(temperature)
+    confidence, correct = np.exp(logs.max(1)), logs.argmax(1) == labels
+    thresholds: dict[str, float | None] = {}
+    for precision in PRECISIONS:
+        coverage, threshold = coverage_at_precision(confidence, correct, precision)
+        thresholds[str(precision)] = float(threshold) if coverage > 0 else None
+    return dataclasses.replace(task, temperature=temperature, thresholds=thresholds)
+
+
+PRECISIONS = (0.95, 0.98, 0.99)

@@ -1,0 +1,117 @@
+"""What a run will cost, measured before it starts: a few steps of a throwaway copy give seconds, core-seconds and memory a step.
+
+A length in minutes or core-seconds is turned into steps here, before step 0, and kept in `run.json`: a resumed run has the same steps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from zhixing.training.settings import TrainSettings
+
+TRIALS = 3
+FINISH_SHARE = 0.06  # of a time budget, kept for the last evaluation and for writing the folder
+EVALUATION_SHARE = 0.08  # of the steps' time, spent at most on validation
+FORWARD_SHARE = 0.35  # of a step's time that its forward pass alone takes
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one step costs and what the whole run will.
+
+    step_seconds, step_core_seconds   float, of one whole step
+    memory_bytes                      int, the process's peak resident memory
+    """
+
+    step_seconds: float
+    step_core_seconds: float
+    memory_bytes: int
+    steps: int = 0
+    seconds: float = 0.0
+    core_seconds: float = 0.0
+
+
+def resident_bytes() -> int:
+    """Give the process's resident memory now."""
+    with open("/proc/self/statm") as handle:
+        return int(handle.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Peak:
+    """The highest resident memory while the block ran, sampled by a thread every few milliseconds."""
+
+    def __enter__(self) -> Peak:
+        self.bytes = resident_bytes()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.02):
+            self.bytes = max(self.bytes, resident_bytes())
+
+    def __exit__(self, *problem: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.bytes = max(self.bytes, resident_bytes())
+
+
+def give_back_memory() -> None:
+    """Ask the C library to return freed memory, so that a throwaway copy does not count in what comes after."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def try_steps(one_step: Callable[[int], None]) -> Estimate:
+    """Time a few steps of a throwaway copy; the first, which warms up, is not counted."""
+    with Peak() as peak:
+        one_step(0)
+        wall, core = [], []
+        for trial in range(1, TRIALS + 1):
+            start, core_start = time.perf_counter(), time.process_time()
+            one_step(trial)
+            wall.append(time.perf_counter() - start)
+            core.append(time.process_time() - core_start)
+    return Estimate(statistics.median(wall), statistics.median(core), peak.bytes)
+
+
+def length(settings: TrainSettings, estimate: Estimate, tokens_a_step: int, train_tokens: int, spent: tuple[float, float]) -> int:
+    """Turn the length that the settings give into steps.
+
+    spent   (seconds, core-seconds) since the training was asked for
+    return  int >= 1
+    """
+    if settings.steps:
+        return settings.steps
+    share = 1.0 - FINISH_SHARE
+    if settings.minutes:
+        left = settings.minutes * 60 * share - spent[0]
+        return max(1, int(left / (estimate.step_seconds * (1 + EVALUATION_SHARE))))
+    if settings.core_seconds:
+        left = settings.core_seconds * share - spent[1]
+        return max(1, int(left / (estimate.step_core_seconds * (1 + EVALUATION_SHARE))))
+    return max(1, round(settings.epochs * train_tokens / tokens_a_step))
+
+
+def whole(estimate: Estimate, steps: int, validation_batches: int, evaluations: int) -> Estimate:
+    """Extend a step's cost to the whole run's."""
+    times = steps + FORWARD_SHARE * validation_batches * evaluations
+    return Estimate(
+        estimate.step_seconds, estimate.step_core_seconds, estimate.memory_bytes, steps, times * estimate.step_seconds, times * estimate.step_core_seconds
+    )
+
+
+def validation_batches(steps: int, evaluations: int, available: int) -> int:
+    """Say how many batches each validation reads, so that all of them cost at most their share of the run; at least 8 where there are."""
+    if not evaluations or not available:
+        return 0
+    affordable = int(steps * EVALUATION_SHARE / (FORWARD_SHARE * evaluations))
+    return min(available, max(8, affordable))

@@ -1,0 +1,89 @@
+"""Counted and mixed models: fitted without a loop. What must be chosen is chosen on validation; then validation is counted in as well.
+
+A counted model pays nothing for the validation text once its order or prior is chosen, so it gets it: the rival of every neural model
+is as strong as it can honestly be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from zhixing.data.corpus import Corpus
+from zhixing.data.shards import shard
+from zhixing.models.bag import Bag
+from zhixing.models.mixture import Mixture
+from zhixing.models.ngram import NGram, best_order
+from zhixing.tasks.classify import Classify, calibrate
+from zhixing.tokens.tokenizer import Tokenizer
+
+Tell = Callable[..., None]
+
+
+def splits(corpus: Corpus, tokenizer: Tokenizer, tell: Tell) -> tuple[np.ndarray, np.ndarray | None]:
+    """Give the tokens of training and, where there is one, of validation."""
+    train = shard(corpus, tokenizer, "train", tell).tokens
+    held = shard(corpus, tokenizer, "validation", tell).tokens if corpus.counts.get("validation") else None
+    return train, held
+
+
+def together(train: np.ndarray, held: np.ndarray | None) -> np.ndarray:
+    """Give training and validation as one stream; both open and close with the end token, which is shared."""
+    return np.asarray(train) if held is None else np.concatenate([train, held[1:]])
+
+
+def count_language(corpus: Corpus, tokenizer: Tokenizer, order: int, tell: Tell) -> tuple[NGram, dict[str, Any]]:
+    """Count an n-gram of the given order or of the best on validation; then count training and validation together."""
+    train, held = splits(corpus, tokenizer, tell)
+    found: dict[str, Any] = {"order": order}
+    if not order:
+        order, curve = best_order(train, held, tokenizer.vocabulary_size, tokenizer.end_id)
+        found = {"order": order, "validation_nats": {str(each): nats for each, nats in curve.items()}}
+        tell("train.order", order=order)
+    return NGram.count(together(train, held), tokenizer.vocabulary_size, order, tokenizer.end_id), found
+
+
+def mix(corpus: Corpus, tokenizer: Tokenizer, model: Any, order: int, tell: Tell) -> tuple[Mixture, dict[str, Any]]:
+    """Mix a trained model with an n-gram: order and weights on validation, then the n-gram counts validation too.
+
+    Raises DataError when there is no validation text: weights chosen on what both have seen would be worthless.
+    """
+    from zhixing.core.errors import DataError
+
+    train, held = splits(corpus, tokenizer, tell)
+    if held is None:
+        raise DataError("train.no_validation", path=str(corpus.path))
+    if not order:
+        order, _ = best_order(train, held, tokenizer.vocabulary_size, tokenizer.end_id)
+    seen = NGram.count(train, tokenizer.vocabulary_size, order, tokenizer.end_id)
+    fitted = Mixture.fit([model, seen], held)
+    whole = NGram.count(together(train, held), tokenizer.vocabulary_size, order, tokenizer.end_id)
+    return Mixture([model, whole], fitted.weights), {"order": order, "weights": np.asarray(fitted.weights).round(4).tolist()}
+
+
+def count_classes(corpus: Corpus, task: Classify, method: str, strength: float, tell: Tell) -> tuple[Classify, Bag, dict[str, Any]]:
+    """Count or fit a bag of n-grams: prior strength, temperature and thresholds on validation, then both splits together."""
+    rows = list(corpus.examples("train"))
+    held = list(corpus.examples("validation")) if corpus.counts.get("validation") else []
+    index = {label: place for place, label in enumerate(task.labels)}
+    texts, labels = [row["text"] for row in rows], np.array([index[row["label"]] for row in rows])
+    count = len(task.labels)
+    found: dict[str, Any] = {"method": method}
+    if not held:
+        model = Bag.fit(texts, labels, count, method, strength or None)
+        return task, model, found
+    held_items = [task.encode(row, None) for row in held]
+    held_labels = np.array([item["labels"] for item in held_items])
+    held_texts = [row["text"] for row in held]
+    if strength:
+        model = Bag.fit(texts, labels, count, method, strength)
+    else:
+        strength, model, curve = Bag.choose(texts, labels, held_texts, held_labels, count, method)
+        found["validation_nats"] = {str(each): nats for each, nats in curve.items()}
+    found["strength"] = strength
+    tell("train.strength", method=method, strength=strength)
+    task = calibrate(task, task.log_probabilities(model, held_items, 0), held_labels)
+    whole = Bag.fit(texts + held_texts, np.concatenate([labels, held_labels]), count, method, strength)
+    return task, whole, found

@@ -1,0 +1,47 @@
+"""How gradients come about: the one seam between the loop and an objective; private gradients are to be another class of this form.
+
+Each term is divided once, by its denominator over all micro-batches of the step, so that k micro-batches equal one batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from zhixing.core.random import key
+from zhixing.objectives.loss import Batch, Objective
+
+
+class Gradients:
+    """Plain summed gradients.
+
+    precision  "fp32", or "bf16": matrix products in bfloat16 with fp32 weights (torch.autocast)
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective, precision: str, seed: int) -> None:
+        self.model, self.objective, self.precision, self.seed = model, objective, precision, seed
+
+    def begin(self, batches: list[Batch]) -> dict[str, float]:
+        """Count the denominators of one step over its micro-batches, before any forward pass."""
+        self.model.zero_grad(set_to_none=True)
+        self.weights: dict[str, float] = {}
+        for batch in batches:
+            for name, weight in self.objective.weights(batch).items():
+                self.weights[name] = self.weights.get(name, 0.0) + weight
+        self.totals = dict.fromkeys(self.weights, 0.0)
+        return self.weights
+
+    def add(self, batch: Batch, step: int, micro: int) -> None:
+        """Add one micro-batch's gradients; the generator is keyed by (seed, step, micro), so no generator state is ever saved."""
+        torch.manual_seed(key(self.seed, "step", step, micro))
+        device = next(self.model.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            loss = self.objective(self.model, batch)
+        whole = sum(term.scale * term.total / self.weights[term.name] for term in loss)
+        whole.backward()
+        for term in loss:
+            self.totals[term.name] += float(term.total.detach())
+
+    def finish(self) -> dict[str, float]:
+        """Give each term's value over the whole step: sum over denominators."""
+        return {name: total / self.weights[name] for name, total in self.totals.items()}

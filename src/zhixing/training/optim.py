@@ -1,0 +1,145 @@
+"""Optimisers: AdamW for vectors, embeddings and heads; Muon for the matrices between; one composite that can be saved without pickle.
+
+Muon orthogonalises the momentum of each matrix by Newton-Schulz iterations. Source: Jordan et al. 2024, "Muon"; coefficients of the
+quintic (3.4445, -4.7750, 2.0315). Differs: matrices of one shape are stacked and orthogonalised in one batched product, since on a CPU
+the number of calls, not of operations, is what costs; the update is scaled by sqrt(max(1, rows / columns)).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+
+
+@torch.no_grad()
+def orthogonalize(matrices: Tensor, low_precision: bool) -> Tensor:
+    """Map each matrix to a near-orthogonal one with the same singular vectors.
+
+    matrices  (L, Y, X) float
+    return    (L, Y, X) float32, singular values roughly in [0.7, 1.2]
+    """
+    a, b, c = COEFFICIENTS
+    x = matrices.to(torch.bfloat16 if low_precision else torch.float32)
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT  # (L, Y, Y)
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).float()
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum orthogonalised per matrix, decoupled weight decay. Every parameter must be a matrix."""
+
+    def __init__(self, params: list[Tensor], lr: float, momentum: float, weight_decay: float, low_precision: bool) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "low_precision": low_precision})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update every matrix once."""
+        for group in self.param_groups:
+            shapes: dict[tuple[int, ...], list[Tensor]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    shapes.setdefault(tuple(p.shape), []).append(p)
+            for (rows, columns), alike in shapes.items():
+                buffers = []
+                for p in alike:
+                    state = self.state[p]
+                    if "momentum" not in state:
+                        state["momentum"] = torch.zeros_like(p)
+                    buffers.append(state["momentum"])
+                grads = [p.grad for p in alike]
+                torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+                nesterov = torch._foreach_lerp(grads, buffers, group["momentum"])
+                update = orthogonalize(torch.stack(nesterov), group["low_precision"])  # (L, Y, X)
+                rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+                torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(alike, list(update.unbind(0)), alpha=-rate)
+
+
+class Optimizers:
+    """Several optimisers that act as one; state in and out as plain named tensors.
+
+    names  {parameter: its name in the model's state dict}
+    """
+
+    def __init__(self, parts: list[torch.optim.Optimizer], names: dict[Tensor, str]) -> None:
+        self.parts, self.names = parts, names
+        for part in parts:
+            for group in part.param_groups:
+                group["peak"] = group["lr"]
+
+    def set_rate(self, share: float) -> None:
+        """Set every learning rate to this share of its peak."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = group["peak"] * share
+
+    def step(self) -> None:
+        """Update every parameter once."""
+        for part in self.parts:
+            part.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give the whole state as {"<parameter>|<state>": tensor}."""
+        found = {}
+        for part in self.parts:
+            for p, state in part.state.items():
+                for what, value in state.items():
+                    found[f"{self.names[p]}|{what}"] = torch.as_tensor(value)
+        return found
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `tensors` gave."""
+        owner = {self.names[p]: (part, p) for part in self.parts for group in part.param_groups for p in group["params"]}
+        for part in self.parts:
+            part.state.clear()
+        for name, value in tensors.items():
+            parameter, what = name.rsplit("|", 1)
+            part, p = owner[parameter]
+            part.state[p][what] = value.clone() if what == "step" else value.to(p.device).clone()
+
+
+def build(model: nn.Module, settings: Any, low_precision: bool) -> Optimizers:
+    """Give each parameter its optimiser: Muon for hidden matrices when asked, AdamW for all else; vectors are never decayed.
+
+    settings  has optimizer, learning_rate, matrix_rate, weight_decay, momentum
+    """
+    names = {p: name for name, p in model.named_parameters() if p.requires_grad}
+    matrices, tables, vectors = [], [], []
+    for p, name in names.items():
+        hidden = p.ndim == 2 and not any(part in name for part in ("embed", "lm_head", "head.", "output"))
+        if p.ndim < 2:
+            vectors.append(p)
+        elif hidden and settings.optimizer == "muon":
+            matrices.append(p)
+        else:
+            tables.append(p)
+    fused = next(iter(names)).device.type in ("cpu", "cuda")
+    groups = [{"params": tables, "weight_decay": settings.table_decay}, {"params": vectors, "weight_decay": 0.0}]
+    parts: list[torch.optim.Optimizer] = []
+    if any(group["params"] for group in groups):
+        parts.append(
+            torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-9, fused=fused)
+        )
+    if matrices:
+        parts.append(Muon(matrices, settings.matrix_rate, settings.momentum, settings.weight_decay, low_precision))
+    return Optimizers(parts, names)
+
+
+def share_of_rate(step: int, steps: int, warmup: float, decay: float) -> float:
+    """Give the learning rate's share of its peak: linear warm-up, flat, then linear decay towards 0 at the last step.
+
+    warmup, decay  as shares of all steps
+    """
+    rising = (step + 1) / max(1.0, warmup * steps)
+    falling = (steps - step) / max(1.0, decay * steps)
+    return min(1.0, rising, falling)

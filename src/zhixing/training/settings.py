@@ -1,0 +1,179 @@
+"""The settings of a training, and the one dial from which the rest is derived: default < dial < recipe < flag, origins kept.
+
+`--size` names a frozen plan; a plan never changes once released, so that a recipe gives the same model on any machine.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from zhixing.core.config import Settings, resolve
+from zhixing.core.errors import DataError, UsageError
+from zhixing.core.files import read_json
+
+NEURAL = ("qwen3", "llama", "lstm", "mixture")
+COUNTED = {"language": ("ngram",), "classify": ("naive_bayes", "logistic")}
+DEFAULT_MODEL = {"language": "qwen3", "classify": "logistic"}
+
+DECODER = {
+    "tiny": {"layers": 4, "width": 128, "heads": 4, "groups": 2, "window": 128, "batch": 32, "epochs": 4.0},
+    "small": {"layers": 6, "width": 256, "heads": 4, "groups": 2, "window": 256, "batch": 16, "epochs": 8.0},
+    "medium": {"layers": 8, "width": 384, "heads": 6, "groups": 3, "window": 256, "batch": 32, "epochs": 8.0},
+    "large": {"layers": 12, "width": 768, "heads": 12, "groups": 4, "window": 1024, "batch": 16, "accumulate": 4, "epochs": 4.0},
+}
+RECURRENT = {
+    "tiny": {"layers": 1, "width": 128, "embedding": 64, "window": 128, "batch": 32, "epochs": 4.0},
+    "small": {"layers": 1, "width": 384, "embedding": 128, "window": 128, "batch": 32, "epochs": 8.0},
+    "medium": {"layers": 2, "width": 640, "embedding": 256, "window": 128, "batch": 64, "epochs": 8.0},
+    "large": {"layers": 3, "width": 1024, "embedding": 512, "window": 256, "batch": 64, "epochs": 8.0},
+}
+PLANS: dict[str, dict[str, dict[str, Any]]] = {"qwen3": DECODER, "llama": DECODER, "mixture": DECODER, "lstm": RECURRENT}
+RECURRENT_RATES = {"optimizer": "adamw", "learning_rate": 0.003, "decay": 0.6}
+CLASSIFY = {"batch": 32, "window": 256, "epochs": 12.0, "learning_rate": 0.001, "dropout": 0.2}
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that a training may be told. 0 or "auto" means: derived, and shown as derived.
+
+    model                     name in the table of models, or naive_bayes, logistic; "auto": by the task
+    size                      the dial: tiny, small, medium, large
+    tokenizer                 "characters" or "bpe"; vocabulary: its number of tokens (bpe) or most characters kept; 0: derived
+    steps, minutes, core_seconds   the length, in one of three measures; time is turned into steps before step 0
+    epochs                    length when none of the three is given: passes over the training text
+    layers, width, heads, groups, embedding   the model's form; groups: key-value heads
+    window, batch, accumulate tokens a row, rows a step, micro-batches a step
+    optimizer                 "muon" (matrices by Muon, the rest by AdamW) or "adamw"
+    learning_rate, matrix_rate   peak rates of AdamW and of Muon
+    weight_decay, table_decay    decoupled decay of matrices and of tables
+    dropout                   -1: derived from the number of passes
+    evaluations, patience     how often to validate in the whole run, and after how many without a gain to stop; 0: never
+    saves                     checkpoints in the whole run, besides those of new bests
+    precision                 "fp32", "bf16" or "auto": bf16 where the machine multiplies it natively
+    threads                   0: as the environment says
+    order                     of the n-gram; 0: the best on validation
+    strength                  of the prior of a counted classifier; 0: the best on validation
+    """
+
+    model: str = "auto"
+    size: str = "small"
+    tokenizer: str = "characters"
+    vocabulary: int = 0
+    steps: int = 0
+    minutes: float = 0.0
+    core_seconds: float = 0.0
+    epochs: float = 8.0
+    layers: int = 0
+    width: int = 0
+    heads: int = 0
+    groups: int = 0
+    embedding: int = 0
+    window: int = 256
+    batch: int = 16
+    accumulate: int = 1
+    optimizer: str = "muon"
+    learning_rate: float = 0.004
+    matrix_rate: float = 0.02
+    momentum: float = 0.95
+    weight_decay: float = 0.5
+    table_decay: float = 0.01
+    warmup: float = 0.03
+    decay: float = 0.6
+    clip: float = 1.0
+    dropout: float = -1.0
+    evaluations: int = 20
+    patience: int = 8
+    saves: int = 10
+    precision: str = "auto"
+    threads: int = 0
+    order: int = 0
+    strength: float = 0.0
+    seed: int = 0
+
+
+CHOICES = {
+    "size": tuple(DECODER),
+    "tokenizer": ("characters", "bpe"),
+    "optimizer": ("muon", "adamw"),
+    "precision": ("auto", "fp32", "bf16"),
+}
+POSITIVE = ("window", "batch", "accumulate", "learning_rate", "matrix_rate", "epochs")
+NOT_NEGATIVE = (
+    *("vocabulary", "steps", "minutes", "core_seconds", "layers", "width", "heads", "groups", "embedding", "weight_decay", "table_decay"),
+    *("clip", "evaluations", "patience", "saves", "threads", "order", "strength", "seed"),
+)
+RECIPES = "zhixing.recipes"
+
+
+def read_recipe(name: str | None) -> dict[str, Any]:
+    """Read a recipe: a TOML file, one that ships with zhixing, by name, or the run.json of an earlier run, replayed."""
+    if name is None:
+        return {}
+    path = Path(name)
+    if path.suffix == ".json" and path.exists():
+        return {key: value for key, value in read_json(path).get("settings", {}).items()}
+    shipped = {each.name.removesuffix(".toml"): each for each in resources.files(RECIPES).iterdir() if each.name.endswith(".toml")}
+    source = path if path.suffix == ".toml" and path.exists() else shipped.get(name)
+    if source is None:
+        raise UsageError("settings.recipe", name=name, among=sorted(shipped))
+    try:
+        return tomllib.loads(source.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise DataError("settings.not_toml", path=str(source), problem=str(problem)) from None
+
+
+def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Settings:
+    """Settle the settings of one training and check each of them; nothing is adjusted silently.
+
+    task  "language" or "classify"
+    Raises UsageError for a name, a value or a combination that cannot be.
+    """
+    from_recipe = read_recipe(recipe)
+    first = resolve(TrainSettings, ("recipe", from_recipe), ("flag", flags)).value
+    model = DEFAULT_MODEL[task] if first.model == "auto" else first.model
+    known = COUNTED[task] + tuple(name for name in NEURAL if not (task == "classify" and name == "mixture"))
+    if model not in known:
+        raise UsageError("settings.model", name=model, task=task, among=known)
+    if first.size not in CHOICES["size"]:
+        raise UsageError("settings.choice", setting="size", name=first.size, among=CHOICES["size"])
+    dial: dict[str, Any] = dict(PLANS.get(model, {}).get(first.size, {}))
+    if model == "lstm":
+        dial |= RECURRENT_RATES
+    if task == "classify" and model in NEURAL:
+        dial |= CLASSIFY
+    settled = resolve(TrainSettings, ("dial", dial), ("recipe", from_recipe), ("flag", flags))
+    settled = Settings(replace(settled.value, model=model), {**settled.origins, "model": settled.origins["model"] if first.model != "auto" else "task"})
+    check(settled)
+    return settled
+
+
+def check(settled: Settings) -> None:
+    """Check values one by one and together."""
+    value = settled.value
+    for name, among in CHOICES.items():
+        if getattr(value, name) not in among:
+            raise UsageError("settings.choice", setting=name, name=getattr(value, name), among=among)
+    for name in POSITIVE + NOT_NEGATIVE:
+        number = getattr(value, name)
+        if number < 0 or (name in POSITIVE and number == 0) or number != number or number == float("inf"):
+            raise UsageError("settings.range", setting=name, value=number, origin=settled.origins[name])
+    if not (value.dropout == -1.0 or 0.0 <= value.dropout < 1.0):
+        raise UsageError("settings.dropout", value=value.dropout)
+    given = [name for name in ("steps", "minutes", "core_seconds") if getattr(value, name)]
+    if len(given) > 1:
+        raise UsageError("settings.lengths", given=", ".join(given))
+    if value.heads and value.width % value.heads:
+        raise UsageError("settings.heads", width=value.width, heads=value.heads)
+    if value.heads and value.groups and value.heads % value.groups:
+        raise UsageError("settings.groups", groups=value.groups, heads=value.heads)
+    if value.batch % value.accumulate:
+        raise UsageError("settings.accumulate", batch=value.batch, accumulate=value.accumulate)
+
+
+def as_dict(settings: TrainSettings) -> dict[str, Any]:
+    """Give settings as JSON-able data, for run.json; `read_recipe` takes it back."""
+    return asdict(settings)

@@ -1,0 +1,368 @@
+"""From a Corpus folder to a Model folder: settle, check, estimate, train or count, keep the best, seal.
+
+Killed at any moment and started again with the same words, a training goes on from its newest whole checkpoint and ends in the same bytes.
+Before step 0 the settings, one batch, one save and one load are proven, so that a run does not fail at its first save after an hour.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import zhixing
+from zhixing.core.config import Settings, fingerprint
+from zhixing.core.errors import DataError, RunError, UsageError
+from zhixing.core.files import read_json, sha256, sync_folder, write_json
+from zhixing.core.folder import CARD, MANIFEST, Folder, check_new, replace as put_in_place, seal
+from zhixing.core.log import RunLog, quiet
+from zhixing.core.random import key
+from zhixing.core.stop import Stop
+from zhixing.data.corpus import Corpus, open_corpus
+from zhixing.data.shards import shard
+from zhixing.data.stream import Rows, Windows
+from zhixing.layers.kinds import Headed
+from zhixing.models import catalog
+from zhixing.tasks import artefact
+from zhixing.tasks.classify import Classify, calibrate
+from zhixing.tasks.task import task_class
+from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters
+from zhixing.training import budget, counted, optim, trainer
+from zhixing.training.checkpoint import Checkpoints, State
+from zhixing.training.gradients import Gradients
+from zhixing.training.settings import COUNTED, TrainSettings, as_dict, settle
+
+BPE_SIZES = ((5_000_000, 2048), (50_000_000, 8192), (1 << 62, 32768))  # training bytes up to which a vocabulary is this large
+DROPOUTS = ((2.0, 0.0), (5.0, 0.1), (float("inf"), 0.2))  # passes over the text up to which dropout is this large
+CHECKPOINTS_KEPT = 4
+Tell = Callable[..., None]
+
+
+@dataclass
+class Plan:
+    """A training made ready: everything but the weights."""
+
+    settled: Settings
+    task: Any
+    tokenizer: Tokenizer | None
+    build: Callable[[TrainSettings], nn.Module]
+    stream: Any
+    held_out: Any
+    tokens_a_step: int
+    train_tokens: int
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The settled settings."""
+        return self.settled.value
+
+
+def machine(precision: str) -> dict[str, Any]:
+    """Name the arithmetic: equal bytes are promised only where all of this is equal."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    capability = torch.backends.cpu.get_cpu_capability() if device == "cpu" else torch.cuda.get_device_name()
+    return {"torch": torch.__version__, "device": device, "arithmetic": capability, "threads": torch.get_num_threads(), "precision": precision}
+
+
+def choose_precision(settings: TrainSettings) -> TrainSettings:
+    """Turn "auto" into bf16 where the machine multiplies it natively, else fp32."""
+    if settings.precision != "auto":
+        return settings
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    fast = torch.cuda.is_available() or bool(native())
+    return replace(settings, precision="bf16" if fast else "fp32")
+
+
+def make_tokenizer(corpus: Corpus, settings: TrainSettings) -> Tokenizer:
+    """Train the tokenizer on the training split only."""
+    texts = (example["text"] for example in corpus.examples("train"))
+    if settings.tokenizer == "characters":
+        return train_characters(texts, limit=settings.vocabulary or None)
+    size = settings.vocabulary or next(size for most, size in BPE_SIZES if corpus.size_bytes("train") <= most)
+    return train_bpe(texts, size=size)
+
+
+def model_config(settings: TrainSettings, vocabulary: int, longest: int) -> dict[str, Any]:
+    """Give the config of the neural model that the settings describe, under Hugging Face's names."""
+    if settings.model == "lstm":
+        form = {"embedding_dim": settings.embedding, "hidden_dim": settings.width, "num_layers": settings.layers}
+        return {"model_type": "lstm", "vocab_size": vocabulary, **form, "dropout": max(0.0, settings.dropout)}
+    inner = -(-settings.width * 8 // 3 // 64) * 64
+    return {
+        "model_type": "llama" if settings.model == "llama" else "qwen3",
+        "vocab_size": vocabulary,
+        "hidden_size": settings.width,
+        "intermediate_size": inner,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "num_key_value_heads": settings.groups,
+        "head_dim": settings.width // settings.heads,
+        "max_position_embeddings": longest,
+        "dropout": max(0.0, settings.dropout),
+    }
+
+
+def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -> Plan:
+    """Make a neural training ready: task, streams and a builder of the model."""
+    settings: TrainSettings = settled.value
+    cls = task_class(corpus.task)
+    fitted = {"longest": settings.window} if corpus.task == "classify" else {}
+    task = cls.fit(corpus.examples("train"), **fitted)
+
+    def build(chosen: TrainSettings) -> nn.Module:
+        torch.manual_seed(key(chosen.seed, "init"))
+        body = catalog.build(model_config(chosen, tokenizer.vocabulary_size, chosen.window))
+        head = task.head(body.width)
+        return body if head is None else Headed(body, head)
+
+    if corpus.task == "language":
+        tokens = shard(corpus, tokenizer, "train", tell).tokens
+        if len(tokens) <= settings.window:
+            raise DataError("train.short_corpus", tokens=len(tokens), window=settings.window)
+        stream: Any = Windows(tokens, settings.batch, settings.window, settings.seed)
+        held = shard(corpus, tokenizer, "validation", tell).tokens if corpus.counts.get("validation") else None
+        held_out = Windows(held, settings.batch, settings.window, 0) if held is not None and len(held) > settings.window else None
+        return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch * settings.window, len(tokens))
+    items = [task.encode(example, tokenizer) for example in corpus.examples("train")]
+    held_items = [task.encode(example, tokenizer) for example in corpus.examples("validation")] if corpus.counts.get("validation") else []
+    stream = Rows(items, min(settings.batch, len(items)), settings.seed, tokenizer.pad_id)
+    held_out = Rows(held_items, min(settings.batch, len(held_items)), 0, tokenizer.pad_id) if held_items else None
+    return Plan(settled, task, tokenizer, build, stream, held_out, min(settings.batch, len(items)), len(items))
+
+
+def dropout_for(settings: TrainSettings, steps: int, plan: Plan) -> float:
+    """Give the dropout that the number of passes over the training text calls for, unless one was given."""
+    if settings.dropout >= 0:
+        return settings.dropout
+    passes = steps * plan.tokens_a_step / plan.train_tokens
+    return next(value for most, value in DROPOUTS if passes <= most)
+
+
+def estimate(plan: Plan, settings: TrainSettings) -> budget.Estimate:
+    """Time a few steps of a throwaway copy of the model on real batches."""
+    model = plan.build(replace(settings, dropout=max(0.0, settings.dropout))).to(_device())
+    gradients = Gradients(model, plan.task.objective(), settings.precision, settings.seed)
+    optimizer = optim.build(model, settings, settings.precision == "bf16")
+    pace = trainer.Pace(1 << 20, settings.accumulate, clip=settings.clip)
+
+    def one_step(step: int) -> None:
+        model.train()
+        batches = [trainer.to_tensors(plan.stream.batch(step, m, settings.accumulate), _device()) for m in range(settings.accumulate)]
+        trainer.update(gradients, model, optimizer, batches, step, pace)
+
+    found = budget.try_steps(one_step)
+    del model, gradients, optimizer
+    budget.give_back_memory()
+    return found
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def plan(corpus: str | Path, settings: dict[str, Any] | None = None, recipe: str | None = None, tell: Tell = quiet) -> dict[str, Any]:
+    """Say what a training would be, without writing anything but the corpus's token cache: settings with origins, size, time, memory."""
+    opened = open_corpus(corpus)
+    settled = settle(opened.task, settings or {}, recipe)
+    shown = {name: {"value": value, "origin": settled.origins[name]} for name, value in as_dict(settled.value).items()}
+    if settled.value.model in COUNTED[opened.task]:
+        return {"settings": shown, "task": opened.task}
+    chosen = choose_precision(settled.value)
+    made = ready(opened, Settings(chosen, settled.origins), make_tokenizer(opened, chosen), tell)
+    cost = estimate(made, chosen)
+    steps = budget.length(chosen, cost, made.tokens_a_step, made.train_tokens, (0.0, 0.0))
+    batches = budget.validation_batches(steps, chosen.evaluations, made.held_out.steps_per_epoch if made.held_out else 0)
+    total = budget.whole(cost, steps, batches, chosen.evaluations)
+    parameters = sum(p.numel() for p in made.build(replace(chosen, dropout=0.0)).parameters())
+    return {"settings": shown, "task": opened.task, "parameters": parameters, "estimate": asdict(total)}
+
+
+def train(
+    corpus: str | Path,
+    out: str | Path,
+    settings: dict[str, Any] | None = None,
+    *,
+    recipe: str | None = None,
+    tell: Tell = quiet,
+    force: bool = False,
+    stop: Stop | None = None,
+) -> Folder:
+    """Train a model on a corpus.
+
+    corpus    a Corpus folder
+    out       the Model folder to make; an unfinished one of the same request is continued
+    settings  {name: value} of TrainSettings, as the user gave them
+    Raises UsageError, DataError or RunError; Stopped, after saving, when a signal asked for it.
+    """
+    began = (time.perf_counter(), time.process_time())
+    opened = open_corpus(corpus)
+    settled = settle(opened.task, settings or {}, recipe)
+    if settled.value.threads:
+        torch.set_num_threads(settled.value.threads)
+    out = Path(out)
+    request = fingerprint([as_dict(settled.value), sha256(opened.path / MANIFEST)])
+    if (out / "run.json").exists() and not (out / MANIFEST).exists() and not force:
+        if read_json(out / "run.json").get("request") != request:
+            raise UsageError("train.other_run", path=str(out))
+    else:
+        check_new(out, force)
+        _begin(out, {"request": request, "settings": as_dict(settled.value), "origins": settled.origins, "corpus": _origin(opened)})
+    if stop is not None:
+        stop.check()
+    if settled.value.model in COUNTED[opened.task]:
+        return count(opened, out, settled, tell)
+    return learn(opened, out, settled, began, tell, stop)
+
+
+def _origin(corpus: Corpus) -> dict[str, Any]:
+    return {"path": str(corpus.path), "manifest_sha256": sha256(corpus.path / MANIFEST)}
+
+
+def _begin(out: Path, run: dict[str, Any]) -> None:
+    """Make the run's folder appear together with its run.json, so that it is never taken for anything else."""
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    building = out.absolute().parent / f".{out.name}.{os.getpid()}.building"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    try:
+        write_json(building / "run.json", run)
+        put_in_place(building, out)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell) -> Folder:
+    """Count a model: one pass, no loop, no gradient."""
+    start, core = time.perf_counter(), time.process_time()
+    settings: TrainSettings = settled.value
+    task = task_class(corpus.task).fit(corpus.examples("train"))
+    if corpus.task == "language":
+        tokenizer = make_tokenizer(corpus, settings)
+        model, found = counted.count_language(corpus, tokenizer, settings.order, tell)
+    else:
+        tokenizer = None
+        task, model, found = counted.count_classes(corpus, task, settings.model, settings.strength, tell)
+    artefact.write(out, task, model, tokenizer)
+    measured = {"seconds": time.perf_counter() - start, "core_seconds": time.process_time() - core}
+    return _seal(out, corpus, settled, task, {"model": settings.model, "chosen": found}, measured)
+
+
+def learn(corpus: Corpus, out: Path, settled: Settings, began: tuple[float, float], tell: Tell, stop: Stop | None) -> Folder:
+    """Train a neural model by the one loop, from the beginning or from the newest checkpoint."""
+    run_file = read_json(out / "run.json")
+    settings = choose_precision(settled.value)
+    if (out / "tokenizer.json").exists():
+        tokenizer = Tokenizer.load(out)
+    else:
+        tokenizer = make_tokenizer(corpus, settings)
+        tokenizer.save(out)
+    made = ready(corpus, Settings(settings, settled.origins), tokenizer, tell)
+    here = machine(settings.precision)
+    if "steps" not in run_file:
+        tell("train.trying")
+        cost = estimate(made, settings)
+        spent = (time.perf_counter() - began[0], time.process_time() - began[1])
+        steps = budget.length(settings, cost, made.tokens_a_step, made.train_tokens, spent)
+        batches = budget.validation_batches(steps, settings.evaluations, made.held_out.steps_per_epoch if made.held_out else 0)
+        total = asdict(budget.whole(cost, steps, batches, settings.evaluations))
+        dropout = dropout_for(settings, steps, made)
+        run_file |= {"steps": steps, "validation_batches": batches, "dropout": dropout, "estimate": total, "machine": here}
+        run_file["command"] = sys.argv[1:]
+        write_json(out / "run.json", run_file)
+    elif run_file["machine"] != here:
+        tell("train.other_machine", before=str(run_file["machine"]), now=str(here))
+    steps, settings = run_file["steps"], replace(settings, dropout=run_file["dropout"])
+    tell("train.plan", steps=steps, **{k: run_file["estimate"][k] for k in ("seconds", "core_seconds", "memory_bytes")}, precision=settings.precision)
+
+    model = made.build(settings).to(_device())
+    optimizer = optim.build(model, settings, settings.precision == "bf16")
+    checkpoints = Checkpoints(out, tell)
+    state = _resume(checkpoints, model, optimizer, out, tell)
+    objective = made.task.objective()
+    held = [made.held_out.batch(step) for step in range(run_file["validation_batches"])] if made.held_out else []
+    validate = (lambda: trainer.measure(model, objective, held, settings.precision)) if held else None
+    pace = trainer.Pace(
+        steps,
+        settings.accumulate,
+        settings.warmup,
+        settings.decay,
+        settings.clip,
+        evaluate_every=max(1, steps // settings.evaluations) if settings.evaluations else 0,
+        save_every=max(1, steps // settings.saves) if settings.saves else 0,
+        patience=settings.patience,
+    )
+    log = RunLog(out / "run.jsonl", state.step)
+    try:
+        with budget.Peak() as peak:
+            state = trainer.run(
+                model, objective, made.stream, pace, optimizer, seed=settings.seed, precision=settings.precision,
+                checkpoints=checkpoints, log=log, state=state, validate=validate, tell=tell, stop=stop,
+            )  # fmt: skip
+    finally:
+        log.close()
+    if state.best_step is not None and state.best_step != state.step:
+        checkpoints.load(state.best_step, model)
+    measured = {"seconds": state.seconds, "core_seconds": state.core_seconds, "memory_bytes": peak.bytes}
+    return finish(corpus, out, Settings(settings, settled.origins), made, model, state, measured, tell)
+
+
+def _resume(checkpoints: Checkpoints, model: nn.Module, optimizer: optim.Optimizers, out: Path, tell: Tell) -> State:
+    """Go on from the newest whole checkpoint, or prove that one can be saved and loaded before step 0."""
+    step = checkpoints.newest()
+    if step is None:
+        size_bytes = sum(p.numel() * p.element_size() for p in model.parameters()) * 3
+        free = shutil.disk_usage(out).free
+        if free < CHECKPOINTS_KEPT * size_bytes:
+            raise RunError("train.no_space", path=str(out), free=free >> 20, needed=CHECKPOINTS_KEPT * size_bytes >> 20)
+        checkpoints.save(model, optimizer, State())
+        return checkpoints.load(0, model, optimizer)
+    state = checkpoints.load(step, model, optimizer)
+    if step:
+        tell("train.resumed", step=step)
+    return state
+
+
+def finish(
+    corpus: Corpus, out: Path, settled: Settings, made: Plan, model: nn.Module, state: State, measured: dict[str, Any], tell: Tell
+) -> Folder:
+    """Calibrate, mix if asked, write the model's files and seal the folder."""
+    settings: TrainSettings = settled.value
+    task, served, tokenizer = made.task, model.eval(), made.tokenizer
+    assert tokenizer is not None
+    about: dict[str, Any] = {"model": settings.model, "parameters": sum(p.numel() for p in model.parameters())}
+    about["training"] = {"steps": state.step, "best_step": state.best_step, "validation_nats": state.best, "skipped": state.skipped}
+    if settings.model == "mixture":
+        served, about["chosen"] = counted.mix(corpus, tokenizer, model, settings.order, tell)
+    if isinstance(task, Classify) and corpus.counts.get("validation"):
+        items = [task.encode(example, tokenizer) for example in corpus.examples("validation")]
+        labels = np.array([item["labels"] for item in items])
+        task = calibrate(task, task.log_probabilities(model, items, tokenizer.pad_id), labels)
+    artefact.write(out, task, served, tokenizer)
+    return _seal(out, corpus, settled, task, about, measured)
+
+
+def _seal(out: Path, corpus: Corpus, settled: Settings, task: Any, about: dict[str, Any], measured: dict[str, Any]) -> Folder:
+    card = {
+        "task": task.name,
+        **about,
+        "corpus": _origin(corpus) | {"counts": corpus.counts},
+        "settings": as_dict(settled.value),
+        "origins": settled.origins,
+        "versions": {"zhixing": zhixing.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "measured": {name: round(value, 3) for name, value in measured.items()},
+    }
+    (out / CARD).unlink(missing_ok=True)
+    folder = seal(out, "model", card)
+    sync_folder(out.absolute().parent)
+    return folder

@@ -1,0 +1,435 @@
+"""What every next-token model must hold, whatever its family; each harness is shown to go red on a model that breaks it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from zhixing.core.errors import DataError, RunError, ShapeError, UsageError
+from zhixing.layers import attention, blocks, positions
+from zhixing.layers.kinds import Inputs, next_log_probabilities
+from zhixing.models import catalog, llama
+from zhixing.models.ngram import NGram
+from zhixing.models.recurrent import TextGenerator
+
+V, T, TOLERANCE = 37, 12, 1e-5
+DECODER = {
+    "vocab_size": V,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 32,
+}
+LSTM = {"vocab_size": V, "embedding_dim": 20, "hidden_dim": 28}
+TRAINED = {
+    "llama": {"model_type": "llama", **DECODER},
+    "qwen3": {"model_type": "qwen3", **DECODER, "dropout": 0.1},
+    "qwen3-tied": {"model_type": "qwen3", **DECODER, "tie_word_embeddings": True},
+    "lstm": {"model_type": "lstm", **LSTM, "num_layers": 2, "dropout": 0.1},
+    "lstm-tied": {"model_type": "lstm", "vocab_size": V, "embedding_dim": 28, "hidden_dim": 28, "tied": True},
+}
+
+
+def make(name: str):
+    """Make a trained family's model with no zero left from its initialisation, so that nothing is hidden by it."""
+    torch.manual_seed(7)
+    model = catalog.build(TRAINED[name])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+def count() -> NGram:
+    """Count an n-gram model on a text with structure."""
+    generator = np.random.default_rng(3)
+    body = np.where(np.arange(400) % 3, generator.integers(5, V, 400), 9)
+    return NGram.count(np.concatenate([[1], body, [1]]), V, 3, 1)
+
+
+def tokens(rows: int = 3, length: int = T, seed: int = 0) -> torch.Tensor:
+    """Make rows of token ids."""
+    return torch.randint(5, V, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def gap(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Give the largest difference, relative to the largest number."""
+    return float((one - other).abs().max() / one.abs().max().clamp(min=1e-30))
+
+
+@pytest.fixture(params=sorted(TRAINED))
+def trained(request):
+    return make(request.param)
+
+
+@pytest.fixture(params=[*sorted(TRAINED), "ngram"])
+def model(request):
+    return count() if request.param == "ngram" else make(request.param)
+
+
+@torch.no_grad()
+def check_causality(model) -> None:
+    """Assert that changing token t changes the state at t, and no state before it."""
+    before = tokens(1)
+    read = model.states(Inputs(before))
+    for place in range(T):
+        after = before.clone()
+        after[0, place] = 5 + (after[0, place] - 4) % (V - 5)
+        change = (model.states(Inputs(after)) - read).abs().amax(-1)[0]
+        assert float(change[:place].sum()) == 0, f"token {place} changes a state before it"
+        assert float(change[place]) > 0, f"token {place} does not change its own state"
+
+
+def test_causality(trained) -> None:
+    check_causality(trained)
+
+
+def test_causality_catches_a_mask_that_is_off_by_one(monkeypatch) -> None:
+    def peek(queries, keys, values, mask):
+        mask = torch.ones(queries.shape[2], keys.shape[2], dtype=torch.bool).tril(diagonal=1)
+        return torch.nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
+
+    monkeypatch.setattr(llama, "attend", peek)
+    with pytest.raises(AssertionError, match="changes a state before it"):
+        check_causality(make("qwen3"))
+
+
+def test_causality_catches_a_model_that_reads_the_next_token() -> None:
+    class Peeking:
+        def __init__(self, inner) -> None:
+            self.inner = inner
+
+        def states(self, inputs):
+            return self.inner.states(inputs).roll(-1, 1)
+
+    with pytest.raises(AssertionError, match="changes a state before it"):
+        check_causality(Peeking(make("lstm")))
+
+
+@torch.no_grad()
+def test_padding_changes_no_real_state(trained) -> None:
+    read = tokens(2)
+    lengths = torch.tensor([5, T])
+    states = []
+    for filler in (0, 11):
+        padded = read.clone()
+        padded[0, 5:] = filler
+        states.append(trained.states(Inputs(padded, lengths)))
+    assert torch.equal(states[0][0, :5], states[1][0, :5])
+    alone = trained.states(Inputs(read[:1, :5]))
+    assert gap(alone[0], states[0][0, :5]) < TOLERANCE
+
+
+@torch.no_grad()
+def test_a_segment_is_read_as_if_alone(trained) -> None:
+    read = tokens(2)
+    segments = torch.tensor([[0] * 4 + [1] * 8, [0] * 7 + [1] + [2] * 4])
+    places = torch.tensor([[*range(4), *range(8)], [*range(7), 0, *range(4)]])
+    states = trained.states(Inputs(read, segments=segments, positions=places))
+    for row, first, last in ((0, 0, 4), (0, 4, 12), (1, 0, 7), (1, 7, 8), (1, 8, 12)):
+        assert gap(trained.states(Inputs(read[row : row + 1, first:last]))[0], states[row, first:last]) < TOLERANCE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [[1] * T, [5, 1, 6], [T]])
+def test_cached_equals_uncached(trained, sizes) -> None:
+    read = tokens()
+    cache = trained.cache(3)
+    pieces = [trained.states(Inputs(piece), cache) for piece in read.split(sizes, 1)]
+    assert gap(trained.states(Inputs(read)), torch.cat(pieces, 1)) < TOLERANCE
+
+
+def test_next_tokens_are_one_distribution(model) -> None:
+    log_probs = next_log_probabilities(model, Inputs(tokens()))
+    assert log_probs.shape == (3, V)
+    assert log_probs.dtype == torch.float32
+    assert torch.allclose(log_probs.double().exp().sum(-1), torch.ones(3, dtype=torch.float64), atol=1e-5)
+
+
+def test_batched_equals_alone_through_every_change_of_rows(model) -> None:
+    """Rows of unequal lengths, joined, chosen and reordered, then read on: each is what it would be alone."""
+    texts = [tokens(1, length, seed=length) for length in (3, 7, 5)]
+    cache = model.cache(1)
+    next_log_probabilities(model, Inputs(texts[0]), cache)
+    padded = torch.zeros(2, 7, dtype=torch.long)
+    padded[0], padded[1, :5] = texts[1], texts[2]
+    other = model.cache(2)
+    next_log_probabilities(model, Inputs(padded, torch.tensor([7, 5])), other)
+    cache = cache.join(other)
+    more = tokens(3, 2, seed=9)
+    for step in range(2):
+        together = next_log_probabilities(model, Inputs(more[:, step : step + 1]), cache)
+    for row in range(3):
+        alone = next_log_probabilities(model, Inputs(torch.cat([texts[row], more[row : row + 1]], 1)))
+        assert gap(alone[0], together[row]) < TOLERANCE
+    cache = cache.rows(torch.tensor([2, 0]))
+    last = torch.tensor([[8], [6]])
+    together = next_log_probabilities(model, Inputs(last), cache)
+    for place, row in enumerate((2, 0)):
+        whole = torch.cat([texts[row], more[row : row + 1], last[place : place + 1]], 1)
+        assert gap(next_log_probabilities(model, Inputs(whole))[0], together[place]) < TOLERANCE
+
+
+def test_a_cropped_cache_is_that_of_the_shorter_text() -> None:
+    model, read = make("qwen3"), tokens(2)
+    cache = model.cache(2)
+    next_log_probabilities(model, Inputs(read), cache)
+    cache.crop(4)
+    again = next_log_probabilities(model, Inputs(read[:, 7:8]), cache)
+    alone = next_log_probabilities(model, Inputs(torch.cat([read[:, :4], read[:, 7:8]], 1)))
+    assert gap(alone, again) < TOLERANCE
+
+
+def test_a_recurrent_state_cannot_go_back() -> None:
+    model = make("lstm")
+    cache = model.cache(1)
+    next_log_probabilities(model, Inputs(tokens(1)), cache)
+    cache.crop(T)
+    with pytest.raises(RunError, match="12|4"):
+        cache.crop(4)
+
+
+def test_a_restored_model_gives_the_same_bits(model) -> None:
+    config = json.loads(json.dumps(catalog.config(model)))
+    assert config["architectures"]
+    assert config["model_type"] in catalog.MODELS
+    restored = catalog.restore(config, {name: torch.as_tensor(value).clone() for name, value in catalog.tensors(model).items()})
+    assert torch.equal(next_log_probabilities(model, Inputs(tokens())), next_log_probabilities(restored, Inputs(tokens())))
+    assert {name: tuple(value.shape) for name, value in catalog.tensors(restored).items()} == {
+        name: tuple(value.shape) for name, value in catalog.tensors(model).items()
+    }
+
+
+def test_a_build_depends_on_the_generator_only(trained) -> None:
+    built = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        built.append(catalog.tensors(catalog.build(catalog.config(trained))))
+    same = [name for name in built[0] if not torch.equal(built[0][name], built[1][name])]
+    changed = [name for name in built[0] if not torch.equal(built[0][name], built[2][name])]
+    assert same == []
+    assert any("embed" in name for name in changed)
+
+
+def test_wrong_tensors_are_refused_by_name(trained) -> None:
+    config, tensors = catalog.config(trained), catalog.tensors(trained)
+    name = next(iter(tensors))
+    for wrong, code in (
+        ({key: value for key, value in tensors.items() if key != name}, "model.tensor_missing"),
+        ({**tensors, "stray.weight": torch.zeros(2)}, "model.tensor_unexpected"),
+        ({**tensors, name: torch.zeros(2, 3)}, "model.tensor_shape"),
+    ):
+        with pytest.raises(DataError) as caught:
+            catalog.restore(config, wrong)
+        assert caught.value.code == code
+        assert (name if code != "model.tensor_unexpected" else "stray.weight") in caught.value.text()
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "word"),
+    [
+        ({"model_type": "qwen"}, "model.unknown_type", "qwen3"),
+        ({}, "model.unknown_type", "llama"),
+        ({"model_type": "qwen3", **DECODER, "rope_teta": 1.0}, "model.config_unknown", "rope_theta"),
+        ({"model_type": "qwen3", **DECODER, "hidden_act": "gelu"}, "model.config_value", "gelu"),
+        ({"model_type": "qwen3", **DECODER, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "model.config_value", "yarn"),
+        ({"model_type": "qwen3", **DECODER, "num_key_value_heads": 3}, "model.config_value", "num_attention_heads"),
+        ({"model_type": "qwen3", "vocab_size": 9}, "model.config_missing", "hidden_size"),
+        ({"model_type": "lstm", **LSTM, "hiden_dim": 3}, "model.config_unknown", "hidden_dim"),
+        ({"model_type": "lstm", **LSTM, "output_dim": 3}, "model.config_value", "output_dim"),
+        ({"model_type": "lstm", "vocab_size": 9}, "model.config_missing", "embedding_dim"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_refused_by_name(config, code, word) -> None:
+    with pytest.raises(DataError) as caught:
+        catalog.build(config)
+    assert caught.value.code == code
+    assert word in caught.value.text()
+
+
+def test_a_counted_family_is_not_built() -> None:
+    with pytest.raises(UsageError) as caught:
+        catalog.build({"model_type": "ngram"})
+    assert caught.value.code == "model.not_buildable"
+
+
+def test_a_text_longer_than_the_window_is_refused_with_both_numbers() -> None:
+    model = make("llama")
+    with pytest.raises(ShapeError) as caught:
+        model.states(Inputs(tokens(1, 33)))
+    assert "33" in caught.value.text()
+    assert "32" in caught.value.text()
+    cache = model.cache(1)
+    next_log_probabilities(model, Inputs(tokens(1, 32)), cache)
+    with pytest.raises(ShapeError):
+        next_log_probabilities(model, Inputs(tokens(1, 1)), cache)
+
+
+def test_a_key_value_cache_refuses_what_it_cannot_hold() -> None:
+    model = make("llama")
+    for inputs, rows, code in (
+        (Inputs(tokens(3)), 2, "model.cache_rows"),
+        (Inputs(tokens(2), segments=torch.zeros(2, T, dtype=torch.long)), 2, "model.cache_segments"),
+    ):
+        with torch.no_grad(), pytest.raises(RunError) as caught:
+            model.states(inputs, model.cache(rows))
+        assert caught.value.code == code
+    with pytest.raises(RunError) as caught:
+        model.states(Inputs(tokens(2)), model.cache(2))
+    assert caught.value.code == "model.cache_gradient"
+
+
+def loss(model) -> torch.Tensor:
+    """Give the mean negative log-probability of generated text."""
+    read = tokens(4)
+    logits = model.logits(model.states(Inputs(read[:, :-1])))
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), read[:, 1:].flatten())
+
+
+def test_every_parameter_gets_a_gradient(trained) -> None:
+    loss(trained).backward()
+    dead = [name for name, parameter in trained.named_parameters() if parameter.grad is None or float(parameter.grad.abs().max()) == 0]
+    assert dead == []
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "lstm"])
+def test_an_untied_model_begins_uniform_and_learns_every_position(name) -> None:
+    torch.manual_seed(0)
+    model = catalog.build(TRAINED[name])
+    assert abs(float(loss(model.eval()).detach()) - np.log(V)) < 1e-5
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss(model).backward()
+        optimizer.step()
+    assert float(loss(model.eval()).detach()) < 0.5, "44 predictions on four fixed rows can be learnt by heart"
+
+
+def test_dropout_acts_in_training_only() -> None:
+    for name in ("qwen3", "lstm"):
+        model, read = make(name), Inputs(tokens(1))
+        assert torch.equal(model.states(read), model.states(read))
+        model.train()
+        assert not torch.equal(model.states(read), model.states(read))
+        assert torch.equal(next_log_probabilities(model, read), next_log_probabilities(model, read))
+        assert model.training
+
+
+def test_the_outline_call_makes_a_working_model() -> None:
+    torch.manual_seed(0)
+    model = TextGenerator(V, 20, 28, V)
+    assert model.logits(model.states(Inputs(tokens()))).shape == (3, T, V)
+
+
+def test_golden_names_shapes_and_losses() -> None:
+    """Names and shapes to the letter; losses of seeded models within what other instruction sets change."""
+    found = {}
+    for name, config in TRAINED.items():
+        torch.manual_seed(11)
+        model = catalog.build(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn(parameter.shape))
+            value = float(loss(model))
+        found[name] = {"loss": value, "tensors": {key: list(each.shape) for key, each in catalog.tensors(model).items()}}
+    path = Path(__file__).parent.parent / "golden" / "models.json"
+    frozen = json.loads(path.read_text(encoding="utf-8"))
+    assert {name: each["tensors"] for name, each in found.items()} == {name: each["tensors"] for name, each in frozen.items()}
+    for name, each in found.items():
+        assert each["loss"] == pytest.approx(frozen[name]["loss"], rel=1e-5), name
+
+
+SHAPE = re.compile(r"^\s+(\w+)\s+(?:two |tokens )?\(([^)]*)\) (?:int|float|bool)", re.MULTILINE)
+
+
+def check_shapes(function, values: dict, sizes: dict[str, int]) -> int:
+    """Assert that every shape line of a docstring fits the values of a call; returns how many lines were checked.
+
+    Letters are bound in `sizes` and are of distinct sizes, but for derived axes that the caller names.
+    """
+    lines = SHAPE.findall(inspect.getdoc(function).replace("\n", "\n  "))
+    checked = 0
+    for name, shape in lines:
+        if name not in values:
+            continue
+        for value in values[name] if isinstance(values[name], tuple) else (values[name],):
+            actual = list(value.shape)
+            axes = [axis.strip() for axis in shape.split(",") if axis.strip()]
+            if axes and axes[0] == "...":
+                axes = axes[1:]
+                actual = actual[len(actual) - len(axes) :]
+            wanted = [int(axis) if axis.isdigit() else sizes[axis] for axis in axes]
+            assert actual == wanted, f"{function.__qualname__}: {name} is {actual}, its docstring says ({shape})"
+        checked += 1
+    return checked
+
+
+def shape_cases():
+    """Call each documented function once, with axes of distinct sizes."""
+    sizes = {"B": 3, "T": 5, "S": 5, "D": 24, "H": 4, "H'": 2, "K": 8, "V": V}
+    model = make("qwen3")
+    x = torch.randn(3, 5, 24)
+    turn = positions.rotation(torch.arange(5), 8, 10000.0)
+    queries, keys = torch.randn(3, 4, 5, 8), torch.randn(3, 2, 5, 8)
+    mask = attention.segment_mask(torch.zeros(3, 5, dtype=torch.long))
+    inputs = Inputs(torch.ones(3, 5, dtype=torch.long))
+    yield blocks.Norm.forward, {"x": x, "return": blocks.Norm(24, 1e-6)(x)}, sizes
+    yield blocks.GatedMLP.forward, {"x": x, "return": blocks.GatedMLP(24, 40)(x)}, sizes
+    yield positions.rotation, {"positions": torch.arange(5), "return": turn}, sizes
+    yield positions.rotate, {"heads": queries, "cosine": turn[0], "sine": turn[1], "return": positions.rotate(queries, *turn)}, sizes
+    mixed = attention.attend(queries, keys, keys, mask)
+    yield attention.attend, {"queries": queries, "keys": keys, "values": keys, "mask": mask, "return": mixed}, sizes
+    yield attention.segment_mask, {"segments": torch.zeros(3, 5), "return": mask}, sizes
+    layer = model.model.layers[0].self_attn
+    yield type(layer).forward, {"x": x, "turn": turn, "mask": mask, "return": layer(x, turn, mask, None, 0)}, sizes
+    yield type(model).states, {"inputs": inputs.tokens, "return": model.states(inputs)}, sizes
+    yield type(model).logits, {"states": x, "return": model.logits(x)}, sizes
+    lstm = make("lstm")
+    yield type(lstm).states, {"inputs": inputs.tokens, "return": lstm.states(inputs)}, {**sizes, "D": 28}
+    yield type(lstm).logits, {"states": lstm.states(inputs), "return": lstm.logits(lstm.states(inputs))}, {**sizes, "D": 28}
+    yield next_log_probabilities, {"return": next_log_probabilities(lstm, inputs)}, sizes
+
+
+def test_shape_lines_of_docstrings_are_true() -> None:
+    for function, values, sizes in shape_cases():
+        assert check_shapes(function, values, sizes) == len(values), function.__qualname__
+
+
+def test_the_shape_check_goes_red() -> None:
+    def wrong(x):
+        """Do nothing.
+
+        x       (B, T, D) float
+        return  (B, D, T) float
+        """
+        return x
+
+    x = torch.zeros(3, 5, 24)
+    with pytest.raises(AssertionError, match="return is"):
+        check_shapes(wrong, {"x": x, "return": wrong(x)}, {"B": 3, "T": 5, "D": 24})
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("name", ["llama", "qwen3", "qwen3-tied"])
+def test_logits_equal_those_of_transformers(name) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed: its logits cannot be compared with ours")
+    model, read = make(name), tokens(2, 30)
+    theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**catalog.config(model))).eval()
+    missing, unexpected = theirs.load_state_dict(catalog.tensors(model), strict=False)
+    assert unexpected == []
+    assert missing == (["lm_head.weight"] if name.endswith("tied") else [])
+    theirs.tie_weights()
+    with torch.no_grad():
+        assert gap(theirs(read).logits, model.logits(model.states(Inputs(read)))) < TOLERANCE
+    again = catalog.build(theirs.config.to_diff_dict())
+    assert catalog.config(again)["rope_theta"] == model.config.rope_theta

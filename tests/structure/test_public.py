@@ -1,0 +1,127 @@
+"""What users lean on: public names, the dependencies, the README's commands, and a help that is there at once."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import zhixing
+from zhixing.cli.app import VERBS, find, parse
+from zhixing.core.errors import UsageError
+
+HELP_SECONDS = 0.2
+TRIES = 5
+READMES = ("README.md", "README.zh.md")
+
+
+def test_public_names(golden: Callable[[str, str], None]) -> None:
+    golden("public.txt", "".join(f"{name}\n" for name in sorted(zhixing.__all__)))
+    assert dir(zhixing) == sorted(zhixing.__all__)
+    for name in zhixing.PUBLIC:
+        assert callable(getattr(zhixing, name))
+    with pytest.raises(AttributeError, match="public names are"):
+        _ = zhixing.never_heard
+
+
+def test_version_is_one_fact(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == zhixing.__version__
+    assert f"## {zhixing.__version__}" in (root / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_dependencies_are_few_and_pinned(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert len(project["dependencies"]) <= 12
+    lines = [line for line in (root / "constraints.txt").read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line) for line in lines)
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    wanted = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    assert {re.split(r"[<>=!~\[ ]", each)[0].lower() for each in wanted} <= pinned
+
+
+def timed(words: list[str]) -> float:
+    """Time `python -m zhixing` with the words, start to end, the best of five; torch must stay out."""
+    best = float("inf")
+    for _ in range(TRIES):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "zhixing", *words], capture_output=True, check=True)
+        best = min(best, time.perf_counter() - began)
+        if best <= HELP_SECONDS:
+            break
+    return best
+
+
+@pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=lambda words: words[0])
+def test_help_is_there_at_once(words: list[str]) -> None:
+    assert timed(words) <= HELP_SECONDS
+
+
+def with_torch(program: str) -> bool:
+    done = subprocess.run([sys.executable, "-c", program + "\nimport sys; print('torch' in sys.modules)"], capture_output=True, text=True)
+    return done.stdout.split()[-1] == "True"
+
+
+def test_help_and_mistakes_import_no_torch() -> None:
+    calls = [["--help"], *([verb, "--help"] for verb in VERBS), ["train", "a", "--stesp", "3"], ["tran"], ["--version"]]
+    assert not with_torch(f"from zhixing.cli.app import main\nfor words in {calls!r}: main(words)")
+    assert with_torch("import zhixing.layers.kinds")
+
+
+def test_help_is_frozen(golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    from zhixing.cli import help as page
+
+    for language in ("en", "zh"):
+        monkeypatch.setenv("ZHIXING_LANG", language)
+        pages = [page.overview(VERBS), *(page.verb(verb, find(verb)) for verb in VERBS)]
+        golden(f"help.{language}.txt", "\n\n----\n\n".join(pages) + "\n")
+
+
+def commands(text: str) -> list[list[str]]:
+    """List the `zhixing ...` commands in a page's fenced blocks, as words."""
+    found = []
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.S | re.M):
+        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+            words = shlex.split(line.strip().removeprefix("$ "), comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                words = words[1:]
+            if words and Path(words[0]).name == "zhixing":
+                found.append([word for word in words[1:] if word not in ("|", ">", "2>")])
+    return found
+
+
+def check(words: list[str]) -> None:
+    """Raise UsageError when a command's verb or one of its flags does not exist."""
+    if words[:1] in (["--help"], ["--version"]):
+        return
+    find(words[0])
+    if "--help" not in words:
+        parse(words[0], words[1:])
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_commands_of_the_readme_exist(root: Path, name: str) -> None:
+    text = (root / name).read_text(encoding="utf-8")
+    found = commands(text)
+    assert len(found) >= len(VERBS)
+    for words in found:
+        check(words)
+    assert {words[0] for words in found} >= set(VERBS)
+    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(encoding="utf-8"), re.M))
+    asked = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.M))
+    assert {"demo", "test"} <= asked <= targets
+
+
+def test_a_command_that_does_not_exist_is_seen() -> None:
+    (words,) = commands("```\nzhixing train a b --stesp 3  # no such flag\n```")
+    with pytest.raises(UsageError):
+        check(words)
+    with pytest.raises(UsageError):
+        check(["tran", "a"])
