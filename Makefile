@@ -5,7 +5,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # One thread a process: the same arithmetic everywhere, and the workers share the cores.
 TEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
@@ -25,6 +25,7 @@ $(VENV)/made:
 	touch $@
 
 $(VENV)/core: $(VENV)/made pyproject.toml constraints.txt
+	@echo 'Installing zhixing and what it needs into $(VENV): a few minutes, once.'
 	$(PIP) install -c constraints.txt -e .
 	touch $@
 
@@ -40,7 +41,7 @@ demo: $(VENV)/texts
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/test
-	$(TEST) -n $(WORKERS) -m 'not slow and not system'
+	$(TEST) -n $(WORKERS) --dist loadfile -m 'not slow and not system'
 
 system-test: $(VENV)/test
 	$(TEST) -m system
@@ -49,7 +50,7 @@ slow: $(VENV)/test
 	$(TEST) -m slow
 
 coverage: $(VENV)/test
-	$(TEST) -n $(WORKERS) -m 'not slow and not system' --cov --cov-report=term-missing:skip-covered
+	$(TEST) -n $(WORKERS) --dist loadfile -m 'not slow and not system' --cov --cov-report=term-missing:skip-covered
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

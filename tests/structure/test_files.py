@@ -17,6 +17,9 @@ NEVER = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manage
 TRACES = re.compile(
     r"/ho[m]e/\w|/Us[e]rs/\w|/ro[o]t/|/wo[r]k/|/tmp/z[x]|C:\\\\?Us[e]rs|\b19[2]\.168\.\d|\b1[0]\.\d{1,3}\.\d{1,3}\.\d{1,3}\b"
 )
+AXES = set("BTSDHKVLEFCYXN")
+AXIS = r"(?:[A-Z]'?(?:\s?[*·/+-]\s?\w+)*|\d+|\.\.\.)"
+SHAPE = re.compile(rf"\(({AXIS}(?:, {AXIS})+|{AXIS},)\)")
 NOT_VERBS = {"__init__", "app", "console", "failure", "help"}
 
 
@@ -52,6 +55,24 @@ def test_names_are_words(root: Path) -> None:
     package = root / "src" / "zhixing"
     assert [str(path) for path in package.rglob("*.py") if badly_named(path.relative_to(package))] == []
     assert badly_named(Path("data/utils.py")) and badly_named(Path("data/TextReader.py")) and badly_named(Path("common/a.py"))
+
+
+def axes(text: str) -> set[str]:
+    """Name the axis letters of the shapes that comments and docstrings write, as in (B, T, D)."""
+    found: set[str] = set()
+    for line in text.splitlines():
+        written = line.split("#", 1)[1] if "#" in line else line if re.match(r"\s+(?:\w+(?:, \w+)*|return)\s{2,}\(", line) else ""
+        for shape in SHAPE.findall(written):
+            found |= set(re.findall(r"[A-Z]", shape))
+    return found
+
+
+def test_axes_are_the_agreed_letters(root: Path) -> None:
+    package = root / "src" / "zhixing"
+    wrong = {path.relative_to(package).as_posix(): odd for path in package.rglob("*.py") if (odd := axes(path.read_text("utf-8")) - AXES)}
+    assert wrong == {}
+    assert axes("    x = y  # (B, T, Q)\n") == {"B", "T", "Q"}
+    assert axes("    tokens  (B, T) int    ids\n    return  (Z,) float\n    f(A, B)\n") == {"B", "T", "Z"}
 
 
 def test_no_trace_of_a_machine(tracked: list[Path]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -48,12 +48,17 @@ def test_dependencies_are_few_and_pinned(root: Path) -> None:
 
 
 def timed(words: list[str]) -> float:
-    """Time `python -m zhixing` with the words, start to end, the best of five; torch must stay out."""
+    """Time `python -m zhixing` with the words, start to end, the best of five.
+
+    Seconds of processor, which on an idle machine are those of the clock; here other tests run beside this one.
+    """
     best = float("inf")
     for _ in range(TRIES):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "zhixing", *words], capture_output=True, check=True)
-        best = min(best, time.perf_counter() - began)
+        child = subprocess.Popen([sys.executable, "-m", "zhixing", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        assert child.returncode == 0
+        best = min(best, used.ru_utime + used.ru_stime)
         if best <= HELP_SECONDS:
             break
     return best
@@ -62,6 +67,12 @@ def timed(words: list[str]) -> float:
 @pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=lambda words: words[0])
 def test_help_is_there_at_once(words: list[str]) -> None:
     assert timed(words) <= HELP_SECONDS
+
+
+def test_a_slow_start_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text("sum(range(16_000_000))")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    assert timed(["--help"]) > HELP_SECONDS
 
 
 def with_torch(program: str) -> bool:

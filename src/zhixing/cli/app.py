@@ -41,14 +41,17 @@ def parse(verb: str, words: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, A
 
     Raises UsageError for a missing, surplus, unknown or ill-typed word.
     """
-    from cyclopts import App, CycloptsError, Parameter
+    from cyclopts import App, CycloptsError, Parameter, convert
 
     from zhixing.cli.failure import from_parser
 
+    def exact(wanted: Any, tokens: Sequence[Any]) -> Any:
+        # The parser's own whole numbers are rounded ones: --steps 1.5 would quietly train 2.
+        return int(tokens[0].value) if wanted is int else convert(wanted, tokens)
+
     function = find(verb)
-    app = App(
-        name=f"zhixing {verb}", help_flags=[], version_flags=[], default_parameter=Parameter(negative=()), result_action="return_value"
-    )
+    spelling = Parameter(negative=(), converter=exact)
+    app = App(name=f"zhixing {verb}", help_flags=[], version_flags=[], default_parameter=spelling, result_action="return_value")
     app.default(function)
     try:
         _, bound, _ = app.parse_args(list(words), exit_on_error=False, print_error=False)

@@ -13,7 +13,7 @@ def compare(
     /,
     *,
     core_seconds: float = 60.0,
-    models: str = "ngram,lstm,llama,mixture",
+    models: str | None = None,
     tokenizer: str | None = None,
     vocabulary: int | None = None,
     size: str | None = None,
@@ -25,12 +25,15 @@ def compare(
     """Train the rungs of the ladder under one budget of core-seconds each, and compare them."""
     named = {"tokenizer": tokenizer, "vocabulary": vocabulary, "size": size, "seed": seed, "threads": threads}
     settings = {name: value for name, value in named.items() if value is not None}
-    rungs = tuple(name.strip() for name in models.split(",") if name.strip())
+    from zhixing.core.files import read_json
     from zhixing.core.stop import Stop
+    from zhixing.studies.ladder import RUNGS
     from zhixing.studies.ladder import compare as climb
 
+    rungs = RUNGS if models is None else tuple(name.strip() for name in models.split(",") if name.strip())
     console = Console(json)
     console.tell("cli.compare.will", corpus=corpus, out=out, models=", ".join(rungs), seconds=core_seconds)
-    climb(corpus, out, core_seconds, rungs, settings, tell=console.tell, force=force, stop=Stop().install())
-    console.answer(str(out), {"path": str(out)})
-    console.tell("cli.compare.done", out=out)
+    folder = climb(corpus, out, core_seconds, rungs, settings, tell=console.tell, force=force, stop=Stop().install())
+    words = (folder.path / "table.md").read_text(encoding="utf-8").rstrip()
+    console.answer(words, {"path": str(folder.path), **read_json(folder.path / "table.json")})
+    console.tell("cli.compare.done", out=folder.path)

@@ -16,6 +16,7 @@ from zhixing.core.messages import text
 
 PROGRESS_SECONDS = 10.0  # between two lines of progress where lines cannot be redrawn
 REDRAW_SECONDS = 0.1
+RULE = 40  # columns of the line under a head, at most
 
 
 class Console:
@@ -102,7 +103,7 @@ def table(rows: Sequence[Sequence[object]]) -> str:
             space = " " * (width - cell_len(value))
             padded.append(space + value if leaning else value + space)
         lines.append("  ".join(padded).rstrip())
-    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines.insert(1, "  ".join("-" * min(width, RULE) for width in widths))
     return "\n".join(lines)
 
 
@@ -110,6 +111,8 @@ def flatten(value: Any, name: str = "") -> list[tuple[str, Any]]:
     """Spread nested tables into (dotted name, value) rows."""
     if isinstance(value, dict) and value:
         return [row for key, inner in value.items() for row in flatten(inner, f"{name}.{key}" if name else str(key))]
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        return [row for place, inner in enumerate(value) for row in flatten(inner, f"{name}.{place}")]
     if isinstance(value, list):
         shown = ", ".join(str(each) for each in value[:8])
         return [(name, f"{shown}, ... ({len(value)})" if len(value) > 8 else shown)]

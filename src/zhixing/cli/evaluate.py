@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from zhixing.cli.console import Console, table
+from zhixing.core.messages import text
 
 
 def evaluate(model: Path, corpus: Path, /, *, split: str = "test", json: bool = False) -> None:
@@ -14,5 +16,19 @@ def evaluate(model: Path, corpus: Path, /, *, split: str = "test", json: bool = 
     console = Console(json)
     console.tell("cli.evaluate.will", model=model, corpus=corpus, split=split)
     report = score(model, corpus, split=split, tell=console.tell)
-    console.answer(table(report.table()), report.to_dict())
+    console.answer(page(report), report.to_dict())
     console.tell("cli.evaluate.done", model=model)
+
+
+def page(report: Any) -> str:
+    """Set a report as text: its figures beside the rivals', the paired differences in the first figure, and what follows from them."""
+    blocks = [table(report.table())]
+    if report.comparisons:
+        heads = tuple(text(f"verdict.head.{name}") for name in ("rival", "difference", "ends", "p"))
+        rows = [
+            (name, f"{gap['value']:+.4f}", f"{gap['low']:+.4f} .. {gap['high']:+.4f}", gap["p"]) for name, gap in report.comparisons.items()
+        ]
+        blocks.append(table([heads, *rows]))
+    known = report.verdict if report.verdict in ("model", "tie") else "rival"
+    blocks.append(text(f"verdict.{known}", figure=report.figures[0].name, rival=report.verdict))
+    return "\n\n".join(blocks)

@@ -34,7 +34,16 @@ def generate(
     from zhixing.decoding.sampling import Sampling
     from zhixing.tasks.artefact import load
 
-    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, tuple(stop or ()), seed)
+    sampling = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        max_tokens=max_tokens,
+        stop=tuple(stop or ()),
+        seed=seed,
+    )
     console = Console(json)
     console.tell("cli.generate.will", model=model, prompts=len(starts), tokens=max_tokens)
     opened = load(model)

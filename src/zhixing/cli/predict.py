@@ -7,13 +7,24 @@ from pathlib import Path
 from zhixing.cli.console import Console
 
 
-def predict(model: Path, source: str, out: Path, /, *, force: bool = False, json: bool = False) -> None:
+def predict(
+    model: Path,
+    source: str,
+    out: Path,
+    /,
+    *,
+    text: str | None = None,
+    precision: float | None = None,
+    force: bool = False,
+    json: bool = False,
+) -> None:
     """Answer every row of a file; an interrupted run continues where it stopped."""
     from zhixing.core.stop import Stop
     from zhixing.evaluation.predict import predict_rows
 
     console = Console(json)
     console.tell("cli.predict.will", model=model, source=source, out=out)
-    predict_rows(model, source, out, tell=console.tell, force=force, stop=Stop().install())
-    console.answer(str(out), {"path": str(out)})
-    console.tell("cli.predict.done", out=out)
+    stop = Stop().install()
+    counts = predict_rows(model, source, out, text=text, precision=precision, tell=console.tell, force=force, stop=stop)
+    console.answer(str(out), {"path": str(out), **counts})
+    console.tell("cli.predict.done", out=out, **counts)

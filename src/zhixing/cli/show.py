@@ -35,7 +35,7 @@ def explain(folder: Path, damage: DataError | None) -> dict[str, Any]:
     listed = read_json(folder / MANIFEST).get("files", {}) if damage is None else {}
     files = {name: entry["size_bytes"] for name, entry in listed.items()}
     scores = {}
-    for each in sorted(folder.glob("evaluation/*/*.json")):
+    for each in sorted(folder.glob("evaluation/**/*.json")):
         value = read_json(each)
         if isinstance(value, dict) and each.name not in (CARD, MANIFEST):
             scores[each.relative_to(folder / "evaluation").as_posix()] = value
@@ -65,7 +65,17 @@ def page(found: dict[str, Any]) -> str:
     if found["files"]:
         blocks.append(table([(text("show.file"), text("show.bytes")), *found["files"].items()]))
     for name, value in found["scores"].items():
-        blocks.append(table([(name, heads[1]), *flatten(value)]))
+        blocks.append(scores(name, value))
     if found["beside"]:
         blocks.append(text("show.beside", names=", ".join(found["beside"])))
     return "\n\n".join(blocks)
+
+
+def scores(name: str, value: dict[str, Any]) -> str:
+    """Set one report as text: its figures with their intervals, or whatever else it holds."""
+    figures = value.get("figures")
+    if not figures:
+        return table([(name, text("show.value")), *flatten(value)])
+    return table(
+        [(name, text("show.value"), text("show.low"), text("show.high")), *((f["name"], f["value"], f["low"], f["high"]) for f in figures)]
+    )

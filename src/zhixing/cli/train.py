@@ -72,7 +72,8 @@ def preview(console: Console, corpus: Path, settings: dict[str, object], recipe:
 
     console.tell("cli.train.dry", corpus=corpus)
     planned = plan(corpus, settings, recipe, tell=console.tell)
-    heads = tuple(text(f"dry.{name}") for name in ("setting", "value", "origin"))
+    heads = (text("dry.setting"), text("dry.value"), text("dry.origin"))
     rows = [(name, each["value"], each["origin"]) for name, each in planned["settings"].items()]
     facts = [(name, value) for name, value in flatten({name: value for name, value in planned.items() if name != "settings"})]
     console.answer(table([heads, *rows]) + "\n\n" + table([(text("dry.estimate"), heads[1]), *facts]), planned)
+    console.tell("cli.train.dry_done")

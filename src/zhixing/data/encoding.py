@@ -64,10 +64,8 @@ class Evidence:
 
     @property
     def binary(self) -> bool:
-        """Say whether this is no text: NUL bytes where no text has them."""
-        if self.mark == "utf-16" or not self.nul:
-            return False
-        return not self.valid or self.nul > BINARY_SHARE * self.size
+        """Say whether this is no text: more NUL bytes than a few damaged rows would have."""
+        return self.mark != "utf-16" and self.nul > BINARY_SHARE * self.size
 
 
 def _chinese(text: str) -> bool:

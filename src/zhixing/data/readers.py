@@ -1,7 +1,7 @@
 """From files to records, streaming: txt, jsonl, csv and tsv, each plain, gz or zst; one file, a folder or a glob.
 
-`survey` looks at every byte of every file once: encoding, hash, damage. `records` then yields what is in a file, one record a row, each with
-file and line; a row that cannot be read is a record with a reason instead of a value, so that nothing disappears uncounted.
+`survey` looks at every byte of every file once: encoding, hash, damage. `records` then yields what is in a file, one record a row, each
+with file and line; a row that cannot be read is a record with a reason instead of a value, so that nothing disappears uncounted.
 Blank lines between rows are not rows. Leaves out: what the columns mean (`preparation`), archives, office formats.
 """
 
@@ -160,7 +160,7 @@ def _look(path: Path, name: str, encoding: str | None, tell: Callable[..., None]
             raise DataError("data.binary", path=str(path))
         settled = evidence.mark or ("utf-8" if evidence.valid else settle(_raw_lines(path, compression)))
         if settled is None:
-            raise DataError("data.encoding", path=str(path))
+            raise DataError("data.binary" if evidence.nul else "data.encoding", path=str(path))
         if settled != "utf-8":
             tell("data.encoding", file=name, encoding=settled)
         encoding = settled

@@ -1,8 +1,9 @@
 """The one generator: rows of text that a model writes side by side, each admitted and retired whenever its reader likes.
 
-`admit` reads a prompt alone and joins it to the rows under way; `step` chooses one token for every row and reads those that go on, together;
-`retire` drops a row. `generate` is admit all, step until done. A row's random numbers depend on its seed and lane only, so that a row alone
-and the same row among others give the same text. Every model that gives next-token distributions can write: trained, counted or mixed.
+`admit` reads a prompt alone and joins it to the rows under way; `step` chooses one token for every row and reads those that go on,
+together; `retire` drops a row. `generate` is admit all, step until done. A row's random numbers depend on its seed and lane only, so
+that a row alone and the same row among others give the same text (where their logits, equal to about 1e-6, leave one choice). Every
+model that gives next-token distributions can write: trained, counted or mixed.
 
 A text that outgrows a model's window slides: the last half window of it is kept and read again, and `forgotten` counts what was dropped.
 Source: the admit, step, retire form is continuous batching, Yu et al. 2022 (Orca). Leaves out: beam search.

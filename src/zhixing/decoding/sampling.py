@@ -1,7 +1,7 @@
 """How the next token is chosen from a distribution.
 
-The filters apply in one order, that of Hugging Face's `generate`: forbidden ids, repetition penalty, temperature, top-k, top-p, min-p; then the
-token is drawn from what is left. Temperature 0 takes the most probable token after the repetition penalty.
+The filters apply in one order, that of Hugging Face's `generate`: forbidden ids, repetition penalty, temperature, top-k, top-p, min-p;
+then the token is drawn from what is left. Temperature 0 takes the most probable token after the repetition penalty.
 Leaves out: beam search and constraints.
 """
 
@@ -71,8 +71,8 @@ def penalise(log_probs: Tensor, history: Tensor, penalty: float) -> Tensor:
     history    (N,) int    the text so far, prompt included
     return     (V,) float, not normalised
 
-    Source: Keskar et al. 2019, section 4.1, arXiv:1909.05858. Differs: it is applied to log-probabilities, which are never positive, so that
-    the answer does not depend on a constant added to the logits.
+    Source: Keskar et al. 2019, section 4.1, arXiv:1909.05858. Differs: it is applied to log-probabilities, which are never positive,
+    so that the answer does not depend on a constant added to the logits.
     """
     seen = history.unique()
     penalised = log_probs.clone()
@@ -127,4 +127,7 @@ def choose(log_probs: Tensor, sampling: Sampling, history: Tensor, generator: to
     point = torch.rand(1, dtype=torch.float64, generator=generator) * mass[-1]
     # right=True: a token without mass is never met, for its cumulative mass equals its predecessor's.
     token = int(torch.searchsorted(mass, point, right=True))
-    return min(token, int(narrowed.isfinite().nonzero()[-1]))
+    if token < len(mass):
+        return token
+    # Rounding put the point at the very end: the last token that has any mass.
+    return int(narrowed.isfinite().nonzero()[-1])

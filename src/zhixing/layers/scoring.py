@@ -1,8 +1,9 @@
 """log p of every token of a text given the text before it, whatever the kind of model: what bits per byte are made of.
 
-A counted model scores a text itself. A trained one with a window slides over the text by half a window, and only the second half of each window
-after the first counts, so that every token counts exactly once and has at least half a window before it. One without a window carries its
-state through the text; a long text is cut into lanes that are read side by side, each after a run-up over the text before it.
+A counted model scores a text itself. A trained one with a window slides over the text by half a window, and only the second half of
+each window after the first counts, so that every token counts exactly once and has at least half a window before it. One without a
+window carries its state through the text; a long text is cut into lanes that are read side by side, each after a run-up over the text
+before it.
 Leaves out: dynamic evaluation, which changes the model while it reads.
 """
 
@@ -81,7 +82,7 @@ def _slide(model: Causal, tokens: np.ndarray, window: int, batch: int, scores: n
             counted[row, first - start : end - start] = True
         counted = counted.to(device)
         found = _log_probabilities(model, states[counted], read[:, 1:][counted])
-        for start, first, end in chosen:
+        for _, first, end in chosen:
             scores[first:end], found = found[: end - first], found[end - first :]
 
 

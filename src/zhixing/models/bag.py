@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 METHODS = ("naive_bayes", "logistic")
-STRENGTHS = {"naive_bayes": (0.03, 0.1, 0.3, 1.0), "logistic": (1.0, 0.25, 0.06)}
+STRENGTHS = {"naive_bayes": (1.0, 0.3, 0.1, 0.03), "logistic": (1.0, 0.25, 0.06, 0.015)}
 STEPS = 60  # of L-BFGS
-TOLERANCE = 1e-3  # of the gradient, relative to what L-BFGS starts from; accuracy stands still long before
+TOLERANCE = 1e-4  # relative fall of the loss in a step of L-BFGS; accuracy stands still long before
 HELD_OUT = 10  # one row in so many chooses the strength where there are no validation rows
 PRIME = np.uint64(0x9E3779B97F4A7C15)  # odd, so it has an inverse modulo 2^64; the golden ratio's bits spread well
 ROWS_AT_ONCE = 8192  # texts; bounds the memory of reading, no answer depends on it
@@ -147,30 +147,30 @@ class Bag:
         self.bias = bias
 
     @classmethod
-    def fit(cls, texts: Sequence[str], labels: np.ndarray, label_count: int, method: str = "logistic", strength: float | None = None) -> Bag:
+    def fit(
+        cls, texts: Sequence[str], labels: np.ndarray, label_count: int, method: str = "logistic", strength: float | None = None
+    ) -> Bag:
         """Fit one method at one strength.
 
         texts   B str
         labels  (B,) int   0 <= label < label_count
         """
-        if method not in METHODS:
-            raise UsageError("bag.method", name=method, among=METHODS)
+        check_method(method)
         strength = STRENGTHS[method][len(STRENGTHS[method]) // 2] if strength is None else strength
         config = BagConfig(label_count, method, float(strength))
         labels = np.asarray(labels, np.int64)
         columns, counts = learn_columns(texts, config)
-        return cls._fit(config, columns, counts, labels, None)
+        return cls._fit(config, columns, counts, labels)
 
     @classmethod
-    def _fit(cls, config: BagConfig, columns: np.ndarray, counts: csr_matrix, labels: np.ndarray, start: np.ndarray | None) -> Bag:
-        check(labels, config.label_count)
+    def _fit(cls, config: BagConfig, columns: np.ndarray, counts: csr_matrix, labels: np.ndarray, start: Bag | None = None) -> Bag:
+        check(labels, counts.shape[0], config.label_count)
         if config.method == "naive_bayes":
             weights, bias = fit_naive_bayes(counts, labels, config.label_count, config.strength)
-            return cls(config, columns, np.ones(len(columns), np.float32), weights.astype(np.float32), bias)
-        # Smoothed as in scikit-learn: ln((1 + rows) / (1 + rows with the feature)) + 1.
-        idf = (np.log((1 + counts.shape[0]) / (1 + np.bincount(counts.indices, minlength=len(columns)))) + 1).astype(np.float32)
-        weights, bias = fit_logistic(weigh(counts, idf), labels, config.label_count, config.strength, start)
-        return cls(config, columns, idf, weights.astype(np.float32), bias)
+            return cls(config, columns, np.ones(len(columns), np.float32), weights, bias)
+        idf = weigh_rare(counts)
+        weights, bias = fit_logistic(scale(counts, idf), labels, config.label_count, config.strength, start)
+        return cls(config, columns, idf, weights, bias)
 
     @classmethod
     def choose(
@@ -190,13 +190,173 @@ class Bag:
         if by not in ("loss", "accuracy"):
             raise UsageError("bag.by", name=by, among=("loss", "accuracy"))
         for method in methods:
-            if method not in METHODS:
-                raise UsageError("bag.method", name=method, among=METHODS)
+            check_method(method)
         labels = np.asarray(labels, np.int64)
-        fitted, held = (texts, labels), validation
         if validation is None:
-            if len(texts) < 2:
-                raise DataError("bag.rows", rows=len(texts))
             apart = np.random.default_rng(0).permutation(len(texts)) % HELD_OUT == 0
-            fitted, held = ([[text for text, a in zip(texts, apart, strict=True) if a is not_in] for not_in in ()], None), None
-        return _search(cls, fitted, held, label_count, methods, by)
+            inside, outside = np.flatnonzero(~apart), np.flatnonzero(apart)
+            held = ([texts[i] for i in outside], labels[outside])
+            best, trials = cls.choose([texts[i] for i in inside], labels[inside], label_count, held, methods, by)
+            return cls.fit(texts, labels, label_count, best.config.method, best.config.strength), trials
+        columns, counts = learn_columns(texts, BagConfig(label_count))
+        held_counts, held_labels = count_columns(validation[0], columns, BagConfig(label_count)), np.asarray(validation[1], np.int64)
+        best, lowest, trials = None, np.inf, []
+        for method in methods:
+            bag, losses = None, []
+            for strength in STRENGTHS[method]:
+                bag = cls._fit(BagConfig(label_count, method, strength), columns, counts, labels, bag)
+                p = bag.read(held_counts)
+                loss = -np.log(np.maximum(p[np.arange(len(p)), held_labels], np.finfo(np.float64).tiny)).mean()
+                trial = Trial(method, strength, float(loss), float((p.argmax(1) == held_labels).mean()))
+                rank = trial.loss if by == "loss" else -trial.accuracy
+                if best is None or rank < lowest:
+                    best, lowest = bag, rank
+                trials.append(trial)
+                losses.append(loss)
+                if len(losses) > 1 and losses[-1] > losses[-2]:
+                    break  # the loss falls and then rises along the strengths
+        return best, trials
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Give p(label | text).
+
+        texts   B str
+        return  (B, labels) float64; each row sums to 1
+        """
+        texts = list(texts)
+        parts = [
+            self.read(count_columns(texts[start : start + ROWS_AT_ONCE], self.columns, self.config))
+            for start in range(0, len(texts), ROWS_AT_ONCE)
+        ]
+        return np.concatenate([np.zeros((0, self.config.label_count)), *parts])
+
+    def read(self, counts: csr_matrix) -> np.ndarray:
+        """Give p(label | text) from counted features: (B, F) -> (B, labels) float64."""
+        features = counts if self.config.method == "naive_bayes" else scale(counts, self.idf)
+        return normalise(features @ self.weights + self.bias)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the configuration as a JSON-able value."""
+        return asdict(self.config) | {"characters": list(self.config.characters)}
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Give what was fitted, to be saved."""
+        return {"columns": self.columns, "idf": self.idf, "weights": self.weights, "bias": self.bias}
+
+    @classmethod
+    def from_tensors(cls, config: BagConfig | Mapping[str, Any], tensors: Mapping[str, Any]) -> Bag:
+        """Build a bag again from its configuration and its saved arrays."""
+        if not isinstance(config, BagConfig):
+            config = resolve(BagConfig, ("config.json", {name: value for name, value in config.items() if name != "architectures"})).value
+        return cls(config, *(np.asarray(tensors[name]) for name in ("columns", "idf", "weights", "bias")))
+
+
+def check_method(method: str) -> None:
+    """Raise when there is no such method."""
+    if method not in METHODS:
+        raise UsageError("bag.method", name=method, among=METHODS)
+
+
+def check(labels: np.ndarray, rows: int, label_count: int) -> None:
+    """Raise when there is nothing to fit, or a label that is none."""
+    if rows == 0 or len(labels) != rows or labels.min() < 0 or labels.max() >= label_count:
+        raise DataError("bag.labels", rows=rows, labels=len(labels), label_count=label_count)
+
+
+def count_columns(texts: Sequence[str], columns: np.ndarray, config: BagConfig) -> csr_matrix:
+    """Count the kept features of texts: (B, F) float32."""
+    from scipy.sparse import csr_matrix
+
+    rows, hashes = read_features(texts, config)
+    places = np.searchsorted(columns, hashes)
+    kept = places < len(columns)
+    kept[kept] = columns[places[kept]] == hashes[kept]
+    counts = csr_matrix((np.ones(int(kept.sum()), np.float32), (rows[kept], places[kept])), shape=(len(texts), len(columns)))
+    counts.sum_duplicates()
+    return counts
+
+
+def learn_columns(texts: Sequence[str], config: BagConfig) -> tuple[np.ndarray, csr_matrix]:
+    """Find the features that enough texts have, and count them: columns (F,) int32 sorted, counts (B, F) float32."""
+    seen = []
+    for start in range(0, len(texts), ROWS_AT_ONCE):
+        rows, hashes = read_features(texts[start : start + ROWS_AT_ONCE], config)
+        pairs = np.unique((hashes.astype(np.int64) << 32) | rows)  # once a text
+        columns, texts_with = np.unique(pairs >> 32, return_counts=True)
+        seen.append((columns, texts_with))
+    every, place = np.unique(np.concatenate([columns for columns, _ in seen] or [np.zeros(0, np.int64)]), return_inverse=True)
+    total = np.bincount(place, weights=np.concatenate([n for _, n in seen] or [np.zeros(0)]), minlength=len(every))
+    columns = every[total >= config.rows].astype(np.int32)
+    from scipy.sparse import vstack
+
+    parts = [count_columns(texts[start : start + ROWS_AT_ONCE], columns, config) for start in range(0, max(len(texts), 1), ROWS_AT_ONCE)]
+    return columns, vstack(parts, format="csr")
+
+
+def weigh_rare(counts: csr_matrix) -> np.ndarray:
+    """Give each feature's inverse document frequency, (F,) float32: ln((1 + B) / (1 + texts with it)) + 1."""
+    texts_with = np.bincount(counts.indices, minlength=counts.shape[1])
+    return (np.log((1 + counts.shape[0]) / (1 + texts_with)) + 1).astype(np.float32)
+
+
+def scale(counts: csr_matrix, idf: np.ndarray) -> csr_matrix:
+    """Turn counts into features: (1 + ln count) * idf, each text's vector of length 1."""
+    features = counts.copy()
+    features.data = (1 + np.log(counts.data)) * idf[counts.indices]
+    lengths = np.sqrt(np.asarray(features.multiply(features).sum(1)).ravel())
+    features.data /= np.repeat(np.maximum(lengths, np.finfo(np.float32).tiny), np.diff(features.indptr)).astype(np.float32)
+    return features
+
+
+def normalise(scores: np.ndarray) -> np.ndarray:
+    """Turn scores into probabilities, (B, labels) float64."""
+    scores = scores.astype(np.float64)
+    p = np.exp(scores - scores.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
+
+
+def fit_naive_bayes(counts: csr_matrix, labels: np.ndarray, label_count: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Fit multinomial naive Bayes, the mode of the posterior under Dirichlet(1 + alpha) priors.
+
+    p(feature f | label k) = (N[k, f] + alpha) / (sum over g of N[k, g] + alpha F)      N: how often f stands in texts of k
+    p(label k)             = (B[k] + alpha) / (B + alpha labels)                        B: texts
+    return  (F, labels) float32 log p(f | k), (labels,) float64 log p(k)
+    """
+    rows = np.arange(len(labels))
+    from scipy.sparse import csr_matrix
+
+    member = csr_matrix((np.ones(len(labels)), (labels, rows)), shape=(label_count, len(labels)))
+    n = np.asarray((member @ counts.astype(np.float64)).todense())  # (labels, F)
+    features = np.log(n + alpha) - np.log(n.sum(1, keepdims=True) + alpha * n.shape[1])
+    texts = np.bincount(labels, minlength=label_count)
+    return features.T.astype(np.float32), np.log(texts + alpha) - np.log(len(labels) + alpha * label_count)
+
+
+def fit_logistic(
+    features: csr_matrix, labels: np.ndarray, label_count: int, strength: float, start: Bag | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit multinomial logistic regression, the mode of the posterior under a Gaussian prior of precision `strength` on each weight.
+
+    start  a bag of another strength over the same columns; the search begins at its weights instead of at zero
+    least  sum over i of -log p(label i | text i) + strength / 2 * sum of weights^2,   p = softmax(weights' x + bias), the bias free
+    return  (F, labels) float32 weights, (labels,) float64 bias
+    """
+    from scipy.optimize import minimize
+
+    rows, width = np.arange(len(labels)), features.shape[1]
+    flipped = features.T.tocsr()
+
+    def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
+        weights, bias = point[:-label_count].reshape(width, label_count), point[-label_count:]
+        p = normalise(features @ weights.astype(np.float32) + bias)  # (B, labels)
+        value = -np.log(np.maximum(p[rows, labels], np.finfo(np.float64).tiny)).sum() + strength / 2 * (weights**2).sum()
+        p[rows, labels] -= 1
+        slope = flipped @ p.astype(np.float32) + strength * weights
+        return value, np.concatenate([slope.ravel(), p.sum(0)])
+
+    begin = np.zeros(width * label_count + label_count)
+    if start is not None:
+        begin = np.concatenate([start.weights.astype(np.float64).ravel(), start.bias])
+    found = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": TOLERANCE, "gtol": 0})
+    point = found.x
+    return point[:-label_count].reshape(width, label_count).astype(np.float32), point[-label_count:]

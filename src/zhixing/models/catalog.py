@@ -4,7 +4,8 @@ A family is one file and one line here, keyed by `model_type` as Hugging Face's 
     from_config(config)              neural: a fresh model, initialised from torch's current generator
     from_tensors(config, tensors)    counted or linear: the fitted model itself; these have no fresh form
     to_dict()                      the JSON-able dict that leads back to the same model
-and, when its tensors are not simply its state dict, `tensors()`. Nothing is imported until it is asked for. Leaves out: files and folders (tasks/artefact.py).
+and, when its tensors are not simply its state dict, `tensors()`. Nothing is imported until it is asked for.
+Leaves out: files and folders (tasks/artefact.py).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def restore(config: Mapping[str, Any], tensors: Mapping[str, Tensor | np.ndarray
     """
     family = find(config)
     if hasattr(family, "from_tensors"):
-        return family.from_tensors(dict(config), dict(tensors))
+        return family.from_tensors({name: value for name, value in config.items() if name != "architectures"}, dict(tensors))
     with torch.device("meta"):
         model = family.from_config(dict(config))
     load(model, tensors)

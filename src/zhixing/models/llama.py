@@ -40,7 +40,8 @@ FIXED = {
 REMARKS = frozenset(
     "architectures torch_dtype dtype transformers_version initializer_range use_cache max_window_layers layer_types _name_or_path".split()
 )
-EMBEDDING_SCALE = 0.02  # as in GPT-2; with tied embeddings it also makes the first prediction nearly uniform
+# Untied: the best of 0.02, 0.3 and 1 after 150 steps of a 0.8M decoder on characters. Tied: as in GPT-2, nearly uniform at first.
+UNTIED_SCALE, TIED_SCALE = 0.3, 0.02
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,6 @@ class Llama(nn.Module):
             if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
                 parameter.zero_()
             elif name.endswith("embed_tokens.weight"):
-                parameter.normal_(0.0, EMBEDDING_SCALE)
+                parameter.normal_(0.0, TIED_SCALE if self.lm_head is None else UNTIED_SCALE)
             else:
                 parameter.normal_(0.0, parameter.shape[1] ** -0.5)

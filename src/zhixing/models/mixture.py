@@ -8,7 +8,7 @@ Source: Jelinek & Mercer 1980 (weights by bucket of context, fitted by EM on hel
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class Mixture:
     """p(y | x) = sum over k of w[m(x), k] p_k(y | x), where m(x) is the counted part's longest matched context; a Countable kind.
 
     parts    K models over one vocabulary, at least one of them with `matched`; the first such gives m
-    weights  (M, K) float64, M = the counted part's order; each row sums to 1
+    weights  (order, K) float64, of the counted part; each row sums to 1
     """
 
     def __init__(self, parts: Sequence[Causal | Countable], weights: np.ndarray) -> None:
@@ -71,7 +71,7 @@ class Mixture:
     @property
     def config(self) -> MixtureConfig:
         """The configuration: those of the parts."""
-        return MixtureConfig(tuple(configure(part) for part in self.parts))
+        return MixtureConfig(tuple(catalog.config(part) for part in self.parts))
 
     @classmethod
     def fit(
@@ -149,11 +149,6 @@ class Mixture:
         return cls(parts, np.asarray(tensors["weights"], np.float64))
 
 
-def configure(part: Causal | Countable) -> dict[str, Any]:
-    """Give a part's configuration as a JSON-able value."""
-    return part.to_dict() if hasattr(part, "to_dict") else asdict(part.config)
-
-
 def find_counted(parts: Sequence[Causal | Countable]) -> int:
     """Give the place of the part whose matched contexts choose the weights; all parts must share one vocabulary."""
     if len({part.vocabulary for part in parts}) != 1:
@@ -169,7 +164,8 @@ def fit_weights(scores: np.ndarray, buckets: np.ndarray, bucket_count: int, prio
 
     E:  r[i, k] = w[b(i), k] p_k(i) / sum over j of w[b(i), j] p_j(i)
     M:  w[b, k] = (sum over i in b of r[i, k] + prior * g[k]) / (N_b + prior)
-    Each step raises  sum over i of log p(i) + prior * sum over b, k of g[k] log w[b, k]  (the mode of Dirichlet(1 + prior * g) in each bucket).
+    Each step raises  sum over i of log p(i) + prior * sum over b, k of g[k] log w[b, k],  each bucket's posterior under
+    Dirichlet(1 + prior * g). Starting at g, the likelihood ends no lower than that of one global set, whatever the prior.
 
     scores   (K, N) float64, nats
     buckets  (N,) int
@@ -182,7 +178,7 @@ def fit_weights(scores: np.ndarray, buckets: np.ndarray, bucket_count: int, prio
     p = np.exp(scores - top)  # (K, N): relative to the best part, so that none underflows everywhere
 
     def climb(weights: np.ndarray, bucket: np.ndarray, pull: np.ndarray) -> tuple[np.ndarray, list[float]]:
-        """weights, pull (M, K): the start, and pseudo-counts; raises the posterior until it stands still."""
+        """weights, pull (buckets, K): the start, and pseudo-counts; raises the posterior until it stands still."""
         sizes = np.bincount(bucket, minlength=len(weights))
         trace: list[float] = []
         for _ in range(EM_STEPS):
@@ -191,8 +187,9 @@ def fit_weights(scores: np.ndarray, buckets: np.ndarray, bucket_count: int, prio
             trace.append(float((np.log(total) + top).sum() + (pull * np.log(weights)).sum()))
             if len(trace) > 1 and trace[-1] - trace[-2] < EM_TOLERANCE * count:
                 break
-            shares = np.stack([np.bincount(bucket, weights=row, minlength=len(weights)) for row in joint / total], 1)  # (M, K)
-            weights = (shares + pull) / (sizes[:, None] + pull.sum(1, keepdims=True))
+            shares = np.stack([np.bincount(bucket, weights=row, minlength=len(weights)) for row in joint / total], 1)  # (buckets, K)
+            evidence = sizes[:, None] + pull.sum(1, keepdims=True)
+            weights = np.where(evidence > 0, (shares + pull) / np.maximum(evidence, np.finfo(np.float64).tiny), weights)
             # A weight of exactly 0 would make log w infinite and could never grow again.
             weights = np.maximum(weights, np.finfo(np.float64).tiny)
         return weights, trace

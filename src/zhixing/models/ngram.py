@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zhixing.core.errors import DataError, ShapeError
+from zhixing.core.config import resolve
+from zhixing.core.errors import DataError, ShapeError, UsageError
 from zhixing.layers.kinds import Inputs
 
 FALLBACK_DISCOUNTS = (0.0, 0.5, 1.0, 1.5)  # Heafield's lmplz --discount_fallback: for texts too small, or too regular, to estimate them
@@ -42,13 +43,13 @@ class NGramConfig:
 
 @dataclass(frozen=True)
 class Level:
-    """All grams of one length, sorted by key; P is the number of grams one shorter, G of these.
+    """All grams of one length, sorted by key: N of them, and N' one shorter, their prefixes.
 
-    keys       (G,) int64         id of the prefix * V + last token
-    counts     (G,) int32         raw at the highest order; below it, how many different tokens precede the gram
-    starts     (P + 1,) int64     the grams that continue prefix p are starts[p] .. starts[p + 1]
-    totals     (P,) float64       sum of counts after a prefix
-    backoffs   (P,) float64       the share that a prefix leaves to the shorter context
+    keys       (N,) int64         id of the prefix * V + last token
+    counts     (N,) int32         raw at the highest order; below it, how many different tokens precede the gram
+    starts     (N' + 1,) int64     the grams that continue prefix p are starts[p] .. starts[p + 1]
+    totals     (N',) float64       sum of counts after a prefix
+    backoffs   (N',) float64       the share that a prefix leaves to the shorter context
     discounts  (4,) float64       what is taken off a count of 0, 1, 2, 3 and more
     """
 
@@ -95,7 +96,7 @@ class Level:
 def estimate_discounts(counts: np.ndarray) -> np.ndarray:
     """Estimate what to take off counts of 0, 1, 2, 3 and more from the counts of counts.
 
-    counts  (G,) int
+    counts  (N,) int
     return  (4,) float64   FALLBACK_DISCOUNTS when a count of counts is zero or an estimate is not above 0 and at most j
     Source: Chen & Goodman 1998, eq. 17: Y = n1 / (n1 + 2 n2), D_j = j - (j + 1) Y n_{j+1} / n_j.
     """
@@ -136,7 +137,7 @@ def count_levels(tokens: np.ndarray, vocabulary: int, end_id: int) -> Iterator[t
     """Count grams of length 1, 2, 3, ... without end, one sort a length.
 
     tokens  (N,) int   [end] document [end] ... [end]
-    yields  keys (G,) int64; raw counts (G,) int32; the counts of the length before as a lower order, (G of the length before,) int32
+    yields  keys (N,) int64; raw counts (N,) int32; the counts of the length before as a lower order, (N',) int32
     """
     tokens = tokens.astype(np.int64)  # (N,)
     reach = reaches(tokens, end_id)  # (N-1,)
@@ -194,6 +195,7 @@ class History:
             new = [row[:length] for row, length in zip(new, inputs.lengths.tolist(), strict=True)]
         if len(new) != len(self.texts):
             raise ShapeError("ngram.rows", rows=len(new), held=len(self.texts))
+        check_ids(np.array([token for row in new for token in row], np.int64), self.model.vocabulary)
         for text, row in zip(self.texts, new, strict=True):
             text.extend(row)
         if all(len(row) == 1 for row in new):
@@ -217,6 +219,8 @@ class NGram:
         tokens  (N,) int   [end] document [end] document ... [end]
         """
         check(tokens, vocabulary, end_id, counted=True)
+        if order < 1:
+            raise UsageError("ngram.order", order=order)
         counted = list(itertools.islice(count_levels(tokens, vocabulary, end_id), order))
         levels, parents = [], 1
         for place, (keys, raw, _) in enumerate(counted):
@@ -229,12 +233,12 @@ class NGram:
         """Go up the orders: yield a level and the ids of context and of gram, (N-1,) each, for every token after the first."""
         tokens = tokens.astype(np.int64)
         reach = reaches(tokens, self.config.end_id)
-        contexts = np.zeros(len(reach), np.int64)
+        contexts = grams = np.zeros(len(reach), np.int64)
         for length, level in enumerate(self.levels):
             if length == 1:
                 contexts = tokens[:-1]
             elif length > 1:
-                contexts = np.where(reach >= length, np.concatenate([[-1], grams[:-1]]), -1)  # noqa: F821
+                contexts = np.where(reach >= length, np.concatenate([[-1], grams[:-1]]), -1)
             grams = level.find(contexts, tokens[1:], self.vocabulary)
             yield level, contexts, grams
 
@@ -318,14 +322,10 @@ class NGram:
         """
         if inputs.segments is not None:
             raise ShapeError("ngram.segments")
-        tokens = inputs.tokens
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocabulary:
-            raise ShapeError("ngram.token", token=int(tokens.max() if tokens.max() >= self.vocabulary else tokens.min()),
-                             vocabulary=self.vocabulary)
-        history = self.cache(len(tokens)) if cache is None else cache
+        history = self.cache(len(inputs.tokens)) if cache is None else cache
         history.add(inputs)
         p = self.distributions(history.ids)  # (B, V)
-        return torch.from_numpy(np.log(p).astype(np.float32)).to(tokens.device)
+        return torch.from_numpy(np.log(p).astype(np.float32)).to(inputs.tokens.device)
 
     def distributions(self, ids: np.ndarray) -> np.ndarray:
         """Give p(next token) after contexts; the same formula as Level.take, for the whole vocabulary.
@@ -370,7 +370,9 @@ class NGram:
     @classmethod
     def from_tensors(cls, config: NGramConfig | dict[str, Any], tensors: dict[str, Tensor]) -> NGram:
         """Build a model again from its configuration and its saved counts; it scores as before, to the bit."""
-        config = NGramConfig(**config) if isinstance(config, dict) else config
+        if isinstance(config, dict):
+            known = {name: value for name, value in config.items() if name != "architectures"}
+            config = resolve(NGramConfig, ("config.json", known)).value
         saved = {name: np.asarray(tensor) for name, tensor in tensors.items()}
         vocabulary = config.vocab_size
         levels = [make_level(np.arange(vocabulary), unpack("1.counts", saved), 1, vocabulary)]
@@ -397,18 +399,24 @@ def pack(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def unpack(name: str, saved: dict[str, np.ndarray]) -> np.ndarray:
-    """Read back what `pack` stored, (G,) int32."""
+    """Read back what `pack` stored, (N,) int32."""
     values = saved[name].astype(np.int32)
     values[saved[f"{name}.places"]] = saved[f"{name}.values"]
     return values
 
 
 def check(tokens: np.ndarray, vocabulary: int, end_id: int, counted: bool = False) -> None:
-    """Raise when ids lie outside the vocabulary, or when a text to be counted does not begin with the end token."""
+    """Raise when ids lie outside the vocabulary, or when a text is empty or, to be counted, does not begin with the end token."""
     if len(tokens) == 0 or (counted and tokens[0] != end_id):
         raise DataError("ngram.start", first=int(tokens[0]) if len(tokens) else "-", end_id=end_id)
-    if tokens.min() < 0 or tokens.max() >= vocabulary:
-        raise ShapeError("ngram.token", token=int(tokens.max() if tokens.max() >= vocabulary else tokens.min()), vocabulary=vocabulary)
+    check_ids(tokens, vocabulary)
+
+
+def check_ids(tokens: np.ndarray, vocabulary: int) -> None:
+    """Raise when ids lie outside the vocabulary."""
+    wrong = tokens[(tokens < 0) | (tokens >= vocabulary)]
+    if len(wrong):
+        raise ShapeError("ngram.token", token=int(wrong[0]), vocabulary=vocabulary)
 
 
 def best_order(
@@ -417,7 +425,7 @@ def best_order(
     """Find the order of the lowest loss on validation text; count once, order by order, until the loss has risen twice.
 
     train       (N,) int
-    validation  (M,) int or None   None: the last 5 % of the training tokens stand apart
+    validation  (N',) int or None   None: the last 5 % of the training tokens stand apart
     return      the order, and {order: nats per token}
 
     All orders share their lower orders, so that each costs one sort more and one interpolation more.
@@ -428,6 +436,8 @@ def best_order(
     check(train, vocabulary, end_id, counted=True)
     check(validation, vocabulary, end_id)
     wanted = sorted(set(orders))
+    if not wanted or wanted[0] < 1:
+        raise UsageError("ngram.order", order=wanted[0] if wanted else "-")
     losses: dict[int, float] = {}
     levels = count_levels(train, vocabulary, end_id)
     keys, raw, _ = next(levels)

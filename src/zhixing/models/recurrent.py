@@ -1,9 +1,9 @@
 """The recurrent language model: an LSTM that reads one token at a time and carries what it read in a state of fixed size.
 
-It is the course outline's `TextGenerator(vocab_size, embedding_dim, hidden_dim, output_dim)`, repaired. As printed, it predicts from the last
-state alone, once a sentence, so that every other position teaches nothing; its `target` is defined nowhere; `squeeze(0)` works for one layer
-only; a sentence's time axis comes first, so that a batch of rows is read as time; and its evaluation loop computes no figure. Here every
-position predicts the next token, rows are the batch, and training, scoring and decoding are those of every Causal kind.
+It is the course outline's `TextGenerator(vocab_size, embedding_dim, hidden_dim, output_dim)`, repaired. As printed, it predicts from the
+last state alone, once a sentence, so that every other position teaches nothing; its `target` is defined nowhere; `squeeze(0)` works for
+one layer only; the time axis comes first, so that a batch of rows is read as time; and its evaluation loop computes no figure. Here
+every position predicts the next token, rows are the batch, and training, scoring and decoding are those of every Causal kind.
 Source: Hochreiter and Schmidhuber 1997; dropout between layers as in Zaremba et al. 2014, arXiv:1409.2329.
 Leaves out: weight drop and other regularisers of recurrent weights.
 """
@@ -164,10 +164,10 @@ class TextGenerator(nn.Module):
         B, T = tokens.shape
         first = torch.ones_like(tokens, dtype=torch.bool)  # (B, T)
         first[:, 1:] = segments[:, 1:] != segments[:, :-1]
-        run = first.flatten().cumsum(0) - 1  # (B * T,)
-        starts = first.flatten().nonzero().squeeze(1)  # (R,)
-        place = torch.arange(B * T, device=tokens.device) - starts[run]  # (B * T,)
-        rows = tokens.new_zeros(len(starts), int(place.max()) + 1)  # (R, T')
+        run = first.flatten().cumsum(0) - 1  # (N,), N = B * T
+        starts = first.flatten().nonzero().squeeze(1)  # (B',)
+        place = torch.arange(B * T, device=tokens.device) - starts[run]  # (N,), N = B * T
+        rows = tokens.new_zeros(len(starts), int(place.max()) + 1)  # (B', T')
         rows[run, place] = tokens.flatten()
         return self.states(Inputs(rows))[run, place].view(B, T, -1)  # (B, T, D)
 

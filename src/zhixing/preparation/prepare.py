@@ -120,7 +120,8 @@ def prepare(
     if plan.bad and not settings.drop_bad:
         first = plan.first_bad
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(plan.bad.items()))
-        raise DataError("prepare.bad_rows", place=f"{first.path}:{first.line}", reason=first.reason, count=plan.bad.total(), reasons=reasons)
+        place, count = f"{first.path}:{first.line}", plan.bad.total()
+        raise DataError("prepare.bad_rows", place=place, reason=first.reason, count=count, reasons=reasons)
     if split == "auto":
         split = "tail" if task == "language" and plan.documents < TAIL_BELOW else "hash"
     card: dict[str, Any] = {}
@@ -273,7 +274,7 @@ def _second_pass(
     rejected: Counter[str] = Counter()
     found: Counter[str] = Counter({"repeat": 0, "leak": 0, "conflict": 0})
     rows_in = characters = 0
-    rows_out = Counter({"cut": 0} if split == "tail" else {name: 0 for name in SPLITS})
+    rows_out = Counter({"cut": 0} if split == "tail" else dict.fromkeys(SPLITS, 0))
     with contextlib.ExitStack() as open_files:
         written = {name: Written(_open(open_files, folder / f"{name}.jsonl.zst")) for name in SPLITS}
         rejects = open_files.enter_context(atomic(folder / "rejected.jsonl"))

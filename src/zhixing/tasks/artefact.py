@@ -30,8 +30,9 @@ class Artefact:
 
     @property
     def family(self) -> str:
-        """The model's family, as in the table of models."""
-        return read_json(self.folder.path / CONFIG)["model_type"]
+        """The name that `train --model` gave the model: a bag's method, else its type in the table of models."""
+        config = read_json(self.folder.path / CONFIG)
+        return str(config.get("method", config["model_type"]))
 
 
 def describe(model: Any) -> dict[str, Any]:

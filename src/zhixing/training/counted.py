@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from zhixing.core.errors import DataError
 from zhixing.data.corpus import Corpus
 from zhixing.data.shards import shard
 from zhixing.models.bag import Bag
 from zhixing.models.mixture import Mixture
+from zhixing.models.mixture import fit_weights as weights_by_em
 from zhixing.models.ngram import NGram, best_order
 from zhixing.tasks.classify import Classify, calibrate
 from zhixing.tokens.tokenizer import Tokenizer
@@ -50,8 +52,6 @@ def mix(corpus: Corpus, tokenizer: Tokenizer, model: Any, order: int, tell: Tell
 
     Raises DataError when there is no validation text: weights chosen on what both have seen would be worthless.
     """
-    from zhixing.core.errors import DataError
-
     train, held = splits(corpus, tokenizer, tell)
     if held is None:
         raise DataError("train.no_validation", path=str(corpus.path))
@@ -60,11 +60,27 @@ def mix(corpus: Corpus, tokenizer: Tokenizer, model: Any, order: int, tell: Tell
     seen = NGram.count(train, tokenizer.vocabulary_size, order, tokenizer.end_id)
     fitted = Mixture.fit([model, seen], held)
     whole = NGram.count(together(train, held), tokenizer.vocabulary_size, order, tokenizer.end_id)
-    return Mixture([model, whole], fitted.weights), {"order": order, "weights": np.asarray(fitted.weights).round(4).tolist()}
+    found = {"order": order, "weights": np.asarray(fitted.weights).round(4).tolist(), "validation_nats": -float(np.mean(fitted.score(held)))}
+    return Mixture([model, whole], fitted.weights), found
 
 
-def count_classes(corpus: Corpus, task: Classify, method: str, strength: float, tell: Tell) -> tuple[Classify, Bag, dict[str, Any]]:
-    """Count or fit a bag of n-grams: prior strength, temperature and thresholds on validation, then both splits together."""
+def fit_weights(scores: np.ndarray, matched: np.ndarray, order: int) -> np.ndarray:
+    """Fit a mixture's weights on scores that are known already.
+
+    scores   (K, N) float64, nats
+    matched  (N,) int
+    return   (order, K) float64
+    """
+    return weights_by_em(scores, matched, order)[0]
+
+
+def count_classes(
+    corpus: Corpus, task: Classify, method: str, strength: float, tell: Tell, refit: bool = True
+) -> tuple[Classify, Bag, dict[str, Any]]:
+    """Count or fit a bag of n-grams: prior strength, temperature and thresholds on validation, then both splits together.
+
+    refit  False: give the model that has not seen validation, to be judged on it
+    """
     rows = list(corpus.examples("train"))
     held = list(corpus.examples("validation")) if corpus.counts.get("validation") else []
     index = {label: place for place, label in enumerate(task.labels)}
@@ -85,5 +101,7 @@ def count_classes(corpus: Corpus, task: Classify, method: str, strength: float, 
     found["strength"] = strength
     tell("train.strength", method=method, strength=strength)
     task = calibrate(task, task.log_probabilities(model, held_items, 0), held_labels)
+    if not refit:
+        return task, model, found
     whole = Bag.fit(texts + held_texts, np.concatenate([labels, held_labels]), count, method, strength)
     return task, whole, found

@@ -24,7 +24,8 @@ import zhixing
 from zhixing.core.config import Settings, fingerprint
 from zhixing.core.errors import DataError, RunError, UsageError
 from zhixing.core.files import read_json, sha256, sync_folder, write_json
-from zhixing.core.folder import CARD, MANIFEST, Folder, check_new, replace as put_in_place, seal
+from zhixing.core.folder import CARD, MANIFEST, Folder, check_new, create, open_folder, seal
+from zhixing.core.folder import replace as put_in_place
 from zhixing.core.log import RunLog, quiet
 from zhixing.core.random import key
 from zhixing.core.stop import Stop
@@ -352,8 +353,35 @@ def finish(
     return _seal(out, corpus, settled, task, about, measured)
 
 
-def _seal(out: Path, corpus: Corpus, settled: Settings, task: Any, about: dict[str, Any], measured: dict[str, Any]) -> Folder:
-    card = {
+def mix_trained(
+    corpus: str | Path, model: str | Path, out: str | Path, *, order: int = 0, tell: Tell = quiet, force: bool = False
+) -> Folder:
+    """Mix a trained language model with an n-gram of the same corpus, without training it again.
+
+    model  a Model folder of a neural language model
+    order  of the n-gram; 0: the best on validation
+    """
+    start, core = time.perf_counter(), time.process_time()
+    opened, found = open_corpus(corpus), artefact.load(model)
+    assert found.tokenizer is not None
+    before = found.folder.card
+    settled = Settings(TrainSettings(**(before["settings"] | {"model": "mixture"})), before["origins"])
+    card: dict[str, Any] = {}
+    with create(out, "model", card, force) as building:
+        served, chosen = counted.mix(opened, found.tokenizer, found.model, order, tell)
+        for name in ("run.json", "run.jsonl"):
+            shutil.copyfile(found.folder.path / name, building / name)
+        artefact.write(building, found.task, served, found.tokenizer)
+        measured = dict(before["measured"])
+        measured["seconds"] += time.perf_counter() - start
+        measured["core_seconds"] += time.process_time() - core
+        about = {"model": "mixture", "parameters": before["parameters"], "training": before["training"], "chosen": chosen}
+        card |= _card(opened, settled, found.task, about, measured)
+    return open_folder(out, "model")
+
+
+def _card(corpus: Corpus, settled: Settings, task: Any, about: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    return {
         "task": task.name,
         **about,
         "corpus": _origin(corpus) | {"counts": corpus.counts},
@@ -362,7 +390,10 @@ def _seal(out: Path, corpus: Corpus, settled: Settings, task: Any, about: dict[s
         "versions": {"zhixing": zhixing.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "measured": {name: round(value, 3) for name, value in measured.items()},
     }
+
+
+def _seal(out: Path, corpus: Corpus, settled: Settings, task: Any, about: dict[str, Any], measured: dict[str, Any]) -> Folder:
     (out / CARD).unlink(missing_ok=True)
-    folder = seal(out, "model", card)
+    folder = seal(out, "model", _card(corpus, settled, task, about, measured))
     sync_folder(out.absolute().parent)
     return folder

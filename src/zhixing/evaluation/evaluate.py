@@ -1,0 +1,181 @@
+"""Evaluation of a Model folder on a split of a Corpus folder: figures with intervals, and the cheap rivals beside each.
+
+Bits per byte: total bits over the whole held-out text, every byte once, context carried from the text before it, end tokens paid for, over the
+UTF-8 bytes of the raw text. Intervals come from documents or, in few long texts, from stretches, which are drawn with replacement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zhixing.core.config import fingerprint
+from zhixing.core.errors import DataError, UsageError
+from zhixing.core.files import sha256, write_json
+from zhixing.core.folder import MANIFEST
+from zhixing.core.log import quiet
+from zhixing.data.corpus import Corpus, open_corpus
+from zhixing.data.shards import shard
+from zhixing.evaluation.baselines import class_rivals, language_rivals
+from zhixing.evaluation.report import Figure, Report, decide
+from zhixing.metrics import intervals, labels as judged, text as texts
+from zhixing.tasks.artefact import Artefact, load
+from zhixing.tasks.classify import PRECISIONS
+
+STRETCH = 512  # tokens of one unit of the bootstrap when there are few documents
+FEW_DOCUMENTS = 30
+SEED = 20231
+Tell = Callable[..., None]
+
+
+def evaluate(
+    model: str | Path | Artefact, corpus: str | Path, split: str = "test", tell: Tell = quiet, rivals: bool = True, save: bool = True
+) -> Report:
+    """Score a model on a split.
+
+    model   a Model folder
+    corpus  a Corpus folder of the model's task
+    rivals  fit the cheap rivals too and compare in pairs
+    save    write the report to <model>/evaluation/<corpus>-<split>-<hash>.json
+
+    Raises UsageError when model and corpus are of different tasks, DataError for labels that the model does not know.
+    """
+    artefact = model if isinstance(model, Artefact) else load(model)
+    opened = open_corpus(corpus)
+    if artefact.task.name != opened.task:
+        raise UsageError("evaluate.other_task", model=str(artefact.folder.path), task=artefact.task.name, corpus=str(opened.path), other=opened.task)
+    judge = judge_language if opened.task == "language" else judge_classes
+    report = judge(artefact, opened, split, tell, rivals)
+    if save:
+        where = artefact.folder.path / "evaluation"
+        where.mkdir(exist_ok=True)
+        identity = fingerprint([sha256(opened.path / MANIFEST), split, rivals])[:8]
+        write_json(where / f"{opened.path.name}-{split}-{identity}.json", report.to_dict())
+    return report
+
+
+def token_bytes(tokenizer: Any, tokens: np.ndarray) -> np.ndarray:
+    """Give the UTF-8 bytes of the raw text behind each token; the end token stands for none.
+
+    tokens  (N,) int
+    return  (N,) int
+    """
+    sizes = np.array([len(tokenizer.token_bytes(each)) for each in range(tokenizer.vocabulary_size)])
+    sizes[tokenizer.end_id] = 0
+    return sizes[np.asarray(tokens)]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A text scored by a model.
+
+    logs    (N,) float64   log p of each token, in nats
+    bits    (U,) float64   bits of each unit of the bootstrap; sizes: (U,) int, its bytes
+    starts  (U,) int       where each unit begins among the tokens
+    """
+
+    tokens: np.ndarray
+    logs: np.ndarray
+    bits: np.ndarray
+    sizes: np.ndarray
+    starts: np.ndarray
+    size_bytes: int
+    documents: int
+
+    def unit_bits(self, logs: np.ndarray) -> np.ndarray:
+        """Give another model's bits in the same units, from its (N,) log-probabilities."""
+        return texts.blocks(-logs, self.starts) / math.log(2)
+
+
+def score_text(model: Any, tokenizer: Any, corpus: Corpus, split: str, tell: Tell = quiet) -> Scored:
+    """Score a split's whole text, every byte exactly once; raises DataError when the bytes do not add up."""
+    from zhixing.layers.scoring import score
+
+    piece = shard(corpus, tokenizer, split, tell)
+    tokens = np.asarray(piece.tokens)
+    sizes = token_bytes(tokenizer, tokens[1:])
+    if sizes.sum() != piece.size_bytes:
+        raise DataError("evaluate.bytes", path=str(corpus.path), counted=int(sizes.sum()), wanted=piece.size_bytes)
+    tell("evaluate.scoring", tokens=len(tokens) - 1)
+    logs = score(model, tokens)
+    closes = np.flatnonzero(tokens[1:] == tokenizer.end_id)
+    starts = np.concatenate([[0], closes[:-1] + 1]) if piece.documents >= FEW_DOCUMENTS else texts.stretches(len(logs), STRETCH)
+    bits = texts.blocks(-logs, starts) / math.log(2)
+    return Scored(tokens, logs, bits, texts.blocks(sizes, starts), starts, piece.size_bytes, piece.documents)
+
+
+def judge_language(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
+    """Score a language model over a split's whole text."""
+    found = score_text(artefact.model, artefact.tokenizer, corpus, split, tell)
+    others = language_rivals(corpus, artefact.tokenizer, found.tokens, artefact.family, tell) if rivals else {}
+    logs, size_bytes = found.logs, found.size_bytes
+    spread = intervals.interval_of_ratio(found.bits, found.sizes, SEED)
+    counts = texts.blocks(np.ones_like(logs), found.starts)
+    nats = intervals.interval_of_ratio(found.bits * math.log(2), counts, SEED)
+    figures = (
+        Figure("bits_per_byte", spread.value, spread.low, spread.high, {n: texts.bits_per_byte(o, size_bytes) for n, o in others.items()}),
+        Figure("nats_per_token", nats.value, nats.low, nats.high, {n: texts.nats_per_token(o) for n, o in others.items()}),
+        Figure("perplexity", texts.perplexity(logs), rivals={n: texts.perplexity(o) for n, o in others.items()}),
+    )
+    comparisons = {n: intervals.paired(found.bits, found.unit_bits(o), SEED, found.sizes).to_dict() for n, o in others.items()}
+    details = {"tokens": len(logs), "bytes": size_bytes, "documents": found.documents, "units": len(found.starts)}
+    verdict = decide(comparisons, False)
+    return Report(
+        str(artefact.folder.path), str(corpus.path), split, "language", found.documents, figures, comparisons, verdict, details
+    )
+
+
+def judge_classes(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
+    """Score a classifier over a split's rows."""
+    task = artefact.task
+    examples = list(corpus.examples(split))
+    unknown = sorted({each["label"] for each in examples} - set(task.labels))
+    if unknown:
+        raise DataError("task.label_unseen", name=unknown[0], among=task.labels, count=len(task.labels))
+    tell("evaluate.answering", rows=len(examples))
+    items = [task.encode(each, artefact.tokenizer) for each in examples]
+    answers = list(task.answers(artefact.model, items, artefact.tokenizer))
+    values = task.metrics(answers, examples)
+    index = {label: place for place, label in enumerate(task.labels)}
+    expected = np.array([index[each["label"]] for each in examples])
+    predicted = np.array([index[each.value] for each in answers])
+    others = class_rivals(corpus, task, [each["text"] for each in examples], artefact.family, tell) if rivals else {}
+    right = {name: (p.argmax(1) == expected).astype(float) for name, p in others.items()}
+
+    def macro(truth: np.ndarray, said: np.ndarray) -> float:
+        return judged.macro_f1(truth, said, len(task.labels))
+
+    accuracy = intervals.interval(values["correct"], SEED)
+    f1 = intervals.interval_of(macro, expected, predicted, seed=SEED, rounds=500)
+    nats = intervals.interval(values["nats"], SEED)
+    figures = [
+        Figure("accuracy", accuracy.value, accuracy.low, accuracy.high, {n: float(r.mean()) for n, r in right.items()}),
+        Figure("macro_f1", f1.value, f1.low, f1.high, {n: macro(expected, p.argmax(1)) for n, p in others.items()}),
+        Figure("nats", nats.value, nats.low, nats.high, {n: float(-np.log(np.maximum(p[np.arange(len(p)), expected], 1e-12)).mean()) for n, p in others.items()}),
+        Figure("calibration_error", judged.calibration_error(values["confidence"], values["correct"] > 0),
+               rivals={n: judged.calibration_error(p.max(1), right[n] > 0) for n, p in others.items()}),
+    ]  # fmt: skip
+    kept: dict[str, Any] = {}
+    for precision in PRECISIONS:
+        name = f"coverage_{round(precision * 100)}"
+
+        def coverage(confidence: np.ndarray, correct: np.ndarray, wanted: float = precision) -> float:
+            return judged.coverage_at_precision(confidence, correct, wanted)[0]
+
+        spread = intervals.interval_of(coverage, values["confidence"], values["correct"] > 0, seed=SEED, rounds=500)
+        figures.append(Figure(name, spread.value, spread.low, spread.high, {n: coverage(p.max(1), right[n] > 0) for n, p in others.items()}))
+        threshold = task.thresholds.get(str(precision))
+        if threshold is not None:
+            answered = values["confidence"] >= threshold
+            share = float(answered.mean())
+            kept[str(precision)] = {"threshold": threshold, "answered": share, "precision": float(values["correct"][answered].mean()) if share else None}
+    comparisons = {n: intervals.paired(values["correct"], r, SEED).to_dict() for n, r in right.items()}
+    details = {"thresholds_chosen_on_validation": kept, "labels": len(task.labels)}
+    return Report(
+        str(artefact.folder.path), str(corpus.path), split, "classify", len(examples), tuple(figures), comparisons, decide(comparisons, True), details
+    )

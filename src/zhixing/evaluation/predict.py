@@ -1,0 +1,163 @@
+"""Rows in, the same rows out with answer, confidence and abstention: nothing is dropped, and an interrupted run goes on.
+
+Answers are appended to `.<out>.partial` beside the output, flushed piece by piece; a note beside it says for which model and input. The output
+takes its name when every row is answered. A row that cannot be read is kept, with an empty answer and the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from zhixing.core.config import fingerprint
+from zhixing.core.errors import DataError, UsageError
+from zhixing.core.files import read_json, sha256, sync_folder, write_json
+from zhixing.core.folder import MANIFEST
+from zhixing.core.log import quiet
+from zhixing.core.stop import Stop
+from zhixing.data.columns import find_text
+from zhixing.data.readers import Record, read
+from zhixing.tasks.artefact import Artefact, load
+
+PIECE = 2048  # rows answered and made durable at a time
+ADDED = ("answer", "confidence", "abstained", "problem")
+Tell = Callable[..., None]
+
+
+def predict_rows(
+    model: str | Path | Artefact,
+    source: str | Path,
+    out: str | Path,
+    *,
+    text: str | None = None,
+    precision: float | None = None,
+    tell: Tell = quiet,
+    force: bool = False,
+    stop: Stop | None = None,
+) -> dict[str, int]:
+    """Answer every row of a file or folder.
+
+    source     csv, tsv, jsonl or txt (one row a line), plain or compressed
+    out        .csv, .tsv or .jsonl
+    text       the column that holds the text; None: found by its name
+    precision  answers below the confidence that reached this precision on validation are marked as abstained; None: none is
+    return     {"rows": ..., "answered": ..., "abstained": ..., "problems": ...}
+
+    Raises UsageError when out exists, is of another form, or the model has no threshold for the precision.
+    """
+    out = Path(out)
+    if out.suffix not in (".csv", ".tsv", ".jsonl"):
+        raise UsageError("predict.form", path=str(out))
+    if os.path.lexists(out) and not force:
+        raise UsageError("output.exists", path=str(out))
+    if out.is_dir():
+        raise UsageError("output.not_ours", path=str(out))
+    artefact = model if isinstance(model, Artefact) else load(model)
+    if not hasattr(artefact.task, "thresholds"):
+        raise UsageError("predict.task", path=str(artefact.folder.path), task=artefact.task.name)
+    threshold = find_threshold(artefact, precision)
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    partial, note = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.partial.json")
+    identity = fingerprint([sha256(artefact.folder.path / MANIFEST), _identity(source), text, precision])
+    counts = {"rows": 0, "answered": 0, "abstained": 0, "problems": 0}
+    names: list[str] = []
+    size_bytes = 0
+    if partial.exists() and note.exists():
+        before = read_json(note)
+        if before["identity"] == identity:
+            counts, size_bytes, names = before["counts"], before["size_bytes"], before["names"]
+            tell("predict.resumed", rows=counts["rows"])
+    rows = itertools.islice(read(source, unit="line", tell=tell), counts["rows"], None)
+    with open(partial, "r+b" if size_bytes else "wb") as handle:
+        handle.truncate(size_bytes)
+        handle.seek(size_bytes)
+        for chunk in _chunks(rows):
+            column = find_text([r.value for r in chunk if r.reason is None], text, str(source)) if not isinstance(chunk[0].value, str) else None
+            answered = list(answer(artefact, chunk, column, threshold, counts))
+            handle.write(render(answered, out, names).encode("utf-8"))
+            handle.flush()
+            os.fsync(handle.fileno())
+            write_json(note, {"identity": identity, "counts": counts, "size_bytes": handle.tell(), "names": names})
+            tell("predict.progress", rows=counts["rows"])
+            if stop is not None:
+                stop.check()
+    os.replace(partial, out)
+    note.unlink(missing_ok=True)
+    sync_folder(out.absolute().parent)
+    return counts
+
+
+def find_threshold(artefact: Artefact, precision: float | None) -> float | None:
+    """Give the confidence below which to abstain; infinity when no confidence reached the precision on validation."""
+    if precision is None:
+        return None
+    known = artefact.task.thresholds
+    if str(precision) not in known:
+        raise UsageError("predict.precision", name=precision, among=sorted(known) or ["-"], path=str(artefact.folder.path))
+    value = known[str(precision)]
+    return float("inf") if value is None else float(value)
+
+
+def answer(artefact: Artefact, chunk: list[Record], column: str | None, threshold: float | None, counts: dict[str, int]) -> Iterator[dict[str, Any]]:
+    """Give each record's row with the answer beside it; counts is updated."""
+    readable = [record for record in chunk if record.reason is None]
+    contents = [record.value if column is None else record.value.get(column) for record in readable]
+    usable = [isinstance(each, str) and bool(each.strip()) for each in contents]
+    items = [artefact.task.encode({"text": each}, artefact.tokenizer) for each, good in zip(contents, usable, strict=True) if good]
+    answers = iter(artefact.task.answers(artefact.model, items, artefact.tokenizer))
+    fine = iter(usable)
+    for record in chunk:
+        counts["rows"] += 1
+        row = {"text": record.value} if isinstance(record.value, str) else dict(record.value or {})
+        added: dict[str, Any] = dict.fromkeys(ADDED, "")
+        if record.reason is not None:
+            added["problem"] = f"{record.path}:{record.line}: {record.reason}"
+        elif not next(fine):
+            added["problem"] = f"{record.path}:{record.line}: empty"
+        else:
+            found = next(answers)
+            abstained = threshold is not None and found.confidence < threshold
+            added |= {"answer": found.value, "confidence": round(found.confidence, 6), "abstained": abstained}
+            counts["abstained" if abstained else "answered"] += 1
+        counts["problems"] += bool(added["problem"])
+        yield row | {name if name not in row else f"zhixing_{name}": value for name, value in added.items()}
+
+
+def _chunks(rows: Iterator[Record]) -> Iterator[list[Record]]:
+    while chunk := list(itertools.islice(rows, PIECE)):
+        yield chunk
+
+
+def render(rows: list[dict[str, Any]], out: Path, names: list[str]) -> str:
+    """Write rows in the form that the output's name asks for; names, the columns, are settled by the first piece and kept.
+
+    Raises DataError when a later row of a table has a column that the first piece did not have.
+    """
+    text = io.StringIO()
+    if out.suffix == ".jsonl":
+        text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return text.getvalue()
+    found = list(dict.fromkeys(name for row in rows for name in row))
+    fresh = not names
+    if fresh:
+        names.extend(found)
+    if extra := set(found) - set(names):
+        raise DataError("predict.columns", column=sorted(extra)[0], path=str(out))
+    writer = csv.DictWriter(text, names, delimiter="\t" if out.suffix == ".tsv" else ",", lineterminator="\n", restval="")
+    if fresh:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _identity(source: str | Path) -> list[Any]:
+    path = Path(source)
+    if path.is_file():
+        return [str(path), sha256(path)]
+    return [str(path)]

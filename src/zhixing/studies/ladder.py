@@ -1,0 +1,194 @@
+"""The ladder: every era of language model on one corpus, one metric, one budget; where each overtakes the last; whatever the true order is.
+
+All rungs share one tokenizer. Each trained rung has the same budget of core-seconds, counted rungs take what counting takes, and the mixture is
+the decoder and the best counted model together, so its time is the sum. Choices are made on validation; the test split is scored once a rung.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zhixing.core.errors import UsageError
+from zhixing.core.files import read_json, sha256, write_json, write_text
+from zhixing.core.folder import MANIFEST, Folder, check_new, open_folder, seal
+from zhixing.core.log import quiet
+from zhixing.core.stop import Stop
+from zhixing.data.corpus import Corpus, open_corpus
+from zhixing.data.shards import shard
+from zhixing.evaluation.evaluate import SEED, Scored, score_text
+from zhixing.metrics import intervals
+from zhixing.studies.plot import Line, crossings, draw
+from zhixing.tasks.artefact import load
+from zhixing.training.train import mix_trained, train
+
+RUNGS = ("unigram", "ngram", "lstm", "qwen3", "mixture")
+COUNTED = {"unigram": {"model": "ngram", "order": 1}, "ngram": {"model": "ngram"}}
+DECODERS = ("qwen3", "llama")
+Tell = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One rung: its test bits per byte with interval, what it cost, and its curve on validation."""
+
+    name: str
+    bits_per_byte: float
+    low: float
+    high: float
+    nats_per_token: float
+    core_seconds: float
+    seconds: float
+    parameters: int
+    curve: tuple[tuple[float, float], ...]
+    against_last: dict[str, float] | None
+
+
+def compare(
+    corpus: str | Path,
+    out: str | Path,
+    core_seconds: float,
+    models: tuple[str, ...] = RUNGS,
+    settings: dict[str, Any] | None = None,
+    *,
+    tell: Tell = quiet,
+    force: bool = False,
+    stop: Stop | None = None,
+) -> Folder:
+    """Climb the ladder.
+
+    core_seconds  budget of each trained rung
+    models        names of rungs, from the oldest era to the newest; a mixture needs a decoder before it
+    out           a Comparison folder: table.md, table.json, plot.svg, rungs/<name>/ (Model folders); unfinished, it is continued
+    """
+    opened = open_corpus(corpus)
+    if opened.task != "language":
+        raise UsageError("ladder.task", path=str(opened.path), task=opened.task)
+    for name in models:
+        if name not in (*RUNGS, "llama"):
+            raise UsageError("ladder.rung", name=name, among=[*RUNGS, "llama"])
+    if "mixture" in models and not any(name in DECODERS for name in models[: models.index("mixture")]):
+        raise UsageError("ladder.mixture")
+    if not core_seconds > 0:
+        raise UsageError("settings.range", setting="core_seconds", value=core_seconds, origin="flag")
+    out = Path(out)
+    work = out.absolute().parent / f".{out.name}.ladder"
+    check_new(out, force)
+    work.mkdir(parents=True, exist_ok=True)
+    given = {"evaluations": 40, **(settings or {})}
+    scored: dict[str, Scored] = {}
+    rungs: list[Rung] = []
+    for place, name in enumerate(models):
+        tell("ladder.rung", name=name, place=place + 1, count=len(models))
+        folder = climb(opened, work, name, core_seconds, given, models, tell, stop)
+        artefact = load(folder.path)
+        scored[name] = score_text(artefact.model, artefact.tokenizer, opened, "test", tell)
+        previous = scored[models[place - 1]] if place else None
+        rungs.append(measure(opened, work, name, folder, scored[name], previous))
+        tell("ladder.scored", name=name, value=rungs[-1].bits_per_byte, core_seconds=rungs[-1].core_seconds)
+    return write(opened, out, work, rungs, core_seconds, force)
+
+
+def climb(
+    corpus: Corpus, work: Path, name: str, core_seconds: float, given: dict[str, Any], models: tuple[str, ...], tell: Tell, stop: Stop | None
+) -> Folder:
+    """Make one rung's Model folder, or open it when an earlier, interrupted run has made it for the same corpus."""
+    path = work / name
+    if (path / MANIFEST).exists():
+        folder = open_folder(path, "model")
+        same = folder.card["corpus"]["manifest_sha256"] == sha256(corpus.path / MANIFEST)
+        if same and folder.card.get("budget", core_seconds) == core_seconds:
+            return folder
+    only = {key: value for key, value in given.items() if key in ("tokenizer", "vocabulary", "seed", "threads")}
+    if name in COUNTED:
+        return train(corpus.path, path, {**only, **COUNTED[name]}, tell=tell, force=True, stop=stop)
+    if name == "mixture":
+        decoder = next(each for each in models if each in DECODERS)
+        return mix_trained(corpus.path, work / decoder, path, tell=tell, force=True)
+    return train(corpus.path, path, {**given, "model": name, "core_seconds": core_seconds}, tell=tell, force=False, stop=stop)
+
+
+def measure(corpus: Corpus, work: Path, name: str, folder: Folder, found: Scored, previous: Scored | None) -> Rung:
+    """Gather one rung's figures."""
+    spread = intervals.interval_of_ratio(found.bits, found.sizes, SEED)
+    nats = float(found.bits.sum()) * math.log(2) / len(found.logs)
+    gap = intervals.paired(found.bits, previous.bits, SEED, found.sizes).to_dict() if previous is not None else None
+    measured = folder.card["measured"]
+    parameters = folder.card.get("parameters") or sum(_sizes(folder.path / "model.safetensors"))
+    curve = curve_of(corpus, folder)
+    return Rung(name, spread.value, spread.low, spread.high, nats, measured["core_seconds"], measured["seconds"], parameters, curve, gap)
+
+
+def _sizes(weights: Path) -> list[int]:
+    """Give the number of values of each tensor of a weights file, from its header."""
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="np") as handle:
+        return [math.prod(handle.get_slice(name).get_shape()) for name in handle.keys()]  # noqa: SIM118 - not a dict
+
+
+def curve_of(corpus: Corpus, folder: Folder) -> tuple[tuple[float, float], ...]:
+    """Give (core-seconds, validation bits per byte) of a rung: its diary's evaluations, or the one point of a counted model."""
+    if not corpus.counts.get("validation"):
+        return ()
+    artefact = load(folder.path)
+    piece = shard(corpus, artefact.tokenizer, "validation")
+    factor = (len(piece.tokens) - 1) / (math.log(2) * piece.size_bytes)
+    diary = folder.path / "run.jsonl"
+    if folder.card["model"] not in ("ngram", "mixture") and diary.exists():
+        entries = [json.loads(line) for line in diary.read_text(encoding="utf-8").splitlines()]
+        return tuple((each["core_seconds"], each["validation"] * factor) for each in entries if "validation" in each)
+    chosen = folder.card.get("chosen", {})
+    nats = chosen.get("validation_nats")
+    if isinstance(nats, dict):
+        nats = nats[str(chosen["order"])]
+    return ((folder.card["measured"]["core_seconds"], nats * factor),) if nats is not None else ()
+
+
+def write(corpus: Corpus, out: Path, work: Path, rungs: list[Rung], core_seconds: float, force: bool) -> Folder:
+    """Write the table and the plot, and give the folder its name."""
+    from zhixing.core.folder import replace
+
+    lines = [Line(rung.name, rung.curve) for rung in rungs if rung.curve]
+    passed = [each for each in crossings(lines)]
+    table = {
+        "corpus": str(corpus.path),
+        "core_seconds": core_seconds,
+        "rungs": [rung.__dict__ for rung in rungs],
+        "overtakes": [each.__dict__ for each in passed],
+    }
+    write_json(work / "table.json", table)
+    write_text(work / "table.md", as_text(rungs, lines))
+    if lines:
+        title = f"{corpus.path.name}: bits per byte against core-seconds (validation)"
+        write_text(work / "plot.svg", draw(lines, title, "core-seconds", "bits per byte"))
+    held = work / "rungs"
+    held.mkdir(exist_ok=True)
+    for rung in rungs:
+        (work / rung.name).rename(held / rung.name)
+    card = {"corpus": {"path": str(corpus.path), "manifest_sha256": sha256(corpus.path / MANIFEST)}, "core_seconds": core_seconds}
+    folder = seal(work, "comparison", card)
+    check_new(out, force)
+    replace(work, out)
+    return Folder(out, "comparison", folder.card)
+
+
+def as_text(rungs: list[Rung], lines: list[Line]) -> str:
+    """Give the table in Markdown, best first, and the points where each rung overtakes another."""
+    rows = ["| model | test bits per byte | 95 % interval | nats per token | core-seconds | parameters |", "|---|---|---|---|---|---|"]
+    for rung in sorted(rungs, key=lambda each: each.bits_per_byte):
+        rows.append(
+            f"| {rung.name} | {rung.bits_per_byte:.4f} | {rung.low:.4f} .. {rung.high:.4f} | {rung.nats_per_token:.4f} "
+            f"| {rung.core_seconds:.1f} | {rung.parameters:,} |"
+        )
+    rows += ["", *(f"- {c.winner} < {c.loser}: {c.x:.0f} core-seconds ({c.y:.4f})" for c in crossings(lines)), ""]
+    return "\n".join(rows)
+
+
+def read_table(path: str | Path) -> dict[str, Any]:
+    """Read the table of a Comparison folder."""
+    return read_json(open_folder(path, "comparison").path / "table.json")

@@ -1,0 +1,323 @@
+"""The loop, its gradients and its checkpoints: exact accumulation, keyed randomness, refusal of what is not finite, resuming to the bit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from zhixing.core.errors import DataError, RunError, UsageError
+from zhixing.core.log import RunLog
+from zhixing.core.stop import Stop, Stopped
+from zhixing.data.stream import Windows
+from zhixing.models import catalog
+from zhixing.objectives.loss import Batch, Loss, Term
+from zhixing.objectives.tokens import IGNORED, NextToken
+from zhixing.training import budget, optim, trainer
+from zhixing.training.checkpoint import Checkpoints, State, model_tensors
+from zhixing.training.gradients import Gradients
+from zhixing.training.settings import PLANS, TrainSettings, read_recipe, settle
+
+VOCABULARY = 29
+FORM = {
+    "model_type": "qwen3", "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "max_position_embeddings": 12, "dropout": 0.1,
+}  # fmt: skip
+
+
+def model(seed: int = 0, **changes: Any) -> nn.Module:
+    """Build a very small decoder whose output head is not zero any more."""
+    torch.manual_seed(seed)
+    made = catalog.build({**FORM, **changes})
+    with torch.no_grad():
+        for p in made.parameters():
+            p.add_(torch.randn_like(p) * 0.02)
+    return made
+
+
+def stream(seed: int = 3, batch: int = 8) -> Windows:
+    """Give windows of a seeded random text."""
+    return Windows(np.random.default_rng(seed).integers(5, VOCABULARY, 2000), batch, 12, seed)
+
+
+def masked(batch: dict[str, Any]) -> Batch:
+    """Give a batch whose rows have very different numbers of targets."""
+    tensors = trainer.to_tensors(batch, torch.device("cpu"))
+    targets = tensors["targets"].clone()
+    for row in range(len(targets)):
+        targets[row, : (row * 3) % 12] = IGNORED
+    return {**tensors, "targets": targets}
+
+
+def gradient(batches: list[Batch], objective: Any = None) -> dict[str, torch.Tensor]:
+    """Give the gradients of one step over micro-batches."""
+    made = model(dropout=0.0)
+    gradients = Gradients(made, objective or NextToken(), "fp32", 0)
+    gradients.begin(batches)
+    for micro, batch in enumerate(batches):
+        gradients.add(batch, 0, micro)
+    gradients.finish()
+    return {name: p.grad.clone() for name, p in made.named_parameters()}
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """Cut a batch into micro-batches of rows."""
+    return [dict(zip(batch, rows, strict=True)) for rows in zip(*(value.chunk(parts) for value in batch.values()), strict=True)]
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Give the largest difference relative to the largest gradient."""
+    return max(float((a[name] - b[name]).abs().max() / a[name].abs().max()) for name in a)
+
+
+class MeanOfMeans(NextToken):
+    """The common fault: each micro-batch divided by its own count, then averaged."""
+
+    def weights(self, batch: Batch) -> dict[str, float]:
+        return {"nats": 1.0}
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+        (term,) = NextToken()(model, batch)
+        return (Term("nats", term.total / NextToken().weights(batch)["nats"]),)
+
+
+def test_micro_batches_equal_one_batch() -> None:
+    whole = masked(stream().batch(0))
+    assert distance(gradient([whole]), gradient(split(whole, 4))) < 1e-5
+
+
+def test_mean_of_means_is_caught() -> None:
+    whole = masked(stream().batch(0))
+    with pytest.raises(AssertionError):
+        assert distance(gradient([whole], MeanOfMeans()), gradient(split(whole, 4), MeanOfMeans())) < 1e-5
+
+
+def test_loss_is_the_mean_over_targets() -> None:
+    made = model(dropout=0.0)
+    batch = masked(stream().batch(1))
+    value = trainer.measure(made, NextToken(), [batch])
+    with torch.no_grad():
+        from zhixing.layers.kinds import Inputs
+
+        logs = made.logits(made.states(Inputs(batch["tokens"]))).log_softmax(-1)
+    chosen = [
+        float(-logs[row, t, batch["targets"][row, t]]) for row in range(8) for t in range(12) if batch["targets"][row, t] != IGNORED
+    ]
+    assert value == pytest.approx(sum(chosen) / len(chosen), rel=1e-6)
+    assert trainer.measure(made, NextToken(), split(batch, 4)) == pytest.approx(value, rel=1e-6)
+
+
+def test_chunked_vocabulary_equals_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = masked(stream().batch(0))
+    whole = gradient([batch])
+    monkeypatch.setattr("zhixing.objectives.tokens.CHUNK_LOGITS", VOCABULARY * 7)
+    assert distance(whole, gradient([batch])) < 1e-5
+
+
+def go(path: Path, pace: trainer.Pace, *, stop: Stop | None = None, validate: Any = None, objective: Any = None) -> tuple[nn.Module, Any, State]:
+    """Run, or go on with, a training in a folder."""
+    made = model()
+    settings = TrainSettings(optimizer="muon", weight_decay=0.1)
+    optimizer = optim.build(made, settings, low_precision=False)
+    path.mkdir(exist_ok=True)
+    checkpoints = Checkpoints(path)
+    newest = checkpoints.newest()
+    state = checkpoints.load(newest, made, optimizer) if newest is not None else State()
+    log = RunLog(path / "run.jsonl", state.step)
+    try:
+        state = trainer.run(
+            made, objective or NextToken(), stream(), pace, optimizer, seed=7, checkpoints=checkpoints, log=log, state=state, validate=validate, stop=stop,
+        )  # fmt: skip
+    finally:
+        log.close()
+    return made, optimizer, state
+
+
+class StopAfter(Stop):
+    """A stop that is asked for at the n-th poll."""
+
+    def __init__(self, polls: int) -> None:
+        super().__init__()
+        self.polls = polls
+
+    def __bool__(self) -> bool:
+        self.polls -= 1
+        if self.polls < 0:
+            self.number = 15
+        return self.number is not None
+
+
+def test_stop_and_resume_is_uninterrupted_to_the_bit(tmp_path: Path) -> None:
+    pace = trainer.Pace(30, accumulate=2, save_every=11)
+    whole, whole_optimizer, _ = go(tmp_path / "whole", pace)
+    with pytest.raises(Stopped):
+        go(tmp_path / "broken", pace, stop=StopAfter(17))
+    again, again_optimizer, state = go(tmp_path / "broken", pace)
+    assert state.step == 30
+    for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    first, second = whole_optimizer.tensors(), again_optimizer.tensors()
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_dropout_depends_on_the_step_only() -> None:
+    made = model(dropout=0.3)
+    batch = trainer.to_tensors(stream().batch(0), torch.device("cpu"))
+
+    def value(step: int) -> float:
+        gradients = Gradients(made, NextToken(), "fp32", 0)
+        gradients.begin([batch])
+        made.train()
+        gradients.add(batch, step, 0)
+        return gradients.finish()["nats"]
+
+    first, other = value(4), value(5)
+    torch.rand(17)
+    assert value(4) == first != other
+
+
+class NotFinite(NextToken):
+    """An objective that breaks at will."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+        (term,) = NextToken()(model, batch)
+        return (Term("nats", term.total * math.nan),)
+
+
+def test_loss_that_is_not_finite_never_updates(tmp_path: Path) -> None:
+    before = model_tensors(model())
+    with pytest.raises(RunError) as caught:
+        go(tmp_path / "run", trainer.Pace(50), objective=NotFinite())
+    assert caught.value.code == "train.not_finite"
+    assert not (tmp_path / "run" / "checkpoints" / "00000020").exists()
+    made = model()
+    gradients = Gradients(made, NotFinite(), "fp32", 0)
+    optimizer = optim.build(made, TrainSettings(), low_precision=False)
+    batch = trainer.to_tensors(stream().batch(0), torch.device("cpu"))
+    _, _, updated = trainer.update(gradients, made, optimizer, [batch], 0, trainer.Pace(10))
+    assert not updated
+    assert all(torch.equal(before[name], value) for name, value in model_tensors(made).items())
+
+
+def test_step_without_targets_is_skipped_and_said() -> None:
+    made = model()
+    optimizer = optim.build(made, TrainSettings(), low_precision=False)
+    batch = trainer.to_tensors(stream().batch(0), torch.device("cpu"))
+    batch["targets"] = torch.full_like(batch["targets"], IGNORED)
+    _, _, updated = trainer.update(Gradients(made, NextToken(), "fp32", 0), made, optimizer, [batch], 0, trainer.Pace(10))
+    assert not updated
+
+
+def test_early_stop_and_best(tmp_path: Path) -> None:
+    values = iter([3.0, 2.0, 2.5, 2.6, 2.7, 1.0])
+    _, _, state = go(tmp_path / "run", trainer.Pace(60, evaluate_every=5, patience=3), validate=lambda: next(values))
+    assert (state.finished, state.best_step, state.step) == (True, 10, 25)
+    assert Checkpoints(tmp_path / "run").at(10).exists()
+
+
+def test_damaged_checkpoint_is_set_aside(tmp_path: Path) -> None:
+    told: list[str] = []
+    go(tmp_path / "run", trainer.Pace(20, save_every=5))
+    checkpoints = Checkpoints(tmp_path / "run", lambda code, **values: told.append(code))
+    newest = checkpoints.newest()
+    assert newest == 20
+    weights = checkpoints.at(20) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 4
+    weights.write_bytes(bytes(content))
+    assert checkpoints.newest() == 15
+    assert told == ["train.damaged"]
+    assert not checkpoints.at(20).exists()
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    go(tmp_path / "run", trainer.Pace(2))
+    other = catalog.build({**FORM, "num_hidden_layers": 1})
+    with pytest.raises(DataError):
+        Checkpoints(tmp_path / "run").load(2, other)
+
+
+def test_rate_rises_stays_and_falls() -> None:
+    shares = [optim.share_of_rate(step, 100, 0.1, 0.5) for step in range(100)]
+    assert shares[0] == pytest.approx(0.1) and shares[9] == shares[49] == 1.0
+    assert shares[99] == pytest.approx(0.02) and all(a >= b for a, b in zip(shares[50:], shares[51:], strict=False))
+
+
+def test_muon_orthogonalises() -> None:
+    torch.manual_seed(0)
+    for shape in ((3, 24, 40), (2, 40, 24)):
+        singular = torch.linalg.svdvals(optim.orthogonalize(torch.randn(shape), low_precision=False))
+        assert 0.5 < float(singular.min()) and float(singular.max()) < 1.3
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    text = np.tile(np.arange(5, 17), 300)
+    made = model()
+    optimizer = optim.build(made, TrainSettings(learning_rate=0.01, weight_decay=0.0), low_precision=False)
+    log = RunLog(tmp_path / "run.jsonl")
+    source = Windows(text, 8, 12, 0)
+    held = [source.batch(step) for step in range(3)]
+    before = trainer.measure(made, NextToken(), held)
+    trainer.run(made, NextToken(), source, trainer.Pace(60), optimizer, seed=0, checkpoints=Checkpoints(tmp_path), log=log)
+    log.close()
+    assert trainer.measure(made, NextToken(), held) < 0.5 < 2.0 < before
+
+
+# ---- settings and budget
+
+
+def test_settings_layers_and_origins() -> None:
+    settled = settle("language", {"batch": 4})
+    assert (settled.value.model, settled.value.batch, settled.origins["batch"], settled.origins["width"]) == ("qwen3", 4, "flag", "dial")
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        ({"model": "qwem3"}, "settings.model"),
+        ({"sise": "small"}, "settings.unknown"),
+        ({"size": "giant"}, "settings.choice"),
+        ({"steps": -1}, "settings.range"),
+        ({"learning_rate": 0.0}, "settings.range"),
+        ({"dropout": 1.5}, "settings.dropout"),
+        ({"steps": 5, "minutes": 1.0}, "settings.lengths"),
+        ({"heads": 3, "width": 64}, "settings.heads"),
+        ({"heads": 4, "groups": 3, "width": 64}, "settings.groups"),
+        ({"batch": 10, "accumulate": 3}, "settings.accumulate"),
+        ({"batch": "many"}, "settings.type"),
+    ],
+)
+def test_wrong_settings_are_refused(flags: dict[str, Any], code: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        settle("language", flags)
+    assert caught.value.code == code
+    assert caught.value.text("zh") != caught.value.text("en")
+
+
+def test_recipe_weaker_than_flag(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('size = "tiny"\nbatch = 6\nsteps = 9\n', encoding="utf-8")
+    settled = settle("language", {"steps": 3}, str(recipe))
+    assert (settled.value.batch, settled.value.steps, settled.origins["batch"]) == (6, 3, "recipe")
+    assert settled.value.width == PLANS["qwen3"]["tiny"]["width"]
+    with pytest.raises(UsageError):
+        read_recipe("no_such_recipe")
+    recipe.write_text("batch = = 6", encoding="utf-8")
+    with pytest.raises(DataError):
+        read_recipe(str(recipe))
+
+
+def test_length_in_time_becomes_steps() -> None:
+    cost = budget.Estimate(0.5, 1.0, 1 << 28)
+    assert budget.length(TrainSettings(steps=12), cost, 100, 1000, (0.0, 0.0)) == 12
+    by_minutes = budget.length(TrainSettings(minutes=1.0), cost, 100, 1000, (10.0, 0.0))
+    assert by_minutes == int((60 * 0.94 - 10) / (0.5 * 1.08))
+    by_core = budget.length(TrainSettings(core_seconds=60.0), cost, 100, 1000, (0.0, 10.0))
+    assert by_core == int((60 * 0.94 - 10) / (1.0 * 1.08))
+    assert budget.length(replace(TrainSettings(), epochs=3.0), cost, 100, 1000, (0.0, 0.0)) == 30
