@@ -163,3 +163,36 @@ def test_compare_ends_with_a_table_and_a_plot(corpus: Path, place: Path, capsys:
     rungs = {each["name"]: each["bits_per_byte"] for each in json.loads(out)["rungs"]}
     assert rungs["ngram"] < rungs["unigram"]
     assert "comparison" in ask(capsys, "show", place / "ladder")[0]
+
+
+def test_the_best_model_is_found_within_the_time(corpus: Path, classifier: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Twelve seconds are too few for a neural candidate: the counted ones compete, in a moment."""
+    for source, out, figure in ((corpus, place / "best-text", "bits_per_byte"), (place / "table", place / "best-rows", "accuracy")):
+        made, err = ask(capsys, "train", source, out, "--best", "--minutes", 0.2)
+        assert made == f"{out}\n" and "The winner is" in err
+        card = json.loads((out / "card.json").read_text(encoding="utf-8"))
+        assert card["best"]["figure"] == figure and card["best"]["winner"] == card["best"]["candidates"][0]["name"]
+        figures = {each["name"]: each["value"] for each in json.loads(ask(capsys, "evaluate", out, source, "--json")[0])["figures"]}
+        assert figures[figure] > 0.9
+        assert not list(place.glob(".best-*"))
+    words = ("predict", place / "best-rows", place / "rows.csv", place / "best.jsonl", "--text", "review")
+    out, _ = ask(capsys, *words, "--precision", 0.98, "--json")
+    assert json.loads(out)["answered"] > 300
+
+
+def test_a_saved_classifier_is_the_fitted_one(tmp_path: Path) -> None:
+    """Its weights are the transpose of what was counted: what is written must be their values, not their memory."""
+    import numpy as np
+
+    from zhixing.models.bag import Bag
+    from zhixing.tasks import artefact
+    from zhixing.tasks.classify import Classify
+
+    texts = ["good day", "good book", "bad day", "bad book"] * 3
+    for method in ("naive_bayes", "logistic"):
+        model = Bag.fit(texts, np.array([0, 0, 1, 1] * 3), 2, method)
+        (tmp_path / method).mkdir()
+        artefact.write(tmp_path / method, Classify(("down", "up")), model, None)
+        config = json.loads((tmp_path / method / "config.json").read_text(encoding="utf-8"))
+        again = artefact.restore(config, tmp_path / method / "model.safetensors", None)
+        assert np.array_equal(again.weights, model.weights) and np.array_equal(again.probabilities(texts), model.probabilities(texts))

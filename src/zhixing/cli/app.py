@@ -54,10 +54,21 @@ def parse(verb: str, words: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, A
     app = App(name=f"zhixing {verb}", help_flags=[], version_flags=[], default_parameter=spelling, result_action="return_value")
     app.default(function)
     try:
-        _, bound, _ = app.parse_args(list(words), exit_on_error=False, print_error=False)
+        _, bound, _ = app.parse_args(join_dashes(words), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise from_parser(error, verb, words) from None
     return bound.args, bound.kwargs
+
+
+def join_dashes(words: Sequence[str]) -> list[str]:
+    """Write a flag and the lone dash after it as one word: the parser takes a dash, which is stdin, for another flag."""
+    joined: list[str] = []
+    for word in words:
+        if word == "-" and joined and joined[-1].startswith("--") and joined[-1] != "--" and "=" not in joined[-1]:
+            joined[-1] += "=-"
+        else:
+            joined.append(word)
+    return joined
 
 
 def run(words: Sequence[str]) -> None:

@@ -74,11 +74,13 @@ def translate(error: BaseException) -> ZhixingError | None:
         if error.errno in FULL:
             return RunError("run.disk_full", path=path, problem=problem)
         return RunError("run.denied" if error.errno in DENIED else "run.system", path=path, problem=problem)
+    if isinstance(error, UnicodeEncodeError) and error.encoding.lower() == (sys.stdout.encoding or "").lower():
+        return RunError("run.letters", encoding=error.encoding, letter=ascii(error.object[error.start]))
     words = str(error)
     if isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
         return RunError("run.memory")
-    # Weights are written by a library that wraps the system's error into its own.
-    if type(error).__name__ == "SafetensorError" and "os error 28" in words:
+    # Checkpoints are written by a library that wraps the system's error into its own.
+    if type(error).__name__ == "SafetensorError" and any(f"os error {number})" in words for number in FULL):
         return RunError("run.disk_full", path="-", problem=words)
     return None
 

@@ -73,7 +73,7 @@ def gather(prompt: list[str] | None, source: str | None) -> list[str]:
     if source is not None:
         try:
             words = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             raise DataError("file.missing", path=source) from None
         except UnicodeDecodeError as error:
             raise DataError("file.not_utf8", path=source, position=error.start) from None

@@ -33,15 +33,27 @@ class Folder:
     card: dict[str, Any]
 
 
-def check_new(path: str | Path, force: bool = False) -> Path:
-    """Refuse an output that would overwrite something, unless forced; force only ever replaces a folder of ours."""
+def check_place(path: str | Path) -> Path:
+    """Refuse an output that cannot be made, or that would lie inside a finished folder of ours and so damage it."""
     path = Path(path)
-    parent = path.absolute().parent
-    for above in (parent, *parent.parents):
-        if above.exists():
-            if not above.is_dir():
-                raise UsageError("output.parent_is_file", path=str(path), parent=str(above))
-            break
+    parents = path.absolute().parents
+    nearest = next(each for each in parents if each.exists())
+    if not nearest.is_dir():
+        raise UsageError("output.parent_is_file", path=str(path), parent=str(nearest))
+    for each in parents:
+        if (each / CARD).exists() and (each / MANIFEST).exists():
+            raise UsageError("output.inside", path=str(path), folder=str(each))
+    return path
+
+
+def check_new(path: str | Path, force: bool = False, source: str | Path | None = None) -> Path:
+    """Refuse an output that would overwrite something, unless forced; force only ever replaces a folder of ours.
+
+    source  the folder that the output is made from; it is never replaced
+    """
+    path = check_place(path)
+    if source is not None and path.resolve() == Path(source).resolve():
+        raise UsageError("output.is_source", path=str(path))
     if not os.path.lexists(path):
         return path
     if not force:
@@ -56,9 +68,9 @@ def _files(path: Path) -> list[str]:
     found = []
     for root, folders, names in os.walk(path):
         here = Path(root)
-        if here == path:
+        if here == path or MANIFEST in names:  # a folder of ours inside another keeps its own working folders
             folders[:] = [name for name in folders if name not in OUTSIDE]
-        for name in names:
+        for name in [*names, *(each for each in folders if (here / each).is_symlink())]:
             relative = (here / name).relative_to(path).as_posix()
             if relative != MANIFEST:
                 found.append(relative)
@@ -68,6 +80,8 @@ def _files(path: Path) -> list[str]:
 def seal(path: str | Path, kind: str, card: dict[str, Any]) -> Folder:
     """Write a folder's card and then its manifest: from here on it is finished and protected."""
     path = Path(path)
+    for half in path.glob(".*.tmp"):
+        half.unlink()  # what a kill left in the middle of a write
     full = {"format": FORMAT, "kind": kind, **card}
     write_json(path / CARD, full)
     entries = {name: {"sha256": sha256(path / name), "size_bytes": (path / name).stat().st_size} for name in _files(path)}
@@ -84,18 +98,31 @@ def create(path: str | Path, kind: str, card: dict[str, Any], force: bool = Fals
     Raises UsageError when the place is taken and force is not given.
     """
     path = check_new(path, force)
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    stale = sorted(path.absolute().parent.glob(f".{path.name}.*.building"))
-    for each in stale:
-        shutil.rmtree(each, ignore_errors=True)
-    building = path.absolute().parent / f".{path.name}.{os.getpid()}.building"
-    building.mkdir()
+    with above(path):
+        for stale in sorted(path.absolute().parent.glob(f".{path.name}.*.building")):
+            shutil.rmtree(stale, ignore_errors=True)
+        building = path.absolute().parent / f".{path.name}.{os.getpid()}.building"
+        building.mkdir()
+        try:
+            yield building
+            seal(building, kind, card)
+            replace(building, path)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def above(path: str | Path) -> Iterator[None]:
+    """Make the folders above a place; when the block fails, those that were made for it go again."""
+    made = [each for each in Path(path).absolute().parents if not each.exists()]  # the innermost first
+    Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield building
-        seal(building, kind, card)
-        replace(building, path)
+        yield
     except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
+        with contextlib.suppress(OSError):  # one of them holds something by now
+            for each in made:
+                each.rmdir()
         raise
 
 
@@ -116,9 +143,9 @@ def verify(path: Path) -> dict[str, Any]:
     if not (path / MANIFEST).exists():
         raise DataError("folder.unfinished", path=str(path))
     manifest = read_json(path / MANIFEST)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise DataError("file.not_json", path=str(path / MANIFEST), problem="no table of files")
-    if int(manifest.get("format", 0)) > FORMAT:
+    if flaw := _flaw(manifest):
+        raise DataError("file.not_json", path=str(path / MANIFEST), problem=flaw)
+    if manifest["format"] > FORMAT:
         raise DataError("folder.newer", path=str(path), format=manifest["format"], known=FORMAT)
     present = set(_files(path))
     for name, entry in manifest["files"].items():
@@ -130,6 +157,18 @@ def verify(path: Path) -> dict[str, Any]:
     if added:
         raise DataError("folder.file_added", path=str(path), file=added[0])
     return manifest
+
+
+def _flaw(manifest: Any) -> str | None:
+    """Say what a manifest that is JSON lacks to be one of ours; None: nothing."""
+    if not isinstance(manifest, dict) or set(manifest) != {"format", "kind", "files"} or not isinstance(manifest["files"], dict):
+        return "no table of files"
+    if type(manifest["format"]) is not int or manifest["format"] < 1:
+        return f"format {manifest['format']}"
+    if CARD not in manifest["files"]:
+        return f"no {CARD}"
+    wrong = [name for name, entry in manifest["files"].items() if not isinstance(entry, dict) or set(entry) != {"sha256", "size_bytes"}]
+    return f"files, {wrong[0]}" if wrong else None
 
 
 def open_folder(path: str | Path, kind: str | None = None) -> Folder:
@@ -145,8 +184,10 @@ def open_folder(path: str | Path, kind: str | None = None) -> Folder:
         raise UsageError("folder.not_folder", path=str(path))
     if not (path / CARD).exists() and not (path / MANIFEST).exists():
         raise UsageError("folder.unfinished_run" if (path / "run.json").exists() else "folder.not_ours", path=str(path))
-    verify(path)
+    manifest = verify(path)
     card = read_json(path / CARD)
+    if card.get("kind") != manifest["kind"]:
+        raise DataError("file.not_json", path=str(path / MANIFEST), problem=f"kind {manifest['kind']}")
     if kind is not None and card.get("kind") != kind:
         raise UsageError("folder.wrong_kind", path=str(path), kind=card.get("kind"), wanted=kind)
     return Folder(path, card["kind"], card)

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from zhixing.core.files import write_text
+
 
 def quiet(code: str, /, **values: Any) -> None:
     """Tell nothing: the default for every `tell`."""
@@ -29,9 +31,8 @@ class RunLog:
                     continue  # a line that a kill cut in half
                 if entry.get("step", 0) <= step:
                     kept.append(line)
-        self._handle = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._handle.writelines(line + "\n" for line in kept)
-        self._handle.flush()
+        write_text(self.path, "".join(line + "\n" for line in kept))
+        self._handle = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
 
     def write(self, **entry: Any) -> None:
         """Append one entry."""

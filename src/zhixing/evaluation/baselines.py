@@ -14,17 +14,23 @@ Tell = Callable[..., None]
 MAJORITY, LINEAR, BAYES, UNIGRAM, COUNTED = "majority", "logistic", "naive_bayes", "unigram", "kneser_ney"
 
 
-def language_rivals(corpus: Corpus, tokenizer: Any, tokens: np.ndarray, family: str, tell: Tell) -> dict[str, np.ndarray]:
+def fitted_on(corpus: Corpus, split: str) -> tuple[str, ...]:
+    """Name the splits that rivals learn from: training, and validation unless that is what is scored."""
+    return ("train", "validation") if corpus.counts.get("validation") and split != "validation" else ("train",)
+
+
+def language_rivals(corpus: Corpus, tokenizer: Any, tokens: np.ndarray, split: str, family: str, tell: Tell) -> dict[str, np.ndarray]:
     """Score a text by the unigram and by the best-order n-gram, counted on training and validation with the model's own tokenizer.
 
     tokens  (N,) int
+    split   where the tokens come from: validation is not counted when it is what is scored
     family  of the model judged: an n-gram is no rival of itself
     return  {name: (N-1,) float64 log-probabilities in nats}
     """
     from zhixing.models.ngram import NGram, best_order
 
     train = shard(corpus, tokenizer, "train", tell).tokens
-    held = shard(corpus, tokenizer, "validation", tell).tokens if corpus.counts.get("validation") else None
+    held = shard(corpus, tokenizer, "validation", tell).tokens if "validation" in fitted_on(corpus, split) else None
     both = np.asarray(train) if held is None else np.concatenate([train, held[1:]])
     size, end = tokenizer.vocabulary_size, tokenizer.end_id
     scores = {UNIGRAM: NGram.count(both, size, 1, end).score(tokens)}
@@ -35,15 +41,16 @@ def language_rivals(corpus: Corpus, tokenizer: Any, tokens: np.ndarray, family: 
     return scores
 
 
-def class_rivals(corpus: Corpus, task: Any, texts: list[str], family: str, tell: Tell) -> dict[str, np.ndarray]:
+def class_rivals(corpus: Corpus, task: Any, texts: list[str], split: str, family: str, tell: Tell) -> dict[str, np.ndarray]:
     """Answer texts by the most frequent label and by a linear model of hashed n-grams at its default prior.
 
+    split   where the texts come from: validation is not fitted when it is what is scored
     return  {name: (B, labels) float64 probabilities}
     """
     from zhixing.models.bag import Bag
 
     index = {label: place for place, label in enumerate(task.labels)}
-    rows = [row for split in ("train", "validation") if corpus.counts.get(split) for row in corpus.examples(split) if row["label"] in index]
+    rows = [row for part in fitted_on(corpus, split) for row in corpus.examples(part) if row["label"] in index]
     labels = np.array([index[row["label"]] for row in rows])
     shares = np.bincount(labels, minlength=len(index)) / len(labels)  # (labels,)
     found = {MAJORITY: np.tile(shares, (len(texts), 1))}

@@ -74,9 +74,9 @@ def token_bytes(tokenizer: Any, tokens: np.ndarray) -> np.ndarray:
 class Scored:
     """A text scored by a model.
 
-    logs    (N,) float64   log p of each token, in nats
-    bits    (U,) float64   bits of each unit of the bootstrap; sizes: (U,) int, its bytes
-    starts  (U,) int       where each unit begins among the tokens
+    logs    (N,) float64       log p of each token, in nats
+    bits    (units,) float64   bits of each unit of the bootstrap; sizes: (units,) int, its bytes
+    starts  (units,) int       where each unit begins among the tokens
     """
 
     tokens: np.ndarray
@@ -112,7 +112,7 @@ def score_text(model: Any, tokenizer: Any, corpus: Corpus, split: str, tell: Tel
 def judge_language(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
     """Score a language model over a split's whole text."""
     found = score_text(artefact.model, artefact.tokenizer, corpus, split, tell)
-    others = language_rivals(corpus, artefact.tokenizer, found.tokens, artefact.family, tell) if rivals else {}
+    others = language_rivals(corpus, artefact.tokenizer, found.tokens, split, artefact.family, tell) if rivals else {}
     logs, size_bytes = found.logs, found.size_bytes
     spread = intervals.interval_of_ratio(found.bits, found.sizes, SEED)
     counts = texts.blocks(np.ones_like(logs), found.starts)
@@ -144,7 +144,7 @@ def judge_classes(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, ri
     index = {label: place for place, label in enumerate(task.labels)}
     expected = np.array([index[each["label"]] for each in examples])
     predicted = np.array([index[each.value] for each in answers])
-    others = class_rivals(corpus, task, [each["text"] for each in examples], artefact.family, tell) if rivals else {}
+    others = class_rivals(corpus, task, [each["text"] for each in examples], split, artefact.family, tell) if rivals else {}
     right = {name: (p.argmax(1) == expected).astype(float) for name, p in others.items()}
 
     def macro(truth: np.ndarray, said: np.ndarray) -> float:
@@ -175,7 +175,8 @@ def judge_classes(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, ri
             share = float(answered.mean())
             kept[str(precision)] = {"threshold": threshold, "answered": share, "precision": float(values["correct"][answered].mean()) if share else None}
     comparisons = {n: intervals.paired(values["correct"], r, SEED).to_dict() for n, r in right.items()}
-    details = {"thresholds_chosen_on_validation": kept, "labels": len(task.labels)}
+    cut = 0 if artefact.tokenizer is None else sum(len(artefact.tokenizer.encode(each["text"])) > task.longest for each in examples)
+    details = {"thresholds_chosen_on_validation": kept, "labels": len(task.labels), "texts_not_read_to_the_end": cut}
     return Report(
         str(artefact.folder.path), str(corpus.path), split, "classify", len(examples), tuple(figures), comparisons, decide(comparisons, True), details
     )

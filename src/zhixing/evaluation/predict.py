@@ -18,10 +18,10 @@ from typing import Any
 from zhixing.core.config import fingerprint
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json, sha256, sync_folder, write_json
-from zhixing.core.folder import MANIFEST
+from zhixing.core.folder import MANIFEST, above, check_place
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
-from zhixing.data.columns import find_text
+from zhixing.data.columns import Columns, choose
 from zhixing.data.readers import Record, read
 from zhixing.tasks.artefact import Artefact, load
 
@@ -54,6 +54,7 @@ def predict_rows(
     out = Path(out)
     if out.suffix not in (".csv", ".tsv", ".jsonl"):
         raise UsageError("predict.form", path=str(out))
+    check_place(out)
     if os.path.lexists(out) and not force:
         raise UsageError("output.exists", path=str(out))
     if out.is_dir():
@@ -62,7 +63,6 @@ def predict_rows(
     if not hasattr(artefact.task, "thresholds"):
         raise UsageError("predict.task", path=str(artefact.folder.path), task=artefact.task.name)
     threshold = find_threshold(artefact, precision)
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
     partial, note = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.partial.json")
     identity = fingerprint([sha256(artefact.folder.path / MANIFEST), _identity(source), text, precision])
     counts = {"rows": 0, "answered": 0, "abstained": 0, "problems": 0}
@@ -70,23 +70,32 @@ def predict_rows(
     size_bytes = 0
     if partial.exists() and note.exists():
         before = read_json(note)
-        if before["identity"] == identity:
+        if before["identity"] == identity and partial.stat().st_size >= before["size_bytes"]:
             counts, size_bytes, names = before["counts"], before["size_bytes"], before["names"]
             tell("predict.resumed", rows=counts["rows"])
     rows = itertools.islice(read(source, unit="line", tell=tell), counts["rows"], None)
-    with open(partial, "r+b" if size_bytes else "wb") as handle:
-        handle.truncate(size_bytes)
-        handle.seek(size_bytes)
-        for chunk in _chunks(rows):
-            column = find_text([r.value for r in chunk if r.reason is None], text, str(source)) if not isinstance(chunk[0].value, str) else None
-            answered = list(answer(artefact, chunk, column, threshold, counts))
-            handle.write(render(answered, out, names).encode("utf-8"))
-            handle.flush()
-            os.fsync(handle.fileno())
-            write_json(note, {"identity": identity, "counts": counts, "size_bytes": handle.tell(), "names": names})
-            tell("predict.progress", rows=counts["rows"])
-            if stop is not None:
-                stop.check()
+    if not size_bytes:
+        note.unlink(missing_ok=True)  # of another model or input: it must not outlive the answers that it speaks of
+    with above(out):
+        try:
+            with open(partial, "r+b" if size_bytes else "wb") as handle:
+                handle.truncate(size_bytes)
+                handle.seek(size_bytes)
+                for chunk in _chunks(rows):
+                    answered = list(answer(artefact, chunk, find_columns(artefact, chunk, text), threshold, counts))
+                    handle.write(render(answered, out, names).encode("utf-8"))
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                    write_json(note, {"identity": identity, "counts": counts, "size_bytes": handle.tell(), "names": names})
+                    tell("predict.progress", rows=counts["rows"])
+                    if stop is not None:
+                        stop.check()
+        except BaseException as problem:
+            # Run again, the same words would meet the same fault: there is nothing to go on with.
+            if isinstance(problem, (UsageError, DataError)) or not note.exists():
+                partial.unlink(missing_ok=True)
+                note.unlink(missing_ok=True)
+            raise
     os.replace(partial, out)
     note.unlink(missing_ok=True)
     sync_folder(out.absolute().parent)
@@ -104,28 +113,36 @@ def find_threshold(artefact: Artefact, precision: float | None) -> float | None:
     return float("inf") if value is None else float(value)
 
 
-def answer(artefact: Artefact, chunk: list[Record], column: str | None, threshold: float | None, counts: dict[str, int]) -> Iterator[dict[str, Any]]:
+def find_columns(artefact: Artefact, chunk: list[Record], text: str | None) -> Columns:
+    """Settle where the rows' text stands: the column asked for, else as in the training corpus, else found by its name."""
+    value = next((record.value for record in chunk if record.reason is None), "")
+    if isinstance(value, str):
+        return Columns(None, None, None)
+    learned = artefact.folder.card.get("corpus", {}).get("columns", {})
+    if text is None and learned.get("form"):
+        return choose(list(value), "language", None, None, learned["form"])[1]
+    if text is None and learned.get("text") in value:
+        text = learned["text"]
+    return choose(list(value), "language", text, None, None)[1]
+
+
+def answer(artefact: Artefact, chunk: list[Record], columns: Columns, threshold: float | None, counts: dict[str, int]) -> Iterator[dict[str, Any]]:
     """Give each record's row with the answer beside it; counts is updated."""
-    readable = [record for record in chunk if record.reason is None]
-    contents = [record.value if column is None else record.value.get(column) for record in readable]
-    usable = [isinstance(each, str) and bool(each.strip()) for each in contents]
-    items = [artefact.task.encode({"text": each}, artefact.tokenizer) for each, good in zip(contents, usable, strict=True) if good]
+    read_out = [columns.example(record.value) if record.reason is None else (None, record.reason) for record in chunk]
+    items = [artefact.task.encode(example, artefact.tokenizer) for example, _ in read_out if example is not None]
     answers = iter(artefact.task.answers(artefact.model, items, artefact.tokenizer))
-    fine = iter(usable)
-    for record in chunk:
+    for record, (example, reason) in zip(chunk, read_out, strict=True):
         counts["rows"] += 1
-        row = {"text": record.value} if isinstance(record.value, str) else dict(record.value or {})
+        row = {"text": record.value} if isinstance(record.value, str) else dict(record.value or {columns.text or "text": record.excerpt})
         added: dict[str, Any] = dict.fromkeys(ADDED, "")
-        if record.reason is not None:
-            added["problem"] = f"{record.path}:{record.line}: {record.reason}"
-        elif not next(fine):
-            added["problem"] = f"{record.path}:{record.line}: empty"
+        if example is None:
+            added["problem"] = f"{record.path}:{record.line}: {reason}"
+            counts["problems"] += 1
         else:
             found = next(answers)
             abstained = threshold is not None and found.confidence < threshold
             added |= {"answer": found.value, "confidence": round(found.confidence, 6), "abstained": abstained}
             counts["abstained" if abstained else "answered"] += 1
-        counts["problems"] += bool(added["problem"])
         yield row | {name if name not in row else f"zhixing_{name}": value for name, value in added.items()}
 
 

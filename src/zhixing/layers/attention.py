@@ -14,6 +14,29 @@ from zhixing.core.errors import RunError
 from zhixing.layers.kinds import Inputs
 
 
+# Tokens up to which two plain products beat torch's flash kernel on a CPU in bfloat16: forward and backward of 4 heads over 4,096 tokens took
+# 9, 16 and 41 ms instead of 47, 51 and 55 at 64, 128 and 256 tokens a row (torch 2.13, one core).
+SHORT = 256
+
+
+def attend_short(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attend causally in short rows by two batched products; a group of queries is laid side by side against the key they share.
+
+    queries  (B, H, T, K) float
+    keys     (B, H', T, K) float
+    values   (B, H', T, K) float
+    return   (B, H, T, K) float
+    """
+    B, H, T, K = queries.shape
+    groups = keys.shape[1]
+    flat = (queries * K**-0.5).reshape(B * groups, H // groups * T, K)
+    scores = torch.bmm(flat, keys.reshape(B * groups, T, K).mT).view(B * groups, H // groups, T, T)
+    future = torch.ones(T, T, dtype=torch.bool, device=queries.device).triu(1)  # (T, T)
+    shares = scores.masked_fill_(future, float("-inf")).softmax(-1, dtype=queries.dtype)
+    mixed = torch.bmm(shares.view(B * groups, H // groups * T, T), values.reshape(B * groups, T, K))
+    return mixed.view(B, H, T, K)
+
+
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """Mix the values that each query may see.
 
@@ -24,6 +47,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
     return   (B, H, T, K) float
     """
     causal = mask is None and queries.shape[2] > 1
+    if causal and queries.dtype == torch.bfloat16 and queries.device.type == "cpu" and queries.shape[2] <= SHORT:
+        return attend_short(queries, keys, values)
     grouped = queries.shape[1] != keys.shape[1]
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 

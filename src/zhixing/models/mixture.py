@@ -69,6 +69,12 @@ class Mixture:
             raise UsageError("mixture.weights", shape=self.weights.shape, parts=len(self.parts))
 
     @property
+    def window(self) -> int | None:
+        """How far back the part with the shortest window may look; None: all the way."""
+        windows = [each for each in (getattr(part, "window", None) for part in self.parts) if each is not None]
+        return min(windows, default=None)
+
+    @property
     def config(self) -> MixtureConfig:
         """The configuration: those of the parts."""
         return MixtureConfig(tuple(catalog.config(part) for part in self.parts))

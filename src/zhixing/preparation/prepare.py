@@ -20,13 +20,13 @@ import zstandard
 
 from zhixing.core.errors import DataError, RunError, UsageError
 from zhixing.core.files import atomic, write_json
-from zhixing.core.folder import Folder, check_new, create, open_folder
+from zhixing.core.folder import CARD, MANIFEST, Folder, check_new, create, open_folder
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
+from zhixing.data.columns import Columns, choose
 from zhixing.data.readers import UNITS, Record, Source, excerpt, records, survey
 from zhixing.data.schema import Label, Schema, Text
 from zhixing.data.splits import SPLITS, cut, digest, split_of
-from zhixing.preparation.columns import Columns, choose
 
 TAIL_BELOW = 100  # documents: fewer are too few to be split whole, so each is cut
 LEAST_CHARACTERS = 200  # of a language corpus's training split; less is a mistake, not a corpus
@@ -147,6 +147,8 @@ def _inputs(source: str | Path, out: Path, settings: Prepare, tell: Callable[...
     for role, place, split in [*given, ("source", source, None)]:
         if place is None:
             continue
+        if (Path(place) / CARD).is_file() and (Path(place) / MANIFEST).is_file():
+            raise UsageError("prepare.ours", path=str(place))
         if Path(place).is_dir() and out.resolve().is_relative_to(Path(place).resolve()):
             raise UsageError("prepare.inside", out=str(out), source=str(place))
         inputs.append(Input(role, str(place), split, survey(place, encoding=settings.encoding, tell=tell)))

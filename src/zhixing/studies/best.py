@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from zhixing.core.config import fingerprint
 from zhixing.core.errors import DataError, UsageError
-from zhixing.core.files import read_json
+from zhixing.core.files import read_json, sha256, write_json
 from zhixing.core.folder import MANIFEST, Folder, check_new, open_folder, replace, seal
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
@@ -28,6 +29,7 @@ from zhixing.metrics import intervals
 from zhixing.tasks.artefact import Artefact, load
 from zhixing.tasks.task import task_class
 from zhixing.training import counted
+from zhixing.training.settings import settle
 from zhixing.training.train import make_tokenizer, mix_trained, train
 
 NEURAL = "qwen3"
@@ -77,13 +79,18 @@ def best(
     if not opened.counts.get("validation"):
         raise DataError("train.no_validation", path=str(opened.path))
     out = Path(out)
-    check_new(out, force)
+    check_new(out, force, opened.path)
     work = out.absolute().parent / f".{out.name}.candidates"
-    work.mkdir(parents=True, exist_ok=True)
     given = dict(settings or {})
     for name in ("steps", "core_seconds", "model"):
         if name in given:
             raise UsageError("best.setting", name=name)
+    settle(opened.task, {**given, "model": NEURAL, "minutes": minutes})
+    request, note = fingerprint([sha256(opened.path / MANIFEST), given, minutes]), work / "request.json"
+    if work.exists() and not (note.exists() and read_json(note) == request):
+        shutil.rmtree(work)  # an interrupted search of another corpus or with other settings
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(note, request)
 
     def left() -> float:
         return minutes * 60 * (1 - RESERVE) - (time.perf_counter() - began)
@@ -100,7 +107,7 @@ def best(
     artefact = open_folder(made, "model")
     measured = artefact.card["measured"] | {"best_seconds": round(time.perf_counter() - began, 3)}
     seal_again(made, artefact.card | {"best": table, "measured": measured})
-    check_new(out, force)
+    check_new(out, force, opened.path)
     replace(made, out)
     shutil.rmtree(work)
     return open_folder(out, "model")
@@ -180,8 +187,6 @@ def language(
 
 def counted_settings(given: dict[str, Any]) -> Any:
     """Settle the settings that the tokenizer needs."""
-    from zhixing.training.settings import settle
-
     return settle("language", {name: given[name] for name in ("tokenizer", "vocabulary") if name in given}).value
 
 

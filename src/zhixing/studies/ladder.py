@@ -15,7 +15,7 @@ from typing import Any
 
 from zhixing.core.errors import UsageError
 from zhixing.core.files import read_json, sha256, write_json, write_text
-from zhixing.core.folder import MANIFEST, Folder, check_new, open_folder, seal
+from zhixing.core.folder import MANIFEST, Folder, check_new, open_folder, replace, seal
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
@@ -24,11 +24,13 @@ from zhixing.evaluation.evaluate import SEED, Scored, score_text
 from zhixing.metrics import intervals
 from zhixing.studies.plot import Line, crossings, draw
 from zhixing.tasks.artefact import load
-from zhixing.training.train import mix_trained, train
+from zhixing.training.settings import settle
+from zhixing.training.train import identify, mix_trained, train
 
 RUNGS = ("unigram", "ngram", "lstm", "qwen3", "mixture")
 COUNTED = {"unigram": {"model": "ngram", "order": 1}, "ngram": {"model": "ngram"}}
 DECODERS = ("qwen3", "llama")
+RUNG_FOLDERS = "rungs"
 Tell = Callable[..., None]
 
 
@@ -68,7 +70,7 @@ def compare(
     opened = open_corpus(corpus)
     if opened.task != "language":
         raise UsageError("ladder.task", path=str(opened.path), task=opened.task)
-    for name in models:
+    for name in models or ("",):
         if name not in (*RUNGS, "llama"):
             raise UsageError("ladder.rung", name=name, among=[*RUNGS, "llama"])
     if "mixture" in models and not any(name in DECODERS for name in models[: models.index("mixture")]):
@@ -77,9 +79,12 @@ def compare(
         raise UsageError("settings.range", setting="core_seconds", value=core_seconds, origin="flag")
     out = Path(out)
     work = out.absolute().parent / f".{out.name}.ladder"
-    check_new(out, force)
-    work.mkdir(parents=True, exist_ok=True)
+    check_new(out, force, opened.path)
     given = {"evaluations": 40, **(settings or {})}
+    for name in models:  # what cannot be is refused before anything is trained or written
+        settle("language", settings_of(name, core_seconds, given))
+    opened.file("test")
+    work.mkdir(parents=True, exist_ok=True)
     scored: dict[str, Scored] = {}
     rungs: list[Rung] = []
     for place, name in enumerate(models):
@@ -96,20 +101,23 @@ def compare(
 def climb(
     corpus: Corpus, work: Path, name: str, core_seconds: float, given: dict[str, Any], models: tuple[str, ...], tell: Tell, stop: Stop | None
 ) -> Folder:
-    """Make one rung's Model folder, or open it when an earlier, interrupted run has made it for the same corpus."""
-    path = work / name
-    if (path / MANIFEST).exists():
-        folder = open_folder(path, "model")
-        same = folder.card["corpus"]["manifest_sha256"] == sha256(corpus.path / MANIFEST)
-        if same and folder.card.get("budget", core_seconds) == core_seconds:
-            return folder
-    only = {key: value for key, value in given.items() if key in ("tokenizer", "vocabulary", "seed", "threads")}
-    if name in COUNTED:
-        return train(corpus.path, path, {**only, **COUNTED[name]}, tell=tell, force=True, stop=stop)
+    """Make one rung's Model folder, or open it when an earlier, interrupted run has made it of the same corpus, settings and budget."""
+    path = work / RUNG_FOLDERS / name
+    decoder = next((each for each in models if each in DECODERS), "")
+    asked = settings_of(decoder if name == "mixture" else name, core_seconds, given)
+    same = (path / "run.json").exists() and read_json(path / "run.json").get("request") == identify(corpus, settle("language", asked))
+    if same and (path / MANIFEST).exists():
+        return open_folder(path, "model")
     if name == "mixture":
-        decoder = next(each for each in models if each in DECODERS)
-        return mix_trained(corpus.path, work / decoder, path, tell=tell, force=True)
-    return train(corpus.path, path, {**given, "model": name, "core_seconds": core_seconds}, tell=tell, force=False, stop=stop)
+        return mix_trained(corpus.path, path.with_name(decoder), path, tell=tell, force=True)
+    return train(corpus.path, path, asked, tell=tell, force=not same, stop=stop)
+
+
+def settings_of(name: str, core_seconds: float, given: dict[str, Any]) -> dict[str, Any]:
+    """Give what a rung asks of training: a counted one has no budget and no form."""
+    if name in COUNTED:
+        return {key: value for key, value in given.items() if key in ("tokenizer", "vocabulary", "seed", "threads")} | COUNTED[name]
+    return {**given, "model": name, "core_seconds": core_seconds}
 
 
 def measure(corpus: Corpus, work: Path, name: str, folder: Folder, found: Scored, previous: Scored | None) -> Rung:
@@ -151,10 +159,8 @@ def curve_of(corpus: Corpus, folder: Folder) -> tuple[tuple[float, float], ...]:
 
 def write(corpus: Corpus, out: Path, work: Path, rungs: list[Rung], core_seconds: float, force: bool) -> Folder:
     """Write the table and the plot, and give the folder its name."""
-    from zhixing.core.folder import replace
-
     lines = [Line(rung.name, rung.curve) for rung in rungs if rung.curve]
-    passed = [each for each in crossings(lines)]
+    passed = crossings(lines)
     table = {
         "corpus": str(corpus.path),
         "core_seconds": core_seconds,
@@ -166,10 +172,6 @@ def write(corpus: Corpus, out: Path, work: Path, rungs: list[Rung], core_seconds
     if lines:
         title = f"{corpus.path.name}: bits per byte against core-seconds (validation)"
         write_text(work / "plot.svg", draw(lines, title, "core-seconds", "bits per byte"))
-    held = work / "rungs"
-    held.mkdir(exist_ok=True)
-    for rung in rungs:
-        (work / rung.name).rename(held / rung.name)
     card = {"corpus": {"path": str(corpus.path), "manifest_sha256": sha256(corpus.path / MANIFEST)}, "core_seconds": core_seconds}
     folder = seal(work, "comparison", card)
     check_new(out, force)

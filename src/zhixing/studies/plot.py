@@ -40,7 +40,7 @@ def level_at(line: Line, x: float) -> float | None:
 
 
 def crossings(lines: list[Line]) -> list[Crossing]:
-    """Find, for every pair, the measured x from which one lies below the other for good."""
+    """Find, for every pair, the measured x from which one lies below the other for good, where the other was ahead or alone before."""
     found = []
     for winner in lines:
         for loser in lines:
@@ -55,9 +55,9 @@ def crossings(lines: list[Line]) -> list[Crossing]:
                     since = x if since is None else since
                 else:
                     since = None
-            both = [x for x in (p[0] for line in (winner, loser) for p in line.points) if level_at(winner, x) and level_at(loser, x)]
-            if since is not None and both and since > min(both):
-                found.append(Crossing(since, float(level_at(winner, since) or 0.0), winner.name, loser.name))
+            height = None if since is None else level_at(winner, since)
+            if since is not None and height is not None and since > loser.points[0][0]:
+                found.append(Crossing(since, height, winner.name, loser.name))
     return sorted(found, key=lambda each: each.x)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zhixing.core.errors import DataError
-from zhixing.core.files import read_json, sync_file, write_json
+from zhixing.core.files import read_json, write_bytes, write_json
 from zhixing.core.folder import Folder, open_folder
 from zhixing.tasks.task import from_dict, to_dict
 from zhixing.tokens.tokenizer import Tokenizer
@@ -48,11 +48,13 @@ def describe(model: Any) -> dict[str, Any]:
 def write(path: Path, task: Any, model: Any, tokenizer: Tokenizer | None) -> None:
     """Write task, model and tokenizer into a folder that is not sealed yet; every file is durable afterwards."""
     if type(model).__name__ == "Bag":
-        from safetensors.numpy import save_file
+        import numpy as np
+        from safetensors.numpy import save
 
-        config, tensors = model.to_dict(), model.tensors()
+        # safetensors writes an array's memory as it lies, whatever its order.
+        config, tensors = model.to_dict(), {name: np.ascontiguousarray(value) for name, value in model.tensors().items()}
     else:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         from zhixing.layers.kinds import Headed
         from zhixing.models import catalog
@@ -64,10 +66,7 @@ def write(path: Path, task: Any, model: Any, tokenizer: Tokenizer | None) -> Non
         else:
             tensors = catalog.tensors(model)
         tensors = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-    building = path / f".{WEIGHTS}.tmp"
-    save_file(dict(sorted(tensors.items())), building, metadata={"format": "pt"})
-    sync_file(building)
-    building.replace(path / WEIGHTS)
+    write_bytes(path / WEIGHTS, save(dict(sorted(tensors.items())), metadata={"format": "pt"}))
     write_json(path / CONFIG, config)
     write_json(path / TASK, to_dict(task))
     if tokenizer is not None:

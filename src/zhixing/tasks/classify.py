@@ -48,7 +48,7 @@ class Classify:
         return cls(labels=tuple(labels), **settings)
 
     def encode(self, example: Example, tokenizer: Any) -> Item:
-        """Turn a row into {"tokens": (T,) int} or, with no tokenizer, {"text": str}; and "labels", the label's index, if it has one."""
+        """Turn a row into {"tokens": (T,) int} or, with no tokenizer, {"text": str}; and "label", the label's index, if it has one."""
         item: Item = {}
         if tokenizer is None:
             item["text"] = example["text"]
@@ -58,7 +58,7 @@ class Classify:
         if "label" in example:
             if example["label"] not in self.labels:
                 raise DataError("task.label_unseen", name=example["label"], among=self.labels, count=len(self.labels))
-            item["labels"] = self.labels.index(example["label"])
+            item["label"] = self.labels.index(example["label"])
         return item
 
     def head(self, width: int) -> Any:
@@ -76,38 +76,12 @@ class Classify:
 
         return LabelNats()
 
-    def log_probabilities(self, model: Any, items: list[Item], pad_id: int) -> np.ndarray:
-        """Give (B, labels) float64 log p(label | text), tempered, whatever the kind of model."""
-        if hasattr(model, "probabilities"):
-            logs = np.log(np.maximum(model.probabilities([item["text"] for item in items]), FEW))
-        else:
-            logs = self._read(model, items, pad_id)
-        logs = logs / self.temperature
-        return logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
-
-    def _read(self, model: Any, items: list[Item], pad_id: int) -> np.ndarray:
-        import torch
-
-        from zhixing.layers.kinds import Inputs
-
-        device = next(model.parameters()).device
-        order = np.argsort([len(item["tokens"]) for item in items], kind="stable")
-        logs = np.zeros((len(items), len(self.labels)))
-        with torch.inference_mode():
-            for start in range(0, len(order), READ_BATCH):
-                chosen = order[start : start + READ_BATCH]
-                batch = pad([{"tokens": items[i]["tokens"]} for i in chosen], pad_id)
-                tokens = torch.as_tensor(batch["tokens"]).to(device)
-                logits = model(Inputs(tokens, lengths=torch.as_tensor(batch["lengths"]).to(device)))  # (B, labels)
-                logs[chosen] = logits.double().log_softmax(-1).cpu().numpy()
-        return logs
-
     def answers(self, model: Any, items: Iterable[Item], tokenizer: Any, decoding: Any = None) -> Iterator[Answer]:
         """Give each item's most probable label with its probability; streams in pieces."""
         items = iter(items)
         pad_id = 0 if tokenizer is None else tokenizer.pad_id
         while chunk := list(itertools.islice(items, READ_AHEAD)):
-            probabilities = np.exp(self.log_probabilities(model, chunk, pad_id))  # (B, labels)
+            probabilities = np.exp(log_probabilities(self, model, chunk, pad_id))  # (B, labels)
             for row in probabilities:
                 best = int(row.argmax())
                 yield Answer(self.labels[best], float(row[best]), dict(zip(self.labels, map(float, row), strict=True)))
@@ -118,6 +92,34 @@ class Classify:
         nats = np.array([-np.log(max((a.scores or {}).get(e["label"], 0.0), FEW)) for a, e in zip(answers, examples, strict=True)])
         confidence = np.array([a.confidence for a in answers], float)
         return {"correct": correct, "nats": nats, "confidence": confidence}
+
+
+def log_probabilities(task: Classify, model: Any, items: list[Item], pad_id: int) -> np.ndarray:
+    """Give (B, labels) float64 log p(label | text), tempered, whatever the kind of model."""
+    if hasattr(model, "probabilities"):
+        logs = np.log(np.maximum(model.probabilities([item["text"] for item in items]), FEW))
+    else:
+        logs = _read(model, items, pad_id, len(task.labels))
+    logs = logs / task.temperature
+    return logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
+
+
+def _read(model: Any, items: list[Item], pad_id: int, labels: int) -> np.ndarray:
+    import torch
+
+    from zhixing.layers.kinds import Inputs
+
+    device = next(model.parameters()).device
+    order = np.argsort([len(item["tokens"]) for item in items], kind="stable")
+    logs = np.zeros((len(items), labels))
+    with torch.inference_mode():
+        for start in range(0, len(order), READ_BATCH):
+            chosen = order[start : start + READ_BATCH]
+            batch = pad([{"tokens": items[i]["tokens"]} for i in chosen], pad_id)
+            tokens = torch.as_tensor(batch["tokens"]).to(device)
+            logits = model(Inputs(tokens, lengths=torch.as_tensor(batch["lengths"]).to(device)))  # (B, labels)
+            logs[chosen] = logits.double().log_softmax(-1).cpu().numpy()
+    return logs
 
 
 def calibrate(task: Classify, log_probabilities: np.ndarray, labels: np.ndarray) -> Classify:

@@ -171,13 +171,13 @@ class Tokenizer:
         """Replace the characters that have no token by their UTF-8 bytes.
 
         points, ids  (N,) int    code points; token ids, -1 where there is none
-        return       (M,) int32
+        return       (found,) int32
         """
         missing = ids < 0
         sizes = 1 + (points > 0x7F).astype(np.int64) + (points > 0x7FF) + (points > 0xFFFF)  # (N,)
         sizes[~missing] = 1
         ends = np.cumsum(sizes)
-        out = np.repeat(ids, sizes)  # (M,)
+        out = np.repeat(ids, sizes)  # (found,)
         for size, lead in ((1, 0), (2, 0xC0), (3, 0xE0), (4, 0xF0)):
             rows = np.flatnonzero(missing & (sizes == size))
             point, start = points[rows], ends[rows] - size

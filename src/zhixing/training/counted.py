@@ -6,6 +6,7 @@ is as strong as it can honestly be.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,11 @@ from zhixing.models.bag import Bag
 from zhixing.models.mixture import Mixture
 from zhixing.models.mixture import fit_weights as weights_by_em
 from zhixing.models.ngram import NGram, best_order
-from zhixing.tasks.classify import Classify, calibrate
+from zhixing.tasks.classify import Classify, calibrate, log_probabilities
 from zhixing.tokens.tokenizer import Tokenizer
 
 Tell = Callable[..., None]
+ORDERS = range(1, 11)
 
 
 def splits(corpus: Corpus, tokenizer: Tokenizer, tell: Tell) -> tuple[np.ndarray, np.ndarray | None]:
@@ -40,10 +42,12 @@ def count_language(corpus: Corpus, tokenizer: Tokenizer, order: int, tell: Tell)
     """Count an n-gram of the given order or of the best on validation; then count training and validation together."""
     train, held = splits(corpus, tokenizer, tell)
     found: dict[str, Any] = {"order": order}
-    if not order:
-        order, curve = best_order(train, held, tokenizer.vocabulary_size, tokenizer.end_id)
+    if held is not None or not order:
+        given = order
+        order, curve = best_order(train, held, tokenizer.vocabulary_size, tokenizer.end_id, (order,) if order else ORDERS)
         found = {"order": order, "validation_nats": {str(each): nats for each, nats in curve.items()}}
-        tell("train.order", order=order)
+        if not given:
+            tell("train.order", order=order)
     return NGram.count(together(train, held), tokenizer.vocabulary_size, order, tokenizer.end_id), found
 
 
@@ -75,11 +79,12 @@ def fit_weights(scores: np.ndarray, matched: np.ndarray, order: int) -> np.ndarr
 
 
 def count_classes(
-    corpus: Corpus, task: Classify, method: str, strength: float, tell: Tell, refit: bool = True
+    corpus: Corpus, task: Classify, method: str, strength: float, tell: Tell, refit: bool = True, by: str = "loss"
 ) -> tuple[Classify, Bag, dict[str, Any]]:
     """Count or fit a bag of n-grams: prior strength, temperature and thresholds on validation, then both splits together.
 
     refit  False: give the model that has not seen validation, to be judged on it
+    by     what chooses the strength: "loss" or "accuracy"
     """
     rows = list(corpus.examples("train"))
     held = list(corpus.examples("validation")) if corpus.counts.get("validation") else []
@@ -91,16 +96,17 @@ def count_classes(
         model = Bag.fit(texts, labels, count, method, strength or None)
         return task, model, found
     held_items = [task.encode(row, None) for row in held]
-    held_labels = np.array([item["labels"] for item in held_items])
+    held_labels = np.array([item["label"] for item in held_items])
     held_texts = [row["text"] for row in held]
     if strength:
         model = Bag.fit(texts, labels, count, method, strength)
     else:
-        strength, model, curve = Bag.choose(texts, labels, held_texts, held_labels, count, method)
-        found["validation_nats"] = {str(each): nats for each, nats in curve.items()}
+        model, trials = Bag.choose(texts, labels, count, (held_texts, held_labels), (method,), by)
+        strength = model.config.strength
+        found["trials"] = [dataclasses.asdict(each) for each in trials]
     found["strength"] = strength
     tell("train.strength", method=method, strength=strength)
-    task = calibrate(task, task.log_probabilities(model, held_items, 0), held_labels)
+    task = calibrate(task, log_probabilities(task, model, held_items, 0), held_labels)
     if not refit:
         return task, model, found
     whole = Bag.fit(texts + held_texts, np.concatenate([labels, held_labels]), count, method, strength)

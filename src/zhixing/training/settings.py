@@ -15,6 +15,8 @@ from zhixing.core.config import Settings, resolve
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json
 
+# What a counted model is told by; the rest of the settings speak of loops and layers, which it has not.
+TOLD = {"ngram": ("tokenizer", "vocabulary", "order"), "naive_bayes": ("strength",), "logistic": ("strength",)}
 NEURAL = ("qwen3", "llama", "lstm", "mixture")
 COUNTED = {"language": ("ngram",), "classify": ("naive_bayes", "logistic")}
 DEFAULT_MODEL = {"language": "qwen3", "classify": "logistic"}
@@ -147,8 +149,18 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
         dial |= CLASSIFY
     settled = resolve(TrainSettings, ("dial", dial), ("recipe", from_recipe), ("flag", flags))
     settled = Settings(replace(settled.value, model=model), {**settled.origins, "model": settled.origins["model"] if first.model != "auto" else "task"})
+    refuse_unused(model, flags)
     check(settled)
     return settled
+
+
+def refuse_unused(model: str, flags: dict[str, Any]) -> None:
+    """Raise UsageError for a flag that would change nothing; a recipe may hold settings of other models."""
+    told = ("model", "seed", "threads", *TOLD.get(model, ()))
+    for name, value in flags.items():
+        of_another = name == "strength" or (name == "order" and model != "mixture")
+        if value is not None and name not in told and (model in TOLD or of_another):
+            raise UsageError("settings.unused", setting=name, model=model)
 
 
 def check(settled: Settings) -> None:

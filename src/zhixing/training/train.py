@@ -35,7 +35,7 @@ from zhixing.data.stream import Rows, Windows
 from zhixing.layers.kinds import Headed
 from zhixing.models import catalog
 from zhixing.tasks import artefact
-from zhixing.tasks.classify import Classify, calibrate
+from zhixing.tasks.classify import Classify, calibrate, log_probabilities
 from zhixing.tasks.task import task_class
 from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters
 from zhixing.training import budget, counted, optim, trainer
@@ -126,6 +126,8 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -
         head = task.head(body.width)
         return body if head is None else Headed(body, head)
 
+    if settings.model == "mixture" and not corpus.counts.get("validation"):
+        raise DataError("train.no_validation", path=str(corpus.path))
     if corpus.task == "language":
         tokens = shard(corpus, tokenizer, "train", tell).tokens
         if len(tokens) <= settings.window:
@@ -211,22 +213,36 @@ def train(
     if settled.value.threads:
         torch.set_num_threads(settled.value.threads)
     out = Path(out)
-    request = fingerprint([as_dict(settled.value), sha256(opened.path / MANIFEST)])
-    if (out / "run.json").exists() and not (out / MANIFEST).exists() and not force:
-        if read_json(out / "run.json").get("request") != request:
-            raise UsageError("train.other_run", path=str(out))
-    else:
-        check_new(out, force)
-        _begin(out, {"request": request, "settings": as_dict(settled.value), "origins": settled.origins, "corpus": _origin(opened)})
-    if stop is not None:
-        stop.check()
+    request = identify(opened, settled)
+    continued = (out / "run.json").exists() and not (out / MANIFEST).exists() and not force
+    if not continued:
+        check_new(out, force, opened.path)
+    elif read_json(out / "run.json").get("request") != request:
+        raise UsageError("train.other_run", path=str(out))
+
+    def begin() -> None:
+        """Take the place, once nothing in the corpus or the settings can be refused any more: what stands there is lost only then."""
+        if stop is not None:
+            stop.check()
+        if not continued:
+            _begin(out, {"request": request, "settings": as_dict(settled.value), "origins": settled.origins, "corpus": _origin(opened)})
+
     if settled.value.model in COUNTED[opened.task]:
-        return count(opened, out, settled, tell)
-    return learn(opened, out, settled, began, tell, stop)
+        return count(opened, out, settled, tell, begin)
+    tokenizer = Tokenizer.load(out) if continued and (out / "tokenizer.json").exists() else make_tokenizer(opened, settled.value)
+    made = ready(opened, Settings(choose_precision(settled.value), settled.origins), tokenizer, tell)
+    begin()
+    return learn(opened, out, made, began, tell, stop)
+
+
+def identify(corpus: Corpus, settled: Settings) -> str:
+    """Name a training by what was asked for: the settled settings and the corpus; run.json holds it as "request"."""
+    return fingerprint([as_dict(settled.value), sha256(corpus.path / MANIFEST)])
 
 
 def _origin(corpus: Corpus) -> dict[str, Any]:
-    return {"path": str(corpus.path), "manifest_sha256": sha256(corpus.path / MANIFEST)}
+    columns = {name: corpus.card.get("settings", {}).get(name) for name in ("text", "form")}
+    return {"path": str(corpus.path), "manifest_sha256": sha256(corpus.path / MANIFEST), "columns": columns}
 
 
 def _begin(out: Path, run: dict[str, Any]) -> None:
@@ -243,7 +259,7 @@ def _begin(out: Path, run: dict[str, Any]) -> None:
         raise
 
 
-def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell) -> Folder:
+def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell, begin: Callable[[], None]) -> Folder:
     """Count a model: one pass, no loop, no gradient."""
     start, core = time.perf_counter(), time.process_time()
     settings: TrainSettings = settled.value
@@ -254,21 +270,19 @@ def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell) -> Folder:
     else:
         tokenizer = None
         task, model, found = counted.count_classes(corpus, task, settings.model, settings.strength, tell)
+    begin()
     artefact.write(out, task, model, tokenizer)
     measured = {"seconds": time.perf_counter() - start, "core_seconds": time.process_time() - core}
     return _seal(out, corpus, settled, task, {"model": settings.model, "chosen": found}, measured)
 
 
-def learn(corpus: Corpus, out: Path, settled: Settings, began: tuple[float, float], tell: Tell, stop: Stop | None) -> Folder:
+def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tell: Tell, stop: Stop | None) -> Folder:
     """Train a neural model by the one loop, from the beginning or from the newest checkpoint."""
     run_file = read_json(out / "run.json")
-    settings = choose_precision(settled.value)
-    if (out / "tokenizer.json").exists():
-        tokenizer = Tokenizer.load(out)
-    else:
-        tokenizer = make_tokenizer(corpus, settings)
-        tokenizer.save(out)
-    made = ready(corpus, Settings(settings, settled.origins), tokenizer, tell)
+    settings = made.settings
+    assert made.tokenizer is not None
+    if not (out / "tokenizer.json").exists():
+        made.tokenizer.save(out)
     here = machine(settings.precision)
     if "steps" not in run_file:
         tell("train.trying")
@@ -315,7 +329,7 @@ def learn(corpus: Corpus, out: Path, settled: Settings, began: tuple[float, floa
     if state.best_step is not None and state.best_step != state.step:
         checkpoints.load(state.best_step, model)
     measured = {"seconds": state.seconds, "core_seconds": state.core_seconds, "memory_bytes": peak.bytes}
-    return finish(corpus, out, Settings(settings, settled.origins), made, model, state, measured, tell)
+    return finish(corpus, out, Settings(settings, made.settled.origins), made, model, state, measured, tell)
 
 
 def _resume(checkpoints: Checkpoints, model: nn.Module, optimizer: optim.Optimizers, out: Path, tell: Tell) -> State:
@@ -347,8 +361,8 @@ def finish(
         served, about["chosen"] = counted.mix(corpus, tokenizer, model, settings.order, tell)
     if isinstance(task, Classify) and corpus.counts.get("validation"):
         items = [task.encode(example, tokenizer) for example in corpus.examples("validation")]
-        labels = np.array([item["labels"] for item in items])
-        task = calibrate(task, task.log_probabilities(model, items, tokenizer.pad_id), labels)
+        labels = np.array([item["label"] for item in items])
+        task = calibrate(task, log_probabilities(task, model, items, tokenizer.pad_id), labels)
     artefact.write(out, task, served, tokenizer)
     return _seal(out, corpus, settled, task, about, measured)
 

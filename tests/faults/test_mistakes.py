@@ -1,0 +1,384 @@
+"""What users do wrong, as one table: the error in both languages, the exit code, and nothing new or changed on the disk."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from zhixing.cli.app import main
+from zhixing.core.folder import create
+
+PARTS = ("what", "expected", "do")
+HAN = re.compile(r"[\u4e00-\u9fff]")
+Snapshot = Callable[..., dict[str, str]]
+Setup = Callable[[Path, Path], object]  # (kit, place) -> what must be there before
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mistake: the words, where {k} is the kit and {p} an own place, the error, and what the place holds before."""
+
+    name: str
+    words: str
+    exit: int
+    code: str
+    said: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    setup: Setup | None = None
+
+
+def copy(name: str, then: Callable[[Path], object] = lambda folder: None) -> Setup:
+    """Copy a folder of the kit into the place as `copy`, and do something to it."""
+
+    def make(kit: Path, place: Path) -> None:
+        shutil.copytree(kit / name, place / "copy", ignore=shutil.ignore_patterns("cache"))
+        then(place / "copy")
+
+    return make
+
+
+def flip(path: Path, bit: int = 0) -> None:
+    """Flip one bit in the middle of a file; an empty one gets a byte."""
+    content = bytearray(path.read_bytes() or b"\0")
+    content[len(content) // 2] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def link(path: Path) -> None:
+    """Put a symbolic link to an equal file in a file's place."""
+    aside = path.parent.with_name("aside")
+    path.rename(aside)
+    path.symlink_to(aside)
+
+
+def one_label(kit: Path, place: Path) -> None:
+    """Make a whole, sealed corpus whose training rows have one label, which `prepare` would refuse."""
+    card = json.loads((kit / "table" / "card.json").read_text(encoding="utf-8"))
+    with create(place / "single", "corpus", card) as folder:
+        for name in ("schema.json", "validation.jsonl.zst", "test.jsonl.zst"):
+            shutil.copyfile(kit / "table" / name, folder / name)
+        rows = [json.dumps({"text": f"word {number}", "label": "up"}) + "\n" for number in range(card["splits"]["train"]["examples"])]
+        (folder / "train.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress("".join(rows).encode()))
+
+
+LANGUAGE = b"A sentence that is long enough to be a corpus on its own. " * 40
+TABLE = b"text,label\ngood day,a\nbad day,b\n"
+CASES = [
+    Case("verb", "trian {k}/corpus {p}/out", 2, "usage.verb_unknown", "'train'"),
+    Case("flag", "prepare {k}/text.txt {p}/out --sedd 1", 2, "usage.flag_unknown", "'--seed'"),
+    Case("flag-of-another-verb", "evaluate {k}/ngram {k}/corpus --steps 3", 2, "usage.flag_unknown", "--steps"),
+    Case("value", "predict {k}/classifier {k}/rows.csv {p}/out.csv --precision high", 2, "usage.value_wrong", "NUMBER"),
+    Case("word-missing", "compare {k}/corpus", 2, "usage.word_missing", "OUT"),
+    Case("word-surplus", "show {k}/corpus {k}/ngram", 2, "usage.word_surplus", "ngram"),
+    # prepare
+    Case("source-missing", "prepare {p}/no.txt {p}/out", 2, "data.not_found", "no.txt"),
+    Case("source-pattern", "prepare {p}/*.csv {p}/out", 2, "data.glob", "*.csv"),
+    Case("source-form", "prepare {p}/a.docx {p}/out", 2, "data.format", "a.docx", {"a.docx": b"PK"}),
+    Case("folder-empty", "prepare {p}/in {p}/out", 2, "data.no_files", "", setup=lambda kit, place: (place / "in").mkdir()),
+    Case("source-ours", "prepare {k}/corpus {p}/out", 2, "prepare.ours", "zhixing show"),
+    Case("file-empty", "prepare {p}/a.txt {p}/out", 3, "data.empty", "a.txt", {"a.txt": b""}),
+    Case("file-blank", "prepare {p}/a.txt {p}/out", 3, "prepare.bad_rows", "a.txt", {"a.txt": b" \n\n"}),
+    Case("file-binary", "prepare {p}/a.txt {p}/out", 3, "data.binary", "a.txt", {"a.txt": bytes(range(256)) * 9}),
+    Case("file-damaged", "prepare {p}/a.txt.gz {p}/out", 3, "prepare.bad_rows", "damaged", {"a.txt.gz": gzip.compress(LANGUAGE)[:-9]}),
+    Case("kinds-mixed", "prepare {p}/in {p}/out", 2, "data.mixed", "a.csv", {"in/a.csv": TABLE, "in/b.txt": LANGUAGE}),
+    Case("encoding-unknown", "prepare {k}/text.txt {p}/out --encoding utf-9", 2, "data.encoding_name", "utf-9"),
+    Case("encoding-wrong", "prepare {p}/a.txt {p}/out --encoding utf-8", 3, "prepare.bad_rows", "a.txt:2", {"a.txt": b"a\n\xc4\xe3\n"}),
+    Case("one-line", "prepare {p}/a.txt {p}/new/deep/out", 3, "prepare.too_small", "1 examples", {"a.txt": b"One line only.\n"}),
+    Case("csv-ragged", "prepare {p}/a.csv {p}/out", 3, "prepare.bad_rows", "a.csv:3", {"a.csv": TABLE.replace(b",b", b"")}),
+    Case("csv-header", "prepare {p}/a.csv {p}/out", 3, "data.header", "text,text", {"a.csv": b"text,text\na,b\n"}),
+    Case("json-line", "prepare {p}/a.jsonl {p}/out", 3, "prepare.bad_rows", "a.jsonl:2", {"a.jsonl": b'{"text": "a"}\n{"text: "b"}\n'}),
+    Case("column-text", "prepare {k}/rows.csv {p}/out --text revew", 2, "prepare.column", "'review'"),
+    Case("column-label", "prepare {k}/rows.csv {p}/out --text review --label start", 2, "prepare.column", "'stars'"),
+    Case("column-none", "prepare {p}/a.csv {p}/out", 2, "prepare.no_text", "one, two", {"a.csv": b"one,two\na,b\n"}),
+    Case("label-none", "prepare {k}/rows.csv {p}/out --text review --task classify", 2, "prepare.no_label", "--label"),
+    Case("label-of-text", "prepare {k}/text.txt {p}/out --label stars", 2, "prepare.text_has_no_label"),
+    Case("labels-one", "prepare {p}/a.csv {p}/out", 3, "prepare.one_label", "'a'", {"a.csv": TABLE.replace(b",b", b",a")}),
+    Case("shares", "prepare {k}/text.txt {p}/out --validation 0.6 --test 0.6", 2, "prepare.shares", "0.6"),
+    Case("unit", "prepare {k}/text.txt {p}/out --unit paragraf", 2, "prepare.choice", "'paragraph'"),
+    Case("form", "prepare {k}/rows.csv {p}/out --form {{review", 2, "prepare.form", "review"),
+    Case("output-exists", "prepare {k}/text.txt {k}/corpus", 2, "output.exists", "--force"),
+    Case("output-foreign", "prepare {k}/text.txt {p}/out --force", 2, "output.not_ours", "out", {"out/mine.txt": b"mine"}),
+    Case("output-device", "prepare {k}/text.txt /dev/full --force", 2, "output.not_ours", "/dev/full"),
+    Case("output-inside", "prepare {p}/in {p}/in/out", 2, "prepare.inside", "in/out", {"in/a.txt": LANGUAGE}),
+    Case("output-below-file", "prepare {k}/text.txt {p}/a/out", 2, "output.parent_is_file", "", {"a": b""}),
+    # train
+    Case("corpus-missing", "train {p}/none {p}/out", 2, "folder.not_found", "none"),
+    Case("corpus-is-file", "train {k}/text.txt {p}/out", 2, "folder.not_folder", "zhixing prepare"),
+    Case("corpus-is-model", "train {k}/ngram {p}/out", 2, "folder.wrong_kind", "model"),
+    Case("corpus-is-foreign", "train {p} {p}/out", 2, "folder.not_ours", "card.json"),
+    Case(
+        "corpus-flipped", "train {p}/copy {p}/out --model ngram", 3, "folder.file_damaged", "train.jsonl.zst",
+        setup=copy("corpus", lambda folder: flip(folder / "train.jsonl.zst")),
+    ),
+    Case(
+        "corpus-linked", "train {p}/copy {p}/out --model ngram", 3, "folder.file_damaged", "schema.json",
+        setup=copy("corpus", lambda folder: link(folder / "schema.json")),
+    ),
+    Case("corpus-one-label", "train {p}/single {p}/out", 3, "task.one_label", "up", setup=one_label),
+    Case("setting-unused", "train {k}/corpus {p}/out --model ngram --steps 9", 2, "settings.unused", "'steps'"),
+    Case("order-unused", "train {k}/corpus {p}/out --model qwen3 --order 3 --steps 1", 2, "settings.unused", "qwen3"),
+    Case("model-unknown", "train {k}/corpus {p}/out --model ngrams", 2, "settings.model", "'ngram'"),
+    Case("model-of-other-task", "train {k}/corpus {p}/out --model naive_bayes", 2, "settings.model", "language"),
+    Case("size-unknown", "train {k}/corpus {p}/out --size smal", 2, "settings.choice", "'small'"),
+    Case("tokenizer-unknown", "train {k}/corpus {p}/out --tokenizer char", 2, "settings.choice", "characters"),
+    Case("vocabulary-small", "train {k}/corpus {p}/out --model ngram --tokenizer bpe --vocabulary 10", 2, "tokens.size", "10"),
+    Case("steps-negative", "train {k}/corpus {p}/out --steps -3", 2, "settings.range", "-3"),
+    Case("batch-zero", "train {k}/corpus {p}/out --batch 0", 2, "settings.range", "batch"),
+    Case("minutes-nan", "train {k}/corpus {p}/out --minutes nan", 2, "settings.range", "nan"),
+    Case("rate-infinite", "train {k}/corpus {p}/out --learning-rate inf", 2, "settings.range", "learning_rate"),
+    Case("dropout-large", "train {k}/corpus {p}/out --dropout 1.5", 2, "settings.dropout", "1.5"),
+    Case("batch-odd", "train {k}/corpus {p}/out --batch 5 --accumulate 2", 2, "settings.accumulate", "5"),
+    Case("two-lengths", "train {k}/corpus {p}/out --steps 5 --minutes 1", 2, "settings.lengths", "steps, minutes"),
+    Case("recipe-unknown", "train {k}/corpus {p}/out --recipe nothing", 2, "settings.recipe", "nothing"),
+    Case("recipe-broken", "train {k}/corpus {p}/out --recipe {p}/a.toml", 3, "settings.not_toml", "a.toml", {"a.toml": b"steps ="}),
+    Case("recipe-key", "train {k}/corpus {p}/out --recipe {p}/a.toml", 2, "settings.unknown", "'steps'", {"a.toml": b"stpes = 3"}),
+    Case("window-beyond-text", "train {k}/corpus {p}/out --window 100000 --steps 1", 3, "train.short_corpus", "--window"),
+    Case(
+        "forced-in-vain", "train {k}/corpus {p}/copy --window 100000 --steps 1 --force", 3, "train.short_corpus", "", setup=copy("ngram")
+    ),
+    Case("mixture-unfounded", "train {k}/bare {p}/out --model mixture --window 16 --steps 1", 3, "train.no_validation", "bare"),
+    Case("best-unfounded", "train {k}/bare {p}/out --best --minutes 1", 3, "train.no_validation", "bare"),
+    Case("best-with-steps", "train {k}/corpus {p}/out --best --minutes 1 --steps 5", 2, "best.setting", "--steps"),
+    Case("best-nan", "train {k}/corpus {p}/out --best --minutes nan", 2, "settings.range", "nan"),
+    Case("best-size", "train {k}/table {p}/out --best --minutes 1 --size huge", 2, "settings.choice", "huge"),
+    Case("model-exists", "train {k}/corpus {k}/ngram --model ngram", 2, "output.exists", "--force"),
+    Case("corpus-as-output", "train {k}/corpus {k}/corpus --model ngram --force", 2, "output.is_source", "corpus"),
+    Case("output-in-corpus", "train {k}/corpus {k}/corpus/model --model ngram", 2, "output.inside", "corpus/model"),
+    Case("best-as-output", "train {k}/corpus {k}/corpus --best --minutes 1 --force", 2, "output.is_source"),
+    Case(
+        "run-of-other-words", "train {k}/corpus {p}/copy --model ngram --order 2", 2, "train.other_run", "copy",
+        setup=copy("ngram", lambda folder: (folder / "manifest.json").unlink()),
+    ),
+    # evaluate
+    Case("model-missing", "evaluate {p}/none {k}/corpus", 2, "folder.not_found", "none"),
+    Case("words-in-wrong-order", "evaluate {k}/corpus {k}/ngram", 2, "folder.wrong_kind", "corpus"),
+    Case("task-differs", "evaluate {k}/classifier {k}/corpus", 2, "evaluate.other_task", "classify"),
+    Case("split-unknown", "evaluate {k}/ngram {k}/corpus --split tset", 2, "data.split", "'test'"),
+    Case("split-empty", "evaluate {k}/ngram {k}/bare", 3, "data.empty_split", "test"),
+    Case("label-unseen", "evaluate {k}/classifier {k}/other", 3, "task.label_unseen", "'sideways'"),
+    Case(
+        "model-unfinished", "evaluate {p}/copy {k}/corpus", 3, "folder.unfinished", "manifest.json",
+        setup=copy("ngram", lambda folder: (folder / "manifest.json").unlink()),
+    ),
+    Case(
+        "file-removed", "evaluate {p}/copy {k}/corpus", 3, "folder.file_missing", "tokenizer.json",
+        setup=copy("ngram", lambda folder: (folder / "tokenizer.json").unlink()),
+    ),
+    Case(
+        "file-added", "generate {p}/copy", 3, "folder.file_added", "notes.txt",
+        setup=copy("ngram", lambda folder: (folder / "notes.txt").write_text("mine")),
+    ),
+    Case(
+        "file-linked", "generate {p}/copy", 3, "folder.file_damaged", "config.json",
+        setup=copy("ngram", lambda folder: link(folder / "config.json")),
+    ),
+    Case(
+        "folder-linked", "generate {p}/copy", 3, "folder.file_added", "more",
+        setup=copy("ngram", lambda folder: (folder / "more").symlink_to(folder.parent)),
+    ),
+    # predict
+    Case("answers-form", "predict {k}/classifier {k}/rows.csv {p}/out.txt", 2, "predict.form", ".jsonl"),
+    Case("answers-exist", "predict {k}/classifier {k}/rows.csv {p}/out.csv", 2, "output.exists", "--force", {"out.csv": b"mine"}),
+    Case("answers-folder", "predict {k}/classifier {k}/rows.csv {p}/out.csv --force", 2, "output.not_ours", "", {"out.csv/a": b""}),
+    Case("answers-of-language", "predict {k}/ngram {k}/rows.csv {p}/out.csv", 2, "predict.task", "zhixing generate"),
+    Case("precision-unknown", "predict {k}/classifier {k}/rows.csv {p}/out.csv --precision 0.5", 2, "predict.precision", "0.95"),
+    Case("answers-column", "predict {k}/classifier {k}/rows.csv {p}/out.csv --text revew", 2, "prepare.column", "'review'"),
+    Case("answers-source", "predict {k}/classifier {p}/no.csv {p}/new/out.csv", 2, "data.not_found", "no.csv"),
+    Case("answers-empty", "predict {k}/classifier {p}/a.csv {p}/out.csv", 3, "data.empty", "a.csv", {"a.csv": b""}),
+    Case("answers-header", "predict {k}/classifier {p}/a.csv {p}/out.csv", 3, "data.header", "a.csv", {"a.csv": b"text,text\na,b\n"}),
+    Case("answers-where", "predict {k}/classifier {p}/a.csv {p}/o.csv", 2, "prepare.no_text", "one, two", {"a.csv": b"one,two\na,b\n"}),
+    Case("answers-in-model", "predict {k}/classifier {k}/rows.csv {k}/classifier/out.csv", 2, "output.inside", "out.csv"),
+    # generate
+    Case("writer-is-classifier", "generate {k}/classifier", 2, "usage.not_language", "zhixing predict"),
+    Case("temperature", "generate {k}/ngram --temperature=-1", 2, "sampling.range", "temperature"),
+    Case("top-p", "generate {k}/ngram --top-p 2", 2, "sampling.range", "top_p"),
+    Case("max-tokens", "generate {k}/ngram --max-tokens 0", 2, "sampling.range", "max_tokens"),
+    Case("count", "generate {k}/ngram --count 0", 2, "usage.count", "0"),
+    Case("prompts-missing", "generate {k}/ngram --prompts {p}/no.txt", 3, "file.missing", "no.txt"),
+    Case("prompts-folder", "generate {k}/ngram --prompts {p}", 3, "file.missing"),
+    Case("prompts-empty", "generate {k}/ngram --prompts {p}/a.txt", 3, "file.no_prompts", "a.txt", {"a.txt": b"\n\n"}),
+    Case("prompts-binary", "generate {k}/ngram --prompts {p}/a.txt", 3, "file.not_utf8", "a.txt", {"a.txt": b"a\xff"}),
+    # compare
+    Case("ladder-of-table", "compare {k}/table {p}/out", 2, "ladder.task", "--best"),
+    Case("ladder-rung", "compare {k}/corpus {p}/out --models ngarm", 2, "ladder.rung", "'ngram'"),
+    Case("ladder-nothing", "compare {k}/corpus {p}/out --models ,", 2, "ladder.rung"),
+    Case("ladder-mixture", "compare {k}/corpus {p}/out --models ngram,mixture", 2, "ladder.mixture", "qwen3"),
+    Case("ladder-budget", "compare {k}/corpus {p}/out --core-seconds nan", 2, "settings.range", "nan"),
+    Case("ladder-size", "compare {k}/corpus {p}/out --models qwen3 --size huge", 2, "settings.choice", "huge"),
+    Case("ladder-unjudged", "compare {k}/bare {p}/out --models ngram", 3, "data.empty_split", "test"),
+    Case("ladder-exists", "compare {k}/corpus {k}/ngram --models ngram", 2, "output.exists", "--force"),
+    Case("ladder-as-output", "compare {k}/corpus {k}/corpus --models ngram --force", 2, "output.is_source"),
+    # show
+    Case("show-foreign", "show {p}", 2, "folder.not_ours", "card.json"),
+    Case(
+        "show-newer", "show {p}/copy", 3, "folder.newer", "format 9",
+        setup=copy("corpus", lambda folder: edit(folder / "manifest.json", '"format": 1', '"format": 9')),
+    ),
+]  # fmt: skip
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace a text in a file."""
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def attempt(
+    case: Case, kit: Path, place: Path, say: Callable[[], tuple[str, str]], snapshot: Snapshot, patch: pytest.MonkeyPatch
+) -> None:
+    """Make one mistake twice, in English for machines and in Chinese for people, and judge all that came of it."""
+    for name, content in case.files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content)
+    if case.setup is not None:
+        case.setup(kit, place)
+    words = [word.format(k=kit, p=place) for word in case.words.split()]
+    before = snapshot(kit, place)
+    say()
+    assert main([*words, "--json"]) == case.exit
+    out, err = say()
+    told = json.loads(err.splitlines()[-1])
+    assert (told["code"], told["exit_code"]) == (case.code, case.exit)
+    english = " ".join(told[part] for part in PARTS)
+    assert case.said in english
+    assert all(told[part] and not HAN.search(told[part]) for part in PARTS)
+    if words[0] != "show":
+        assert out == ""
+    patch.setenv("ZHIXING_LANG", "zh")
+    assert main(words) == case.exit
+    chinese = say()[1].splitlines()[-3:]
+    assert [line.partition("：")[0] for line in chinese] == ["出了什么问题", "应该是什么", "怎么办"]
+    assert all(HAN.search(line.partition("：")[2]) for line in chinese)
+    assert snapshot(kit, place) == before
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_mistake_is_told_and_leaves_nothing(
+    case: Case, kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt(case, kit, tmp_path, capsys.readouterr, snapshot, monkeypatch)
+
+
+def test_the_table_is_large_and_reaches_every_verb() -> None:
+    assert len(CASES) >= 32 and len({case.name for case in CASES}) == len(CASES)
+    assert {case.words.split()[0] for case in CASES} >= {"prepare", "train", "evaluate", "predict", "generate", "compare", "show"}
+
+
+def test_the_harness_sees_what_is_wrong(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {
+        "exit": Case("a", "show {p}/none", 3, "folder.not_found"),
+        "code": Case("b", "show {p}/none", 2, "folder.not_ours"),
+        "words": Case("c", "show {p}/none", 2, "folder.not_found", "bananas"),
+        "no mistake at all": Case("d", "show {k}/corpus", 2, "folder.not_found"),
+    }
+    for case in wrong.values():
+        with pytest.raises(AssertionError):
+            attempt(case, kit, tmp_path, capsys.readouterr, snapshot, monkeypatch)
+    right = Case("e", "show {p}/none", 2, "folder.not_found")
+    attempt(right, kit, tmp_path, capsys.readouterr, snapshot, monkeypatch)
+
+    def leave() -> tuple[str, str]:
+        (tmp_path / ".hidden.tmp").write_text("left")
+        return capsys.readouterr()
+
+    with pytest.raises(AssertionError):
+        attempt(right, kit, tmp_path, leave, snapshot, monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["ngram", "neural", "classifier", "corpus"])
+def test_a_flipped_bit_in_any_file_is_refused_by_name(name: str, kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy(name)(kit, tmp_path)
+    folder = tmp_path / "copy"
+    names = [each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file() and each.parent.name != "evaluation"]
+    names = [each for each in names if not each.startswith("checkpoints/")]
+    assert {"card.json", "manifest.json"} < set(names) and len(names) >= 6
+    for number, each in enumerate(sorted(names)):
+        whole = (folder / each).read_bytes()
+        flip(folder / each, number % 8)
+        capsys.readouterr()
+        assert main(["show", str(folder)]) == 3, each
+        if each != "manifest.json":  # there a flipped hash or name speaks of the file that it no longer fits
+            assert each in capsys.readouterr().err
+        (folder / each).write_bytes(whole)
+    assert main(["show", str(folder)]) == 0
+
+
+def test_no_bit_of_a_manifest_can_flip_unseen(tmp_path: Path) -> None:
+    from zhixing.core.errors import ZhixingError
+    from zhixing.core.folder import open_folder
+
+    with create(tmp_path / "small", "model", {"note": "a"}) as folder:
+        (folder / "a.txt").write_text("content")
+    manifest = tmp_path / "small" / "manifest.json"
+    whole = manifest.read_bytes()
+    hashes = {place for found in re.finditer(rb"[0-9a-f]{64}", whole) for place in range(*found.span())}
+    for place in range(len(whole)):
+        for bit in (place % 8,) if place in hashes else range(8):
+            changed = bytearray(whole)
+            changed[place] ^= 1 << bit
+            manifest.write_bytes(changed)
+            with pytest.raises(ZhixingError):
+                open_folder(tmp_path / "small")
+    manifest.write_bytes(whole)
+    assert open_folder(tmp_path / "small").kind == "model"
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[str, str]:
+    """Run a verb that must succeed; give its answer and its story."""
+    capsys.readouterr()
+    code = main([str(word) for word in words])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    return said.out, said.err
+
+
+@pytest.mark.parametrize("model", ["ngram", "neural"])
+def test_unusual_prompts_are_no_mistakes(model: str, kit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("generate", kit / model, "--max-tokens", 5, "--json")
+    long = "the old boat drifts " * 30
+    out, err = run(capsys, *words, "--prompt", long)
+    assert json.loads(out)[0]["prompt"] == long and json.loads(out)[0]["tokens"] >= 1
+    assert ("16 tokens" in err and "no longer read" in err) == (model == "neural")  # an n-gram has no window
+    for prompt in ("", "<|end|>", "a<|end|>b\x00\u200d\U0001f6a3"):
+        out, _ = run(capsys, *words, f"--prompt={prompt}")
+        assert json.loads(out)[0]["prompt"] == prompt
+    from zhixing.tasks.artefact import load
+
+    tokenizer = load(kit / model).tokenizer
+    assert tokenizer is not None
+    ids = tokenizer.encode("a<|end|>b")
+    assert tokenizer.end_id not in list(ids) and tokenizer.decode(ids) == "a<|end|>b"
+
+
+def test_rows_that_cannot_be_answered_stay(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import csv
+
+    source = tmp_path / "new.csv"
+    source.write_text(f"review,id\nupward we go,1\n,2\n\"{'downward ' * 4000}\",3\nshort\n\"  \",5\n", encoding="utf-8")
+    out, _ = run(capsys, "predict", kit / "classifier", source, tmp_path / "out.csv", "--json")
+    assert {name: json.loads(out)[name] for name in ("rows", "answered", "problems")} == {"rows": 5, "answered": 2, "problems": 3}
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text(encoding="utf-8"))))
+    assert [row["answer"] for row in rows] == ["up", "", "down", "", ""]
+    assert [row["problem"].rpartition(": ")[2] for row in rows] == ["", "empty", "", "columns", "empty"]
+    assert "new.csv:3" in rows[1]["problem"] and [row["id"] for row in rows[:3]] == ["1", "2", "3"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["new.csv", "out.csv"]
+
+
+def test_a_text_longer_than_a_classifier_reads_is_answered(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("train", kit / "table", tmp_path / "reader", "--model", "qwen3", "--recipe", kit / "short.toml", "--steps", 2, "--window", 8)
+    run(capsys, *words, "--batch", 4)
+    (tmp_path / "long.txt").write_text("upward " * 2000 + "\nshort\n", encoding="utf-8")
+    out, _ = run(capsys, "predict", tmp_path / "reader", tmp_path / "long.txt", tmp_path / "out.jsonl", "--json")
+    assert json.loads(out)["rows"] == 2 and json.loads(out)["problems"] == 0

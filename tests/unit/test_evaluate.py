@@ -1,0 +1,328 @@
+"""Evaluation: every figure against a slow, independent computation; the split that was asked for; rivals that never saw what is scored."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as theirs
+
+from zhixing.core.errors import DataError, UsageError, ZhixingError
+from zhixing.data.corpus import Corpus, open_corpus
+from zhixing.evaluation.evaluate import evaluate, score_text, token_bytes
+from zhixing.evaluation.report import Figure, Report, decide
+from zhixing.layers.kinds import Inputs
+from zhixing.models.bag import Bag
+from zhixing.preparation.prepare import Prepare, prepare
+from zhixing.tasks.artefact import Artefact, load
+from zhixing.tasks.task import task_class
+from zhixing.tokens.tokenizer import train_characters
+from zhixing.training import counted
+from zhixing.training.train import train
+
+EASY = "the river carries boats past stones and 小船 沿 河 而下 石头 不语".split()
+HARD = "quartz jumbled vexing fjord 鹤 唳 风声 草木".split()
+
+
+def sentences(words: list[str], lines: int, seed: int) -> list[str]:
+    """Make lines of seeded random words."""
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(words, k=7)) for _ in range(lines)]
+
+
+def rows(count: int, seed: int) -> list[dict[str, str]]:
+    """Make labelled rows that words tell apart, but not always."""
+    draw = random.Random(seed)
+    signs = {"good": ["fine", "lovely", "great"], "bad": ["poor", "broken", "awful"], "odd": ["purple", "sideways"]}
+    made = []
+    for number in range(count):
+        label = draw.choice(sorted(signs))
+        shown = draw.choice(sorted(signs)) if draw.random() < 0.2 else label
+        made.append({"text": f"{' '.join(draw.choices(signs[shown] + EASY, k=6))} {number}", "label": label})
+    return made
+
+
+def write_jsonl(path: Path, values: list[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in values), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two corpora and a few models."""
+    top = tmp_path_factory.mktemp("evaluate")
+    (top / "text.txt").write_text("\n".join(sentences(EASY, 200, 1)), encoding="utf-8")
+    prepare(top / "text.txt", top / "text", Prepare(unit="line", validation=0.1, test=0.2, repeats="keep"))
+    write_jsonl(top / "rows.jsonl", rows(400, 2))
+    prepare(top / "rows.jsonl", top / "rows", Prepare(validation=0.2, test=0.3))
+    tiny = {"size": "tiny", "batch": 4, "window": 32, "precision": "fp32", "threads": 1}
+    train(top / "text", top / "ngram", {"model": "ngram"})
+    train(top / "text", top / "qwen3", {**tiny, "model": "qwen3", "steps": 30, "layers": 1, "width": 32, "heads": 2, "groups": 1})
+    train(top / "text", top / "lstm", {**tiny, "model": "lstm", "steps": 30, "width": 32, "embedding": 16})
+    train(top / "rows", top / "logistic", {"model": "logistic"})
+    return top
+
+
+def documents(corpus: Corpus, tokenizer, split: str) -> list[int]:
+    """Lay a split out as tokens, by hand."""
+    tokens = [tokenizer.end_id]
+    for example in corpus.examples(split):
+        tokens += [*map(int, tokenizer.encode(example["text"])), tokenizer.end_id]
+    return tokens
+
+
+@torch.no_grad()
+def slow_nats(artefact: Artefact, tokens: list[int]) -> float:
+    """Score a text token by token, each from its whole context (or as much of it as evaluation's own windows show)."""
+    model, total = artefact.model, 0.0
+    window = getattr(model, "window", None)
+    for place in range(1, len(tokens)):
+        start = 0
+        if window is not None and place > window:  # windows of W that move on by W / 2; the last one ends with the text
+            first = window + (place - 1 - window) // (window // 2) * (window // 2)
+            start = min(first + window // 2, len(tokens) - 1) - window
+        context = torch.tensor([tokens[start:place]])
+        if hasattr(model, "states"):
+            logs = model.logits(model.states(Inputs(context))[:, -1]).log_softmax(-1)
+        else:
+            logs = model.log_probabilities(Inputs(context))
+        total -= float(logs[0, tokens[place]])
+    return total
+
+
+@pytest.mark.parametrize("name", ["ngram", "qwen3", "lstm"])
+def test_bits_per_byte_equal_an_independent_slow_computation(place: Path, name: str) -> None:
+    artefact, corpus = load(place / name), open_corpus(place / "text")
+    report = evaluate(artefact, corpus.path, rivals=False, save=False)
+    texts = [example["text"] for example in corpus.examples("test")]
+    nats = slow_nats(artefact, documents(corpus, artefact.tokenizer, "test"))
+    size_bytes = sum(len(text.encode("utf-8")) for text in texts)
+    tokens = sum(len(text) + 1 for text in texts)
+    assert report.details == {"tokens": tokens, "bytes": size_bytes, "documents": len(texts), "units": len(texts)}
+    assert report.figure("bits_per_byte").value == pytest.approx(nats / math.log(2) / size_bytes, rel=1e-5)
+    assert report.figure("nats_per_token").value == pytest.approx(nats / tokens, rel=1e-5)
+    assert report.figure("perplexity").value == pytest.approx(math.exp(nats / tokens), rel=1e-5)
+
+
+def test_every_byte_counts_exactly_once(place: Path) -> None:
+    artefact, corpus = load(place / "ngram"), open_corpus(place / "text")
+    found = score_text(artefact.model, artefact.tokenizer, corpus, "test")
+    assert found.sizes.sum() == found.size_bytes == corpus.size_bytes("test")
+    assert found.bits.sum() == pytest.approx(-found.logs.sum() / math.log(2))
+    assert token_bytes(artefact.tokenizer, artefact.tokenizer.encode("河 ok")).sum() == len("河 ok".encode())
+
+    class Forgetful:
+        """A tokenizer that drops what it does not like: fewer bytes, lower bits."""
+
+        def __init__(self, inner) -> None:
+            self.inner, self.hash = inner, "f" * 64
+
+        def __getattr__(self, name: str):
+            return getattr(self.inner, name)
+
+        def encode_batch(self, texts):
+            return self.inner.encode_batch([text.replace("石", "") for text in texts])
+
+    with pytest.raises(DataError) as caught:
+        score_text(artefact.model, Forgetful(artefact.tokenizer), corpus, "test")
+    assert caught.value.code == "evaluate.bytes" and caught.value.values["counted"] < caught.value.values["wanted"]
+
+
+@pytest.mark.parametrize("name", ["ngram", "qwen3", "lstm"])
+def test_a_model_is_not_scored_with_another_vocabulary(place: Path, name: str) -> None:
+    other = train_characters(sentences([*EASY, *HARD, "0123456789", "àéîõü"], 50, 4))
+    artefact = load(place / name)
+    assert other.vocabulary_size != artefact.tokenizer.vocabulary_size
+    with pytest.raises((ZhixingError, IndexError)):
+        score_text(artefact.model, other, open_corpus(place / "text"), "test")
+
+
+def test_the_unigram_rival_equals_a_hand_count(place: Path) -> None:
+    artefact, corpus = load(place / "qwen3"), open_corpus(place / "text")
+    report = evaluate(artefact, corpus.path, save=False)
+    vocabulary, end = artefact.tokenizer.vocabulary_size, artefact.tokenizer.end_id
+    seen = documents(corpus, artefact.tokenizer, "train")[1:] + documents(corpus, artefact.tokenizer, "validation")[1:]
+    counts = Counter(seen)
+    # One order of interpolated Kneser-Ney: counts less a discount by how often they occur, the rest shared out evenly.
+    n = [sum(1 for count in counts.values() if count == k) for k in range(5)]
+    y = n[1] / (n[1] + 2 * n[2]) if n[1] and n[2] else None
+    if y is None or not (n[3] and n[4]):
+        discounts = (0.5, 1.0, 1.5)  # Heafield's, where counts of counts are missing
+    else:
+        discounts = tuple(k - (k + 1) * y * n[k + 1] / n[k] for k in (1, 2, 3))
+    taken = {token: discounts[min(count, 3) - 1] for token, count in counts.items()}
+    left = sum(taken.values())
+    bits = 0.0
+    test = documents(corpus, artefact.tokenizer, "test")[1:]
+    assert end in test
+    for token in test:
+        bits -= math.log2((counts[token] - taken.get(token, 0.0) + left / vocabulary) / len(seen))
+    assert report.figure("bits_per_byte").rivals["unigram"] == pytest.approx(bits / corpus.size_bytes("test"), rel=1e-6)
+    assert any(name.startswith("kneser_ney") for name in report.comparisons)
+
+
+def test_label_figures_equal_scikit_learns(place: Path) -> None:
+    artefact, corpus = load(place / "logistic"), open_corpus(place / "rows")
+    report = evaluate(artefact, corpus.path, save=False)
+    examples = list(corpus.examples("test"))
+    p = artefact.model.probabilities([each["text"] for each in examples])
+    logs = np.log(p) / artefact.task.temperature
+    p = np.exp(logs - np.logaddexp.reduce(logs, axis=1, keepdims=True))
+    truth = [each["label"] for each in examples]
+    said = [artefact.task.labels[row] for row in p.argmax(1)]
+    assert report.figure("accuracy").value == pytest.approx(theirs.accuracy_score(truth, said), abs=1e-12)
+    assert report.figure("macro_f1").value == pytest.approx(theirs.f1_score(truth, said, average="macro"), abs=1e-12)
+    assert report.figure("nats").value == pytest.approx(theirs.log_loss(truth, p, labels=artefact.task.labels), abs=1e-9)
+    assert 0.5 < report.figure("accuracy").value < 1
+    most = Counter(each["label"] for split in ("train", "validation") for each in corpus.examples(split)).most_common(1)[0][0]
+    assert report.figure("accuracy").rivals["majority"] == pytest.approx(truth.count(most) / len(truth))
+
+
+@pytest.mark.parametrize(("name", "corpus"), [("ngram", "text"), ("qwen3", "text"), ("logistic", "rows")])
+def test_intervals_contain_the_value_and_pairs_explain_the_gap(place: Path, name: str, corpus: str) -> None:
+    report = evaluate(place / name, place / corpus, save=False)
+    first = report.figures[0]
+    for figure in report.figures:
+        assert figure.low is None or figure.low <= figure.value <= figure.high, figure.name
+    assert first.low < first.value < first.high
+    for rival, gap in report.comparisons.items():
+        assert gap["value"] == pytest.approx(first.value - first.rivals[rival], abs=1e-9)
+        assert gap["low"] <= gap["value"] <= gap["high"] and 0 < gap["p"] <= 1
+    assert report.table()[0][:3] == ("figure", "value", "95 % interval") and len(report.table()) == len(report.figures) + 1
+
+
+def gaps(**ends: tuple[float, float]) -> dict[str, dict[str, float]]:
+    """Make comparisons: the model's figure minus each rival's."""
+    return {name: {"value": (low + high) / 2, "low": low, "high": high, "p": 0.5} for name, (low, high) in ends.items()}
+
+
+@pytest.mark.parametrize(
+    ("higher", "ends", "wanted"),
+    [
+        (True, {"a": (0.1, 0.2)}, "model"),
+        (True, {"a": (-0.2, -0.1)}, "a"),
+        (True, {"a": (-0.1, 0.2)}, "tie"),
+        (False, {"a": (0.1, 0.2)}, "a"),
+        (False, {"a": (-0.2, -0.1)}, "model"),
+        (False, {"a": (-0.1, 0.2)}, "tie"),
+        (False, {"a": (0.1, 0.2), "b": (0.3, 0.4)}, "b"),
+        (True, {"b": (-0.4, -0.3), "a": (-0.2, -0.1)}, "b"),
+        (True, {"a": (-0.1, 0.1), "b": (-0.4, -0.3)}, "b"),
+        (True, {"b": (-0.4, -0.3), "a": (-0.1, 0.1)}, "b"),
+        (True, {"a": (0.1, 0.2), "b": (0.3, 0.4)}, "model"),
+        (True, {"a": (0.1, 0.2), "b": (-0.1, 0.2)}, "tie"),
+    ],
+)
+def test_the_verdict(higher: bool, ends: dict, wanted: str) -> None:
+    assert decide(gaps(**ends), higher) == wanted
+
+
+def test_a_report_is_written_beside_the_model_and_leaves_it_whole(place: Path) -> None:
+    report = evaluate(place / "ngram", place / "text")
+    saved = list((place / "ngram" / "evaluation").glob("text-test-*.json"))
+    assert len(saved) == 1 and json.loads(saved[0].read_text()) == json.loads(json.dumps(report.to_dict()))
+    assert isinstance(report, Report) and isinstance(report.figure("perplexity"), Figure)
+    load(place / "ngram")
+
+
+def test_a_model_of_another_task_and_an_unknown_label_are_refused(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        evaluate(place / "logistic", place / "text")
+    assert caught.value.code == "evaluate.other_task"
+    write_jsonl(tmp_path / "rows.jsonl", [*rows(60, 3), *({"text": f"unheard of {n}", "label": "new"} for n in range(60))])
+    prepare(tmp_path / "rows.jsonl", tmp_path / "rows", Prepare(test=0.5))
+    with pytest.raises(DataError) as caught:
+        evaluate(place / "logistic", tmp_path / "rows")
+    assert caught.value.code == "task.label_unseen" and "new" in str(caught.value)
+    with pytest.raises(UsageError, match="test"):
+        evaluate(place / "ngram", place / "text", split="tset")
+
+
+# The split that was asked for is the split that is read.
+
+
+@pytest.fixture(scope="module")
+def different(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus whose test is not like its train, and a model of it."""
+    top = tmp_path_factory.mktemp("different")
+    for name, words, lines, seed in (("train", EASY, 150, 1), ("validation", EASY, 40, 2), ("test", HARD, 40, 3)):
+        (top / f"{name}.txt").write_text("\n".join(sentences(words, lines, seed)), encoding="utf-8")
+    official = {"validation_source": str(top / "validation.txt"), "test_source": str(top / "test.txt")}
+    prepare(top / "train.txt", top / "corpus", Prepare(unit="line", **official))
+    train(top / "corpus", top / "model", {"model": "ngram", "order": 2})
+    return top
+
+
+def check_that_test_is_read(top: Path) -> None:
+    """The model knows nothing of the test's words: only a wrong split could look easy."""
+    value = evaluate(top / "model", top / "corpus", split="test", rivals=False, save=False)
+    easy = evaluate(top / "model", top / "corpus", split="train", rivals=False, save=False)
+    held = evaluate(top / "model", top / "corpus", split="validation", rivals=False, save=False)
+    assert value.figures[0].value > 2 * easy.figures[0].value, "the test split was not read"
+    assert value.details["bytes"] == len("".join(sentences(HARD, 40, 3)).encode("utf-8"))
+    assert held.details["bytes"] == len("".join(sentences(EASY, 40, 2)).encode("utf-8")), "the validation split was not read"
+
+
+def test_evaluation_reads_the_split_that_was_asked_for(different: Path) -> None:
+    check_that_test_is_read(different)
+
+
+@pytest.mark.parametrize("always", ["train", "validation"])
+def test_a_swapped_split_turns_that_test_red(different: Path, monkeypatch: pytest.MonkeyPatch, always: str) -> None:
+    from zhixing.evaluation import evaluate as module
+
+    honest = module.score_text
+    monkeypatch.setattr(module, "score_text", lambda model, tokenizer, corpus, split, tell: honest(model, tokenizer, corpus, always, tell))
+    with pytest.raises(AssertionError, match="was not read"):
+        check_that_test_is_read(different)
+
+
+def test_rivals_do_not_learn_what_they_are_scored_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[list[str]]] = {}
+    honest = Bag.fit.__func__
+
+    def noting(cls, texts, *rest):
+        seen.setdefault(split, []).append(list(texts))
+        return honest(cls, texts, *rest)
+
+    monkeypatch.setattr(Bag, "fit", classmethod(noting))
+    corpus = open_corpus(place / "rows")
+    held = {each["text"] for each in corpus.examples("validation")}
+    for split in ("test", "validation"):
+        evaluate(place / "logistic", place / "rows", split=split, save=False)
+    assert not held & set(seen["validation"][0]) and held <= set(seen["test"][0])
+    text = open_corpus(place / "text")
+    model = load(place / "qwen3")
+    rival = evaluate(model, text.path, split="validation", save=False).figures[0].rivals["unigram"]
+    alone = counted.NGram.count(
+        np.array(documents(text, model.tokenizer, "train")), model.tokenizer.vocabulary_size, 1, model.tokenizer.end_id
+    )
+    nats = -alone.score(np.array(documents(text, model.tokenizer, "validation"))).sum()
+    assert rival == pytest.approx(nats / math.log(2) / text.size_bytes("validation"))
+
+
+def test_validation_is_never_fitted_without_refit(place: Path) -> None:
+    """Validation with its labels turned round gives the same model without refit, and another with it."""
+    corpus = open_corpus(place / "rows")
+    task = task_class("classify").fit(corpus.examples("train"))
+
+    class Turned:
+        """The same corpus with other labels on validation."""
+
+        counts = corpus.counts
+
+        def examples(self, split):
+            for each in corpus.examples(split):
+                yield {**each, "label": task.labels[task.labels.index(each["label"]) - 1]} if split == "validation" else each
+
+    def fit(source, refit: bool) -> np.ndarray:
+        return counted.count_classes(source, task, "logistic", 0.25, lambda *a, **k: None, refit)[1].weights
+
+    assert np.array_equal(fit(corpus, False), fit(Turned(), False))
+    assert fit(corpus, True).shape != fit(Turned(), True).shape or not np.array_equal(fit(corpus, True), fit(Turned(), True))
