@@ -2,7 +2,7 @@
 
     ZHIXING_DATA=... python benchmarks/shakespeare.py OUT [--core-seconds 900] [--smoke]
 
-Nats per token on the test text, with 5 % of the text for validation in between: counted models choose their order on it and then count
+Nats per token on the test text, with the first 5 % of the text for validation: counted models choose their order on it and then count
 it too.
 """
 

@@ -56,7 +56,15 @@ def write(language: str) -> list[str]:
     words = ["generate", str(model), "--prompt", PROMPTS[language], "--max-tokens", "120", "--temperature", "0.8", "--seed", "1"]
     sample = run(*words)
     table = (ladder / "table.md").read_text(encoding="utf-8")
-    return [f"== {language}", "", table, say("demo.plot", path=ladder / "plot.svg"), "", say("demo.sample", model=best), PROMPTS[language] + sample]
+    return [
+        f"== {language}",
+        "",
+        table,
+        say("demo.plot", path=ladder / "plot.svg"),
+        "",
+        say("demo.sample", model=best),
+        PROMPTS[language] + sample,
+    ]
 
 
 def classify() -> list[str]:

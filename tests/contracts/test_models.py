@@ -457,7 +457,9 @@ def test_short_attention_equals_torch(tokens: int) -> None:
     assert torch.allclose(found, wanted, atol=1e-6)
     weights = torch.randn_like(wanted)
     for mine, theirs in zip(
-        torch.autograd.grad(found, (queries, keys, values), weights), torch.autograd.grad(wanted, (queries, keys, values), weights), strict=True
+        torch.autograd.grad(found, (queries, keys, values), weights),
+        torch.autograd.grad(wanted, (queries, keys, values), weights),
+        strict=True,
     ):
         assert torch.allclose(mine, theirs, atol=1e-5)
     short = attention.attend(*(each.detach().bfloat16() for each in (queries, keys, values)), None)

@@ -55,7 +55,9 @@ def fingerprints(model: Path) -> dict[str, str]:
 
 def corpus_hashes(path: Path) -> dict[str, str]:
     """Give the hashes of a corpus's data files."""
-    return {each.name: sha256(each) for each in sorted(path.iterdir()) if each.is_file() and each.name not in ("card.json", "manifest.json")}
+    return {
+        each.name: sha256(each) for each in sorted(path.iterdir()) if each.is_file() and each.name not in ("card.json", "manifest.json")
+    }
 
 
 def kill_and_repeat(tmp_path: Path, kills: int, seed: int) -> None:

@@ -233,9 +233,7 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def attempt(
-    case: Case, kit: Path, place: Path, say: Callable[[], tuple[str, str]], snapshot: Snapshot, patch: pytest.MonkeyPatch
-) -> None:
+def attempt(case: Case, kit: Path, place: Path, say: Callable[[], tuple[str, str]], snapshot: Snapshot, patch: pytest.MonkeyPatch) -> None:
     """Make one mistake twice, in English for machines and in Chinese for people, and judge all that came of it."""
     for name, content in case.files.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -366,7 +364,7 @@ def test_rows_that_cannot_be_answered_stay(kit: Path, tmp_path: Path, capsys: py
     import csv
 
     source = tmp_path / "new.csv"
-    source.write_text(f"review,id\nupward we go,1\n,2\n\"{'downward ' * 4000}\",3\nshort\n\"  \",5\n", encoding="utf-8")
+    source.write_text(f'review,id\nupward we go,1\n,2\n"{"downward " * 4000}",3\nshort\n"  ",5\n', encoding="utf-8")
     out, _ = run(capsys, "predict", kit / "classifier", source, tmp_path / "out.csv", "--json")
     assert {name: json.loads(out)[name] for name in ("rows", "answered", "problems")} == {"rows": 5, "answered": 2, "problems": 3}
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text(encoding="utf-8"))))

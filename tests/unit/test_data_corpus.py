@@ -112,10 +112,10 @@ KNOWN = ["test", "test", "train", "test", "train", "test", "validation", "train"
 @given(st.text(max_size=300), st.sampled_from([0, 0.05, 0.1, 0.3]), st.sampled_from([0, 0.05, 0.1, 0.3]))
 def test_cuts_are_exact_and_lose_nothing(text, validation, test):
     parts = cut(text, validation, test)
-    assert "".join(parts.values()) == text and list(parts) == ["train", "validation", "test"]
+    assert parts["validation"] + parts["train"] + parts["test"] == text and list(parts) == ["train", "validation", "test"]
     hundredths = round(100 * validation), round(100 * test)
-    assert len(parts["train"]) == len(text) * (100 - sum(hundredths)) // 100
-    assert len(parts["train"] + parts["validation"]) == len(text) * (100 - hundredths[1]) // 100
+    assert len(parts["validation"]) == len(text) * hundredths[0] // 100
+    assert len(parts["validation"] + parts["train"]) == len(text) * (100 - hundredths[1]) // 100
 
 
 def test_schemas_go_through_json():

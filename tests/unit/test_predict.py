@@ -244,9 +244,7 @@ def test_an_input_that_cannot_be_read_leaves_no_output(model: Path, tmp_path: Pa
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_table_whose_later_rows_have_new_columns_is_refused_by_name(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_whose_later_rows_have_new_columns_is_refused_by_name(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict, "PIECE", 2)
     write(tmp_path / "in.jsonl", [{"text": "lovely"}, {"text": "broken"}, {"text": "fine", "late": "x"}])
     with pytest.raises(DataError) as caught:

@@ -109,9 +109,9 @@ def test_few_texts_are_cut_at_their_tails(tmp_path):
     found = everything(folder.path)
     assert folder.card["settings"]["split"] == "tail" and folder.card["rows_out"] == {"cut": 3}
     for number, text in enumerate(texts):
-        parts = [found[split][number]["text"] for split in ("train", "validation", "test")]
+        parts = [found[split][number]["text"] for split in ("validation", "train", "test")]
         assert "".join(parts) == text
-        assert len(parts[0]) == len(text) * 90 // 100 and len(parts[0] + parts[1]) == len(text) * 95 // 100
+        assert len(parts[0]) == len(text) * 5 // 100 and len(parts[0] + parts[1]) == len(text) * 95 // 100
     only = prepare(tmp_path / "0.txt", tmp_path / "only", Prepare(validation=0.0, test=0.1))
     assert everything(only.path)["train"] == [{"text": texts[0][: int(0.9 * len(texts[0]))]}]
     assert only.card["splits"]["validation"] == {"examples": 0, "bytes": 0, "characters": 0}

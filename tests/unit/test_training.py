@@ -106,9 +106,7 @@ def test_loss_is_the_mean_over_targets() -> None:
         from zhixing.layers.kinds import Inputs
 
         logs = made.logits(made.states(Inputs(batch["tokens"]))).log_softmax(-1)
-    chosen = [
-        float(-logs[row, t, batch["targets"][row, t]]) for row in range(8) for t in range(12) if batch["targets"][row, t] != IGNORED
-    ]
+    chosen = [float(-logs[row, t, batch["targets"][row, t]]) for row in range(8) for t in range(12) if batch["targets"][row, t] != IGNORED]
     assert value == pytest.approx(sum(chosen) / len(chosen), rel=1e-6)
     assert trainer.measure(made, NextToken(), split(batch, 4)) == pytest.approx(value, rel=1e-6)
 
@@ -120,7 +118,9 @@ def test_chunked_vocabulary_equals_whole(monkeypatch: pytest.MonkeyPatch) -> Non
     assert distance(whole, gradient([batch])) < 1e-5
 
 
-def go(path: Path, pace: trainer.Pace, *, stop: Stop | None = None, validate: Any = None, objective: Any = None) -> tuple[nn.Module, Any, State]:
+def go(
+    path: Path, pace: trainer.Pace, *, stop: Stop | None = None, validate: Any = None, objective: Any = None
+) -> tuple[nn.Module, Any, State]:
     """Run, or go on with, a training in a folder."""
     made = model()
     settings = TrainSettings(optimizer="muon", weight_decay=0.1)

@@ -62,9 +62,7 @@ class Record:
     excerpt: str = ""
 
 
-def read(
-    source: str | Path, *, encoding: str | None = None, unit: str = "file", tell: Callable[..., None] = quiet
-) -> Iterator[Record]:
+def read(source: str | Path, *, encoding: str | None = None, unit: str = "file", tell: Callable[..., None] = quiet) -> Iterator[Record]:
     """Yield the records of a file, a folder (sorted, all levels, hidden files skipped) or a glob.
 
     encoding  None: found out and told

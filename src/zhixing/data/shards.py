@@ -45,9 +45,7 @@ class Shard:
     documents: int
 
 
-def shard(
-    corpus: Corpus, tokenizer: Encoder, split: str, tell: Callable[..., None] = quiet, stop: Stop | None = None
-) -> Shard:
+def shard(corpus: Corpus, tokenizer: Encoder, split: str, tell: Callable[..., None] = quiet, stop: Stop | None = None) -> Shard:
     """Give a split's tokens, from the cache when it holds them."""
     text = corpus.file(split)
     folder = corpus.path / "cache" / tokenizer.hash[:16]

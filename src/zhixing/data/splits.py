@@ -26,11 +26,13 @@ def split_of(text: str, seed: int, validation: float, test: float) -> str:
 
 
 def cut(text: str, validation: float, test: float) -> dict[str, str]:
-    """Cut one document into contiguous parts: first train, then validation, then test; the cuts are exact character counts.
+    """Cut one document into contiguous parts: validation is its head, test its tail, train what lies between; the cuts are exact counts.
 
+    Were validation between train and test, a model that counts validation as well in the end would know the text next to the test, and one
+    trained on train alone would not: on tiny_shakespeare's last tenth that is worth 0.16 nats a character to a 7-gram.
     Fractions, because 1 - 0.05 - 0.05 is not 0.9 in floating point.
     """
     size = len(text)
+    start = int(size * Fraction(str(validation)))
     end = int(size * (1 - Fraction(str(test))))
-    middle = int(size * (1 - Fraction(str(test)) - Fraction(str(validation))))
-    return {"train": text[:middle], "validation": text[middle:end], "test": text[end:]}
+    return {"train": text[start:end], "validation": text[:start], "test": text[end:]}

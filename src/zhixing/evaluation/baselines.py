@@ -31,7 +31,7 @@ def language_rivals(corpus: Corpus, tokenizer: Any, tokens: np.ndarray, split: s
 
     train = shard(corpus, tokenizer, "train", tell).tokens
     held = shard(corpus, tokenizer, "validation", tell).tokens if "validation" in fitted_on(corpus, split) else None
-    both = np.asarray(train) if held is None else np.concatenate([train, held[1:]])
+    both = np.asarray(train) if held is None else np.concatenate([held, train[1:]])
     size, end = tokenizer.vocabulary_size, tokenizer.end_id
     scores = {UNIGRAM: NGram.count(both, size, 1, end).score(tokens)}
     if family != "ngram":

@@ -23,7 +23,9 @@ from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.shards import shard
 from zhixing.evaluation.baselines import class_rivals, language_rivals
 from zhixing.evaluation.report import Figure, Report, decide
-from zhixing.metrics import intervals, labels as judged, text as texts
+from zhixing.metrics import intervals
+from zhixing.metrics import labels as judged
+from zhixing.metrics import text as texts
 from zhixing.tasks.artefact import Artefact, load
 from zhixing.tasks.classify import PRECISIONS
 
@@ -48,7 +50,9 @@ def evaluate(
     artefact = model if isinstance(model, Artefact) else load(model)
     opened = open_corpus(corpus)
     if artefact.task.name != opened.task:
-        raise UsageError("evaluate.other_task", model=str(artefact.folder.path), task=artefact.task.name, corpus=str(opened.path), other=opened.task)
+        raise UsageError(
+            "evaluate.other_task", model=str(artefact.folder.path), task=artefact.task.name, corpus=str(opened.path), other=opened.task
+        )
     judge = judge_language if opened.task == "language" else judge_classes
     report = judge(artefact, opened, split, tell, rivals)
     if save:
@@ -125,9 +129,7 @@ def judge_language(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, r
     comparisons = {n: intervals.paired(found.bits, found.unit_bits(o), SEED, found.sizes).to_dict() for n, o in others.items()}
     details = {"tokens": len(logs), "bytes": size_bytes, "documents": found.documents, "units": len(found.starts)}
     verdict = decide(comparisons, False)
-    return Report(
-        str(artefact.folder.path), str(corpus.path), split, "language", found.documents, figures, comparisons, verdict, details
-    )
+    return Report(str(artefact.folder.path), str(corpus.path), split, "language", found.documents, figures, comparisons, verdict, details)
 
 
 def judge_classes(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
@@ -168,15 +170,29 @@ def judge_classes(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, ri
             return judged.coverage_at_precision(confidence, correct, wanted)[0]
 
         spread = intervals.interval_of(coverage, values["confidence"], values["correct"] > 0, seed=SEED, rounds=500)
-        figures.append(Figure(name, spread.value, spread.low, spread.high, {n: coverage(p.max(1), right[n] > 0) for n, p in others.items()}))
+        figures.append(
+            Figure(name, spread.value, spread.low, spread.high, {n: coverage(p.max(1), right[n] > 0) for n, p in others.items()})
+        )
         threshold = task.thresholds.get(str(precision))
         if threshold is not None:
             answered = values["confidence"] >= threshold
             share = float(answered.mean())
-            kept[str(precision)] = {"threshold": threshold, "answered": share, "precision": float(values["correct"][answered].mean()) if share else None}
+            kept[str(precision)] = {
+                "threshold": threshold,
+                "answered": share,
+                "precision": float(values["correct"][answered].mean()) if share else None,
+            }
     comparisons = {n: intervals.paired(values["correct"], r, SEED).to_dict() for n, r in right.items()}
     cut = 0 if artefact.tokenizer is None else sum(len(artefact.tokenizer.encode(each["text"])) > task.longest for each in examples)
     details = {"thresholds_chosen_on_validation": kept, "labels": len(task.labels), "texts_not_read_to_the_end": cut}
     return Report(
-        str(artefact.folder.path), str(corpus.path), split, "classify", len(examples), tuple(figures), comparisons, decide(comparisons, True), details
+        str(artefact.folder.path),
+        str(corpus.path),
+        split,
+        "classify",
+        len(examples),
+        tuple(figures),
+        comparisons,
+        decide(comparisons, True),
+        details,
     )

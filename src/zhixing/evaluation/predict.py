@@ -126,7 +126,9 @@ def find_columns(artefact: Artefact, chunk: list[Record], text: str | None) -> C
     return choose(list(value), "language", text, None, None)[1]
 
 
-def answer(artefact: Artefact, chunk: list[Record], columns: Columns, threshold: float | None, counts: dict[str, int]) -> Iterator[dict[str, Any]]:
+def answer(
+    artefact: Artefact, chunk: list[Record], columns: Columns, threshold: float | None, counts: dict[str, int]
+) -> Iterator[dict[str, Any]]:
     """Give each record's row with the answer beside it; counts is updated."""
     read_out = [columns.example(record.value) if record.reason is None else (None, record.reason) for record in chunk]
     items = [artefact.task.encode(example, artefact.tokenizer) for example, _ in read_out if example is not None]

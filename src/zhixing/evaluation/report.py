@@ -24,7 +24,7 @@ class Report:
     """What evaluating one model on one split of one corpus found.
 
     comparisons  {rival: {value, low, high, p}}   the paired difference, model minus rival, in the first figure
-    verdict      "model", or the name of the rival that is better in the first figure with an interval that excludes zero, or "tie"
+    verdict      "model", or the name of the rival that is better in the first figure with an interval that excludes zero, or "tie", or "none" without rivals
     """
 
     model: str
@@ -57,6 +57,8 @@ class Report:
 
 def decide(comparisons: dict[str, dict[str, float]], higher: bool) -> str:
     """Say who is better in the first figure: the model, a rival, or nobody for certain."""
+    if not comparisons:
+        return "none"
     verdict = "model"
     worst = 0.0
     for rival, gap in comparisons.items():

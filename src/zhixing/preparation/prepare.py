@@ -213,9 +213,7 @@ def _unit(settings: Prepare) -> str:
     return "file" if settings.unit == "auto" else settings.unit
 
 
-def _first_pass(
-    inputs: list[Input], columns: Columns, settings: Prepare, tell: Callable[..., None], stop: Stop | None
-) -> Plan:
+def _first_pass(inputs: list[Input], columns: Columns, settings: Prepare, tell: Callable[..., None], stop: Stop | None) -> Plan:
     plan = Plan()
     for given, _, record, example in _examples(inputs, columns, _unit(settings), stop):
         plan.rows += 1

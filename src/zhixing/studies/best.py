@@ -27,6 +27,7 @@ from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.evaluation.evaluate import SEED, score_text
 from zhixing.metrics import intervals
 from zhixing.tasks.artefact import Artefact, load
+from zhixing.tasks.classify import known_rows
 from zhixing.tasks.task import task_class
 from zhixing.training import counted
 from zhixing.training.settings import settle
@@ -206,7 +207,7 @@ def classes(
 ) -> Made:
     """Candidates for classification: naive Bayes, logistic regression, and a small neural classifier when time is left."""
     task = task_class("classify").fit(corpus.examples("train"))
-    rows = list(corpus.examples("validation"))
+    rows = known_rows(task, corpus.examples("validation"), quiet)
     candidates: list[Candidate] = []
 
     def judge(name: str, fitted: Any, model: Any, tokenizer: Any, seconds: float) -> None:

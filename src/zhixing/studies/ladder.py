@@ -99,7 +99,14 @@ def compare(
 
 
 def climb(
-    corpus: Corpus, work: Path, name: str, core_seconds: float, given: dict[str, Any], models: tuple[str, ...], tell: Tell, stop: Stop | None
+    corpus: Corpus,
+    work: Path,
+    name: str,
+    core_seconds: float,
+    given: dict[str, Any],
+    models: tuple[str, ...],
+    tell: Tell,
+    stop: Stop | None,
 ) -> Folder:
     """Make one rung's Model folder, or open it when an earlier, interrupted run has made it of the same corpus, settings and budget."""
     path = work / RUNG_FOLDERS / name

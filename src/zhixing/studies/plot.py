@@ -104,7 +104,9 @@ def draw(lines: list[Line], title: str, x_name: str, y_name: str) -> str:
                 parts.append(f"<text x='{x:.1f}' y='{HEIGHT - BOTTOM + 16}' font-size='11' text-anchor='middle'>{tick:g}</text>")
     parts.append(f"<text x='{(LEFT + end) / 2}' y='{HEIGHT - 14}' font-size='12' text-anchor='middle'>{escape(x_name)}</text>")
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(f"<text x='16' y='{middle}' font-size='12' text-anchor='middle' transform='rotate(-90 16 {middle})'>{escape(y_name)}</text>")
+    parts.append(
+        f"<text x='16' y='{middle}' font-size='12' text-anchor='middle' transform='rotate(-90 16 {middle})'>{escape(y_name)}</text>"
+    )
     for number, line in enumerate(lines):
         colour = COLOURS[number % len(COLOURS)]
         places = [at(x, y) for x, y in line.points]
@@ -113,13 +115,17 @@ def draw(lines: list[Line], title: str, x_name: str, y_name: str) -> str:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
             parts.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
         parts.append(f"<circle cx='{last_x:.1f}' cy='{last_y:.1f}' r='3.5' fill='{colour}'/>")
-        parts.append(f"<line x1='{last_x:.1f}' y1='{last_y:.1f}' x2='{end}' y2='{last_y:.1f}' stroke='{colour}' stroke-dasharray='4 4' opacity='0.5'/>")
+        parts.append(
+            f"<line x1='{last_x:.1f}' y1='{last_y:.1f}' x2='{end}' y2='{last_y:.1f}' stroke='{colour}' stroke-dasharray='4 4' opacity='0.5'/>"
+        )
         label_y = TOP + 14 + 20 * number
         parts.append(f"<rect x='{end + 14}' y='{label_y - 9}' width='12' height='12' fill='{colour}'/>")
         parts.append(f"<text x='{end + 31}' y='{label_y + 1}' font-size='12'>{escape(line.name)}  {line.points[-1][1]:.3f}</text>")
     for crossing in crossings(lines):
         x, y = at(crossing.x, crossing.y)
-        parts.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='6' fill='none' stroke='black'><title>{escape(crossing.winner)} &lt; {escape(crossing.loser)}</title></circle>")
+        parts.append(
+            f"<circle cx='{x:.1f}' cy='{y:.1f}' r='6' fill='none' stroke='black'><title>{escape(crossing.winner)} &lt; {escape(crossing.loser)}</title></circle>"
+        )
         parts.append(f"<text x='{x + 8:.1f}' y='{y - 8:.1f}' font-size='10'>{crossing.x:.0f}</text>")
     parts.append("</svg>\n")
     return "\n".join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from zhixing.tasks.task import Answer, Example, Item
 READ_BATCH = 64  # texts scored at once by a neural model
 READ_AHEAD = 2048  # texts sorted by length before batching
 FEW = 1e-12
+PRECISIONS = (0.95, 0.98, 0.99)
 
 
 @dataclass(frozen=True)
@@ -147,4 +148,10 @@ def calibrate(task: Classify, log_probabilities: np.ndarray, labels: np.ndarray)
     return dataclasses.replace(task, temperature=temperature, thresholds=thresholds)
 
 
-PRECISIONS = (0.95, 0.98, 0.99)
+def known_rows(task: Classify, rows: Iterable[Example], tell: Callable[..., None]) -> list[Example]:
+    """Keep the validation rows whose label training has seen, and tell how many have another: nothing could be chosen by them."""
+    every = list(rows)
+    known = [row for row in every if row["label"] in task.labels]
+    if len(known) < len(every):
+        tell("train.unseen", rows=len(every) - len(known), of=len(every))
+    return known

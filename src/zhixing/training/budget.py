@@ -105,7 +105,12 @@ def whole(estimate: Estimate, steps: int, validation_batches: int, evaluations: 
     """Extend a step's cost to the whole run's."""
     times = steps + FORWARD_SHARE * validation_batches * evaluations
     return Estimate(
-        estimate.step_seconds, estimate.step_core_seconds, estimate.memory_bytes, steps, times * estimate.step_seconds, times * estimate.step_core_seconds
+        estimate.step_seconds,
+        estimate.step_core_seconds,
+        estimate.memory_bytes,
+        steps,
+        times * estimate.step_seconds,
+        times * estimate.step_core_seconds,
     )
 
 

@@ -19,7 +19,7 @@ from zhixing.models.bag import Bag
 from zhixing.models.mixture import Mixture
 from zhixing.models.mixture import fit_weights as weights_by_em
 from zhixing.models.ngram import NGram, best_order
-from zhixing.tasks.classify import Classify, calibrate, log_probabilities
+from zhixing.tasks.classify import Classify, calibrate, known_rows, log_probabilities
 from zhixing.tokens.tokenizer import Tokenizer
 
 Tell = Callable[..., None]
@@ -34,8 +34,8 @@ def splits(corpus: Corpus, tokenizer: Tokenizer, tell: Tell) -> tuple[np.ndarray
 
 
 def together(train: np.ndarray, held: np.ndarray | None) -> np.ndarray:
-    """Give training and validation as one stream; both open and close with the end token, which is shared."""
-    return np.asarray(train) if held is None else np.concatenate([train, held[1:]])
+    """Give validation and training as one stream; both open and close with the end token, which is shared."""
+    return np.asarray(train) if held is None else np.concatenate([held, train[1:]])
 
 
 def count_language(corpus: Corpus, tokenizer: Tokenizer, order: int, tell: Tell) -> tuple[NGram, dict[str, Any]]:
@@ -64,7 +64,11 @@ def mix(corpus: Corpus, tokenizer: Tokenizer, model: Any, order: int, tell: Tell
     seen = NGram.count(train, tokenizer.vocabulary_size, order, tokenizer.end_id)
     fitted = Mixture.fit([model, seen], held)
     whole = NGram.count(together(train, held), tokenizer.vocabulary_size, order, tokenizer.end_id)
-    found = {"order": order, "weights": np.asarray(fitted.weights).round(4).tolist(), "validation_nats": -float(np.mean(fitted.score(held)))}
+    found = {
+        "order": order,
+        "weights": np.asarray(fitted.weights).round(4).tolist(),
+        "validation_nats": -float(np.mean(fitted.score(held))),
+    }
     return Mixture([model, whole], fitted.weights), found
 
 
@@ -87,7 +91,7 @@ def count_classes(
     by     what chooses the strength: "loss" or "accuracy"
     """
     rows = list(corpus.examples("train"))
-    held = list(corpus.examples("validation")) if corpus.counts.get("validation") else []
+    held = known_rows(task, corpus.examples("validation"), tell) if corpus.counts.get("validation") else []
     index = {label: place for place, label in enumerate(task.labels)}
     texts, labels = [row["text"] for row in rows], np.array([index[row["label"]] for row in rows])
     count = len(task.labels)

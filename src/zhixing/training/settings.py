@@ -23,7 +23,7 @@ DEFAULT_MODEL = {"language": "qwen3", "classify": "logistic"}
 
 DECODER = {
     "tiny": {"layers": 4, "width": 128, "heads": 4, "groups": 2, "window": 128, "batch": 32, "epochs": 4.0},
-    "small": {"layers": 6, "width": 256, "heads": 4, "groups": 2, "window": 256, "batch": 16, "epochs": 8.0},
+    "small": {"layers": 6, "width": 160, "heads": 5, "groups": 5, "window": 256, "batch": 8, "epochs": 4.0},
     "medium": {"layers": 8, "width": 384, "heads": 6, "groups": 3, "window": 256, "batch": 32, "epochs": 8.0},
     "large": {"layers": 12, "width": 768, "heads": 12, "groups": 4, "window": 1024, "batch": 16, "accumulate": 4, "epochs": 4.0},
 }
@@ -117,7 +117,7 @@ def read_recipe(name: str | None) -> dict[str, Any]:
         return {}
     path = Path(name)
     if path.suffix == ".json" and path.exists():
-        return {key: value for key, value in read_json(path).get("settings", {}).items()}
+        return dict(read_json(path).get("settings", {}))
     shipped = {each.name.removesuffix(".toml"): each for each in resources.files(RECIPES).iterdir() if each.name.endswith(".toml")}
     source = path if path.suffix == ".toml" and path.exists() else shipped.get(name)
     if source is None:
@@ -148,7 +148,9 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     if task == "classify" and model in NEURAL:
         dial |= CLASSIFY
     settled = resolve(TrainSettings, ("dial", dial), ("recipe", from_recipe), ("flag", flags))
-    settled = Settings(replace(settled.value, model=model), {**settled.origins, "model": settled.origins["model"] if first.model != "auto" else "task"})
+    settled = Settings(
+        replace(settled.value, model=model), {**settled.origins, "model": settled.origins["model"] if first.model != "auto" else "task"}
+    )
     refuse_unused(model, flags)
     check(settled)
     return settled

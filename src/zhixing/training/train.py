@@ -35,7 +35,7 @@ from zhixing.data.stream import Rows, Windows
 from zhixing.layers.kinds import Headed
 from zhixing.models import catalog
 from zhixing.tasks import artefact
-from zhixing.tasks.classify import Classify, calibrate, log_probabilities
+from zhixing.tasks.classify import Classify, calibrate, known_rows, log_probabilities
 from zhixing.tasks.task import task_class
 from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters
 from zhixing.training import budget, counted, optim, trainer
@@ -44,7 +44,7 @@ from zhixing.training.gradients import Gradients
 from zhixing.training.settings import COUNTED, TrainSettings, as_dict, settle
 
 BPE_SIZES = ((5_000_000, 2048), (50_000_000, 8192), (1 << 62, 32768))  # training bytes up to which a vocabulary is this large
-DROPOUTS = ((2.0, 0.0), (5.0, 0.1), (float("inf"), 0.2))  # passes over the text up to which dropout is this large
+DROPOUTS = ((1.5, 0.0), (4.5, 0.05), (8.0, 0.1), (float("inf"), 0.2))  # passes over the text up to which dropout is this large
 CHECKPOINTS_KEPT = 4
 Tell = Callable[..., None]
 
@@ -72,7 +72,13 @@ def machine(precision: str) -> dict[str, Any]:
     """Name the arithmetic: equal bytes are promised only where all of this is equal."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     capability = torch.backends.cpu.get_cpu_capability() if device == "cpu" else torch.cuda.get_device_name()
-    return {"torch": torch.__version__, "device": device, "arithmetic": capability, "threads": torch.get_num_threads(), "precision": precision}
+    return {
+        "torch": torch.__version__,
+        "device": device,
+        "arithmetic": capability,
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+    }
 
 
 def choose_precision(settings: TrainSettings) -> TrainSettings:
@@ -137,7 +143,8 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -
         held_out = Windows(held, settings.batch, settings.window, 0) if held is not None and len(held) > settings.window else None
         return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch * settings.window, len(tokens))
     items = [task.encode(example, tokenizer) for example in corpus.examples("train")]
-    held_items = [task.encode(example, tokenizer) for example in corpus.examples("validation")] if corpus.counts.get("validation") else []
+    held_rows = known_rows(task, corpus.examples("validation"), tell) if corpus.counts.get("validation") else []
+    held_items = [task.encode(example, tokenizer) for example in held_rows]
     stream = Rows(items, min(settings.batch, len(items)), settings.seed, tokenizer.pad_id)
     held_out = Rows(held_items, min(settings.batch, len(held_items)), 0, tokenizer.pad_id) if held_items else None
     return Plan(settled, task, tokenizer, build, stream, held_out, min(settings.batch, len(items)), len(items))
@@ -163,10 +170,7 @@ def estimate(plan: Plan, settings: TrainSettings) -> budget.Estimate:
         batches = [trainer.to_tensors(plan.stream.batch(step, m, settings.accumulate), _device()) for m in range(settings.accumulate)]
         trainer.update(gradients, model, optimizer, batches, step, pace)
 
-    found = budget.try_steps(one_step)
-    del model, gradients, optimizer
-    budget.give_back_memory()
-    return found
+    return budget.try_steps(one_step)
 
 
 def _device() -> torch.device:
@@ -287,6 +291,7 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
     if "steps" not in run_file:
         tell("train.trying")
         cost = estimate(made, settings)
+        budget.give_back_memory()
         spent = (time.perf_counter() - began[0], time.process_time() - began[1])
         steps = budget.length(settings, cost, made.tokens_a_step, made.train_tokens, spent)
         batches = budget.validation_batches(steps, settings.evaluations, made.held_out.steps_per_epoch if made.held_out else 0)
@@ -298,7 +303,12 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
     elif run_file["machine"] != here:
         tell("train.other_machine", before=str(run_file["machine"]), now=str(here))
     steps, settings = run_file["steps"], replace(settings, dropout=run_file["dropout"])
-    tell("train.plan", steps=steps, **{k: run_file["estimate"][k] for k in ("seconds", "core_seconds", "memory_bytes")}, precision=settings.precision)
+    tell(
+        "train.plan",
+        steps=steps,
+        **{k: run_file["estimate"][k] for k in ("seconds", "core_seconds", "memory_bytes")},
+        precision=settings.precision,
+    )
 
     model = made.build(settings).to(_device())
     optimizer = optim.build(model, settings, settings.precision == "bf16")
@@ -360,7 +370,7 @@ def finish(
     if settings.model == "mixture":
         served, about["chosen"] = counted.mix(corpus, tokenizer, model, settings.order, tell)
     if isinstance(task, Classify) and corpus.counts.get("validation"):
-        items = [task.encode(example, tokenizer) for example in corpus.examples("validation")]
+        items = [task.encode(example, tokenizer) for example in known_rows(task, corpus.examples("validation"), quiet)]
         labels = np.array([item["label"] for item in items])
         task = calibrate(task, log_probabilities(task, model, items, tokenizer.pad_id), labels)
     artefact.write(out, task, served, tokenizer)

@@ -146,7 +146,9 @@ def run(
                     raise RunError("train.not_finite", step=state.step, count=state.skipped_in_a_row)
             clock.note(state)
             if updated and (state.step % every == 0 or state.step == pace.steps):
-                log.write(step=state.step, loss=values, norm=norm, seconds=round(state.seconds, 3), core_seconds=round(state.core_seconds, 3))
+                log.write(
+                    step=state.step, loss=values, norm=norm, seconds=round(state.seconds, 3), core_seconds=round(state.core_seconds, 3)
+                )
             rate = (time.perf_counter() - clock.start[0]) / (state.step - began)
             tell("train.progress", step=state.step, steps=pace.steps, loss=sum(values.values()), left=rate * (pace.steps - state.step))
             last = state.step == pace.steps
