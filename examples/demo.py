@@ -2,7 +2,8 @@
 
     python examples/demo.py [FOLDER]
 
-Every step is a command that is printed before it runs, so that it can be repeated by hand. A step whose result is already there is not done again.
+Every step is a command that is printed before it runs, so that it can be repeated by hand. A step whose result is already there is
+not done again.
 The texts come with packages (`texts.py`); the table is generated.
 """
 

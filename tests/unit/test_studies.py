@@ -234,7 +234,7 @@ def check_choice(card: dict[str, Any], lower: bool) -> None:
 
 def test_the_best_of_a_text_is_the_lowest_on_validation(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "LEAST_SECONDS", 0.5)
-    folder = best(text, tmp_path / "made", 0.1, {key: value for key, value in TINY.items() if key != "size"})
+    folder = best(text, tmp_path / "made", 0.1, {"heads": 2, "groups": 1, **{key: value for key, value in TINY.items() if key != "size"}})
     check_choice(folder.card, lower=True)
     assert {each["name"] for each in folder.card["best"]["candidates"]} == {"ngram", "qwen3", "mixture"}
     assert folder.card["best"]["figure"] == "bits_per_byte" and os.listdir(tmp_path) == ["made"]

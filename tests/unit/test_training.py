@@ -132,7 +132,8 @@ def go(
     log = RunLog(path / "run.jsonl", state.step)
     try:
         state = trainer.run(
-            made, objective or NextToken(), stream(), pace, optimizer, seed=7, checkpoints=checkpoints, log=log, state=state, validate=validate, stop=stop,
+            made, objective or NextToken(), stream(), pace, optimizer, seed=7,
+            checkpoints=checkpoints, log=log, state=state, validate=validate, stop=stop,
         )  # fmt: skip
     finally:
         log.close()

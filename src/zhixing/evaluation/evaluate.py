@@ -1,7 +1,7 @@
 """Evaluation of a Model folder on a split of a Corpus folder: figures with intervals, and the cheap rivals beside each.
 
-Bits per byte: total bits over the whole held-out text, every byte once, context carried from the text before it, end tokens paid for, over the
-UTF-8 bytes of the raw text. Intervals come from documents or, in few long texts, from stretches, which are drawn with replacement.
+Bits per byte: total bits over the whole held-out text, every byte once, context carried from the text before it, end tokens paid for,
+over the UTF-8 bytes of the raw text. Intervals come from documents or, in few long texts, from stretches, which are drawn with replacement.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from zhixing.metrics import intervals
 from zhixing.metrics import labels as judged
 from zhixing.metrics import text as texts
 from zhixing.tasks.artefact import Artefact, load
-from zhixing.tasks.classify import PRECISIONS
+from zhixing.tasks.classify import FEW, PRECISIONS
 
 STRETCH = 512  # tokens of one unit of the bootstrap when there are few documents
 FEW_DOCUMENTS = 30
@@ -152,13 +152,16 @@ def judge_classes(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, ri
     def macro(truth: np.ndarray, said: np.ndarray) -> float:
         return judged.macro_f1(truth, said, len(task.labels))
 
+    def surprise(probabilities: np.ndarray) -> float:
+        return float(-np.log(np.maximum(probabilities[np.arange(len(expected)), expected], FEW)).mean())
+
     accuracy = intervals.interval(values["correct"], SEED)
     f1 = intervals.interval_of(macro, expected, predicted, seed=SEED, rounds=500)
     nats = intervals.interval(values["nats"], SEED)
     figures = [
         Figure("accuracy", accuracy.value, accuracy.low, accuracy.high, {n: float(r.mean()) for n, r in right.items()}),
         Figure("macro_f1", f1.value, f1.low, f1.high, {n: macro(expected, p.argmax(1)) for n, p in others.items()}),
-        Figure("nats", nats.value, nats.low, nats.high, {n: float(-np.log(np.maximum(p[np.arange(len(p)), expected], 1e-12)).mean()) for n, p in others.items()}),
+        Figure("nats", nats.value, nats.low, nats.high, {n: surprise(p) for n, p in others.items()}),
         Figure("calibration_error", judged.calibration_error(values["confidence"], values["correct"] > 0),
                rivals={n: judged.calibration_error(p.max(1), right[n] > 0) for n, p in others.items()}),
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Rows in, the same rows out with answer, confidence and abstention: nothing is dropped, and an interrupted run goes on.
 
-Answers are appended to `.<out>.partial` beside the output, flushed piece by piece; a note beside it says for which model and input. The output
-takes its name when every row is answered. A row that cannot be read is kept, with an empty answer and the reason.
+Answers are appended to `.<out>.partial` beside the output, flushed piece by piece; a note beside it says for which model and input.
+The output takes its name when every row is answered. A row that cannot be read is kept, with an empty answer and the reason.
 """
 
 from __future__ import annotations

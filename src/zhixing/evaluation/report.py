@@ -24,7 +24,8 @@ class Report:
     """What evaluating one model on one split of one corpus found.
 
     comparisons  {rival: {value, low, high, p}}   the paired difference, model minus rival, in the first figure
-    verdict      "model", or the name of the rival that is better in the first figure with an interval that excludes zero, or "tie", or "none" without rivals
+    verdict      "model"; the name of the rival that is better in the first figure with an interval that excludes zero; "tie"; or
+                 "none" without rivals
     """
 
     model: str

@@ -13,8 +13,8 @@ from torch import Tensor
 from zhixing.core.errors import RunError
 from zhixing.layers.kinds import Inputs
 
-# Tokens up to which two plain products beat torch's flash kernel on a CPU in bfloat16: forward and backward of 4 heads over 4,096 tokens took
-# 9, 16 and 41 ms instead of 47, 51 and 55 at 64, 128 and 256 tokens a row (torch 2.13, one core).
+# Tokens up to which two plain products beat torch's flash kernel on a CPU in bfloat16: forward and backward of 4 heads over 4,096 tokens
+# took 9, 16 and 41 ms instead of 47, 51 and 55 at 64, 128 and 256 tokens a row (torch 2.13, one core).
 SHORT = 256
 
 

@@ -1,7 +1,8 @@
 """The ladder: every era of language model on one corpus, one metric, one budget; where each overtakes the last; whatever the true order is.
 
-All rungs share one tokenizer. Each trained rung has the same budget of core-seconds, counted rungs take what counting takes, and the mixture is
-the decoder and the best counted model together, so its time is the sum. Choices are made on validation; the test split is scored once a rung.
+All rungs share one tokenizer. Each trained rung has the same budget of core-seconds, counted rungs take what counting takes, and the
+mixture is the decoder and the best counted model together, so its time is the sum. Choices are made on validation; the test split is
+scored once a rung.
 """
 
 from __future__ import annotations

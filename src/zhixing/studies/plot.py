@@ -116,7 +116,8 @@ def draw(lines: list[Line], title: str, x_name: str, y_name: str) -> str:
             parts.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
         parts.append(f"<circle cx='{last_x:.1f}' cy='{last_y:.1f}' r='3.5' fill='{colour}'/>")
         parts.append(
-            f"<line x1='{last_x:.1f}' y1='{last_y:.1f}' x2='{end}' y2='{last_y:.1f}' stroke='{colour}' stroke-dasharray='4 4' opacity='0.5'/>"
+            f"<line x1='{last_x:.1f}' y1='{last_y:.1f}' x2='{end}' y2='{last_y:.1f}' stroke='{colour}' "
+            "stroke-dasharray='4 4' opacity='0.5'/>"
         )
         label_y = TOP + 14 + 20 * number
         parts.append(f"<rect x='{end + 14}' y='{label_y - 9}' width='12' height='12' fill='{colour}'/>")
@@ -124,7 +125,8 @@ def draw(lines: list[Line], title: str, x_name: str, y_name: str) -> str:
     for crossing in crossings(lines):
         x, y = at(crossing.x, crossing.y)
         parts.append(
-            f"<circle cx='{x:.1f}' cy='{y:.1f}' r='6' fill='none' stroke='black'><title>{escape(crossing.winner)} &lt; {escape(crossing.loser)}</title></circle>"
+            f"<circle cx='{x:.1f}' cy='{y:.1f}' r='6' fill='none' stroke='black'>"
+            f"<title>{escape(crossing.winner)} &lt; {escape(crossing.loser)}</title></circle>"
         )
         parts.append(f"<text x='{x + 8:.1f}' y='{y - 8:.1f}' font-size='10'>{crossing.x:.0f}</text>")
     parts.append("</svg>\n")
