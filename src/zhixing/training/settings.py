@@ -22,19 +22,19 @@ COUNTED = {"language": ("ngram",), "classify": ("naive_bayes", "logistic")}
 DEFAULT_MODEL = {"language": "qwen3", "classify": "logistic"}
 
 DECODER = {
-    "tiny": {"layers": 4, "width": 128, "heads": 4, "groups": 2, "window": 128, "batch": 32, "epochs": 4.0},
+    "tiny": {"layers": 4, "width": 128, "heads": 4, "groups": 2, "window": 128, "batch": 16, "epochs": 4.0},
     "small": {"layers": 6, "width": 160, "heads": 5, "groups": 5, "window": 256, "batch": 8, "epochs": 4.0},
     "medium": {"layers": 8, "width": 384, "heads": 6, "groups": 3, "window": 256, "batch": 32, "epochs": 8.0},
     "large": {"layers": 12, "width": 768, "heads": 12, "groups": 4, "window": 1024, "batch": 16, "accumulate": 4, "epochs": 4.0},
 }
 RECURRENT = {
-    "tiny": {"layers": 1, "width": 128, "embedding": 64, "window": 128, "batch": 32, "epochs": 4.0},
-    "small": {"layers": 1, "width": 384, "embedding": 128, "window": 128, "batch": 32, "epochs": 8.0},
+    "tiny": {"layers": 1, "width": 192, "embedding": 64, "window": 128, "batch": 16, "epochs": 4.0},
+    "small": {"layers": 1, "width": 384, "embedding": 128, "window": 128, "batch": 16, "epochs": 8.0},
     "medium": {"layers": 2, "width": 640, "embedding": 256, "window": 128, "batch": 64, "epochs": 8.0},
     "large": {"layers": 3, "width": 1024, "embedding": 512, "window": 256, "batch": 64, "epochs": 8.0},
 }
 PLANS: dict[str, dict[str, dict[str, Any]]] = {"qwen3": DECODER, "llama": DECODER, "mixture": DECODER, "lstm": RECURRENT}
-RECURRENT_RATES = {"optimizer": "adamw", "learning_rate": 0.003, "decay": 0.6}
+RECURRENT_RATES = {"weight_decay": 0.1}
 CLASSIFY = {"batch": 32, "window": 256, "epochs": 12.0, "learning_rate": 0.001, "dropout": 0.2}
 
 
