@@ -228,7 +228,7 @@ def check_choice(card: dict[str, Any], lower: bool) -> None:
         if each["name"] != told["winner"]:
             assert each["minus_winner"]["value"] == pytest.approx(values[each["name"]] - values[told["winner"]], abs=1e-9)
     second = told["candidates"][1]["minus_winner"] if len(values) > 1 else None
-    assert told["certain"] == (second is None or second["low"] > 0 or second["high"] < 0)
+    assert told["certain"] == (second is not None and (second["low"] > 0 or second["high"] < 0))
     assert card["measured"]["best_seconds"] > 0
 
 

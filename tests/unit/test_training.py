@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from zhixing.objectives.tokens import IGNORED, NextToken
 from zhixing.training import budget, optim, trainer
 from zhixing.training.checkpoint import Checkpoints, State, model_tensors
 from zhixing.training.gradients import Gradients
-from zhixing.training.settings import PLANS, TrainSettings, read_recipe, settle
+from zhixing.training.settings import PLANS, TrainSettings, as_dict, read_recipe, settle
 
 VOCABULARY = 29
 FORM = {
@@ -316,9 +317,29 @@ def test_recipe_weaker_than_flag(tmp_path: Path) -> None:
 
 def test_length_in_time_becomes_steps() -> None:
     cost = budget.Estimate(0.5, 1.0, 1 << 28)
-    assert budget.length(TrainSettings(steps=12), cost, 100, 1000, (0.0, 0.0)) == 12
-    by_minutes = budget.length(TrainSettings(minutes=1.0), cost, 100, 1000, (10.0, 0.0))
-    assert by_minutes == int((60 * 0.94 - 10) / (0.5 * 1.08))
-    by_core = budget.length(TrainSettings(core_seconds=60.0), cost, 100, 1000, (0.0, 10.0))
-    assert by_core == int((60 * 0.94 - 10) / (1.0 * 1.08))
-    assert budget.length(replace(TrainSettings(), epochs=3.0), cost, 100, 1000, (0.0, 0.0)) == 30
+
+    def steps(spent: tuple[float, float] = (0.0, 0.0), **given: float) -> int:
+        return budget.schedule(TrainSettings(**given), cost, 100, 1000, spent, 0).steps
+
+    assert steps(steps=12) == 12
+    assert steps(minutes=1.0, spent=(10.0, 0.0)) == int((60 * 0.94 - 10) / 0.5)
+    assert steps(core_seconds=60.0, spent=(0.0, 10.0)) == int(60 * 0.94 - 10)
+    assert steps(epochs=3.0) == 30
+
+
+@pytest.mark.parametrize("seconds", [3.0, 20.0, 90.0, 700.0])
+@pytest.mark.parametrize("available", [0, 3, 500])
+def test_validation_fits_into_the_budget(seconds: float, available: int) -> None:
+    cost = budget.Estimate(0.6, 1.0, 1 << 28)
+    planned = budget.schedule(TrainSettings(core_seconds=seconds), cost, 100, 1000, (0.0, 0.0), available)
+    least = 1 + budget.FORWARD_SHARE * min(available, budget.LEAST_BATCHES)
+    assert planned.cost * cost.step_core_seconds <= max(seconds, least)
+    assert planned == budget.evaluated(planned.steps, 20, available), "replaying the steps gives the same evaluations"
+    assert (planned.evaluations > 0) == (available > 0) and planned.batches <= available
+
+
+def test_replaying_a_timed_run_keeps_its_steps(tmp_path: Path) -> None:
+    run = {"settings": as_dict(replace(TrainSettings(), minutes=3.0)), "steps": 77, "dropout": 0.05}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    settled = settle("language", {}, str(tmp_path / "run.json"))
+    assert (settled.value.steps, settled.value.minutes, settled.value.dropout) == (77, 0.0, 0.05)

@@ -22,13 +22,22 @@ def evaluate(model: Path, corpus: Path, /, *, split: str = "test", json: bool = 
 
 def page(report: Any) -> str:
     """Set a report as text: its figures beside the rivals', the paired differences in the first figure, and what follows from them."""
+    from zhixing.evaluation.report import DOUBTED
+
     blocks = [table(report.table())]
+    if any(each.name.startswith("answered_") for each in report.figures):
+        blocks.append(text("verdict.thresholds"))
     if report.comparisons:
         heads = tuple(text(f"verdict.head.{name}") for name in ("rival", "difference", "ends", "p"))
         rows = [
-            (name, f"{gap['value']:+.4f}", f"{gap['low']:+.4f} .. {gap['high']:+.4f}", gap["p"]) for name, gap in report.comparisons.items()
+            (name, f"{gap['value']:+.4f}", "" if gap["low"] is None else f"{gap['low']:+.4f} .. {gap['high']:+.4f}", gap["p"])
+            for name, gap in report.comparisons.items()
         ]
         blocks.append(table([heads, *rows]))
-    known = report.verdict if report.verdict in ("model", "tie") else "rival"
-    blocks.append(text(f"verdict.{known}", figure=report.figures[0].name, rival=report.verdict))
+    known = report.verdict if report.verdict in ("model", "tie", *DOUBTED) else "rival"
+    values = {"split": report.split, "examples": report.examples, "units": report.details.get("units", report.examples)}
+    overlap = report.details.get("overlap", 0)
+    blocks.append(text(f"verdict.{known}", figure=report.figures[0].name, rival=report.verdict, overlap=overlap, **values))
+    if overlap is None:
+        blocks.append(text("verdict.unchecked"))
     return "\n\n".join(blocks)

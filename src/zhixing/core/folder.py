@@ -8,7 +8,10 @@ Working folders inside (checkpoints, evaluation, cache) lie outside the manifest
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +25,14 @@ FORMAT = 1
 CARD = "card.json"
 MANIFEST = "manifest.json"
 OUTSIDE = ("checkpoints", "evaluation", "cache")
+RUN = "run.json"
+KINDS = ("checkpoint", "comparison", "corpus", "model")
+WORKING = frozenset((  # what a folder may hold before its manifest says so
+    CARD, RUN, "run.jsonl", "task.json", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+    "tokenizer_config.json", "optimizer.safetensors", "state.json", "schema.json", "rejected.jsonl", "train.jsonl.zst",
+    "validation.jsonl.zst", "test.jsonl.zst", "table.json", "table.md", "plot.svg", "request.json",
+))  # fmt: skip
+HIDDEN = re.compile(r"\..+\.[0-9]+\.(?:tmp|building|old)")
 
 
 @dataclass(frozen=True)
@@ -52,15 +63,120 @@ def check_new(path: str | Path, force: bool = False, source: str | Path | None =
     source  the folder that the output is made from; it is never replaced
     """
     path = check_place(path)
+    recover(path)
     if source is not None and path.resolve() == Path(source).resolve():
         raise UsageError("output.is_source", path=str(path))
     if not os.path.lexists(path):
         return path
     if not force:
         raise UsageError("output.exists", path=str(path))
-    if path.is_dir() and not path.is_symlink() and ((path / CARD).exists() or (path / "run.json").exists() or not any(path.iterdir())):
+    if not path.is_dir() or path.is_symlink():
+        raise UsageError("output.not_ours", path=str(path))
+    if foreign := find_foreign(path):
+        raise UsageError("output.not_ours", path=str(foreign))
+    return path
+
+
+def find_foreign(path: Path) -> Path | None:
+    """Give what was not made by zhixing: the folder itself or the first such file in it; None: all of it is ours, or it is empty."""
+    if not any(path.iterdir()):
+        return None
+    card, run, manifest = (_table(path / name) for name in (CARD, RUN, MANIFEST))
+    whole = _flaw(manifest) is None
+    carded = card.get("kind") in KINDS and type(card.get("format")) is int
+    if not (carded or "request" in run or (whole and manifest["kind"] in KINDS)):
         return path
-    raise UsageError("output.not_ours", path=str(path))
+    known = set(manifest["files"]) if whole else WORKING
+    for name in _files(path):
+        if name not in known and not any(HIDDEN.fullmatch(part) for part in name.split("/")):
+            return path / name
+    return None
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """Read a JSON object; one that cannot be read proves nothing and counts as empty."""
+    try:
+        found = read_json(path)
+    except (DataError, OSError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _left(path: Path, ending: str) -> list[Path]:
+    """List the folders `.name.PID.ending` beside a place whose process is no more; our own number is an earlier process's too."""
+    beside = path.absolute().parent
+    if not beside.is_dir():
+        return []
+    form = re.compile(rf"\.{re.escape(path.name)}\.([0-9]+)\.{ending}")
+    found = [(each, match) for each in sorted(beside.iterdir()) if (match := form.fullmatch(each.name)) and not each.is_symlink()]
+    return [each for each, match in found if each.is_dir() and not _lives(int(match[1]))]
+
+
+def _lives(number: int) -> bool:
+    """Say whether another process has this number."""
+    if number in (0, os.getpid()):
+        return False
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # it lives, and is another user's
+    return True
+
+
+def recover(path: str | Path) -> None:
+    """Finish what a kill between the two renames of `replace` left: nothing at the place: the old folder returns; else it goes."""
+    path = Path(path)
+    for old in _left(path, "old"):
+        with contextlib.suppress(FileNotFoundError):  # another process does the same
+            if os.path.lexists(path):
+                _discard(old)
+            elif find_foreign(old) is None:
+                os.rename(old, path)
+                sync_folder(path.absolute().parent)
+
+
+def _discard(old: Path) -> None:
+    """Remove a folder that was replaced, under a name by which half of it is never taken for the whole and put back."""
+    gone = old.with_suffix(".building")
+    os.rename(old, gone)
+    shutil.rmtree(gone)
+
+
+@contextlib.contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Hold a place for one process, so that no two write one output at once; the lock is `.name.lock` beside it and dies with its process.
+
+    Raises UsageError when it is held already, by another process or by this one. Folders above are made, and go again when the block fails.
+    """
+    path = check_place(path)
+    lock = path.absolute().parent / f".{path.name}.lock"
+    with above(path):
+        handle = _lock(lock, path)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                lock.unlink()  # before it is let go: afterwards it may be another's
+            os.close(handle)
+
+
+def _lock(lock: Path, path: Path) -> int:
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.lexists(lock) and os.path.samestat(os.fstat(handle), os.stat(lock)):
+                return handle
+        except FileNotFoundError:
+            pass  # removed by its holder in between: what is locked has no name any more
+        except OSError as problem:
+            os.close(handle)
+            if problem.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UsageError("output.busy", path=str(path), lock=str(lock)) from None
+            raise
+        os.close(handle)
 
 
 def _files(path: Path) -> list[str]:
@@ -99,7 +215,7 @@ def create(path: str | Path, kind: str, card: dict[str, Any], force: bool = Fals
     """
     path = check_new(path, force)
     with above(path):
-        for stale in sorted(path.absolute().parent.glob(f".{path.name}.*.building")):
+        for stale in _left(path, "building"):
             shutil.rmtree(stale, ignore_errors=True)
         building = path.absolute().parent / f".{path.name}.{os.getpid()}.building"
         building.mkdir()
@@ -135,7 +251,7 @@ def replace(building: Path, path: str | Path) -> None:
     os.rename(building, path)
     sync_folder(path.absolute().parent)
     if old.exists():
-        shutil.rmtree(old)
+        _discard(old)
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -179,11 +295,13 @@ def open_folder(path: str | Path, kind: str | None = None) -> Folder:
     """
     path = Path(path)
     if not path.exists():
+        recover(path)
+    if not path.exists():
         raise UsageError("folder.not_found", path=str(path))
     if not path.is_dir():
         raise UsageError("folder.not_folder", path=str(path))
     if not (path / CARD).exists() and not (path / MANIFEST).exists():
-        raise UsageError("folder.unfinished_run" if (path / "run.json").exists() else "folder.not_ours", path=str(path))
+        raise UsageError("folder.unfinished_run" if (path / RUN).exists() else "folder.not_ours", path=str(path))
     manifest = verify(path)
     card = read_json(path / CARD)
     if card.get("kind") != manifest["kind"]:

@@ -51,6 +51,8 @@ def class_rivals(corpus: Corpus, task: Any, texts: list[str], split: str, family
 
     index = {label: place for place, label in enumerate(task.labels)}
     rows = [row for part in fitted_on(corpus, split) for row in corpus.examples(part) if row["label"] in index]
+    if not rows:
+        return {}  # a corpus of other labels has nothing to learn these from
     labels = np.array([index[row["label"]] for row in rows])
     shares = np.bincount(labels, minlength=len(index)) / len(labels)  # (labels,)
     found = {MAJORITY: np.tile(shares, (len(texts), 1))}

@@ -2,34 +2,40 @@
 
 Bits per byte: total bits over the whole held-out text, every byte once, context carried from the text before it, end tokens paid for,
 over the UTF-8 bytes of the raw text. Intervals come from documents or, in few long texts, from stretches, which are drawn with replacement.
+
+Figures are evidence only of text that the model has not seen: a split that it was fitted on, or texts that stand in its training corpus,
+are scored, but then nobody is declared better.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from zhixing.core.config import fingerprint
-from zhixing.core.errors import DataError, UsageError
+from zhixing.core.errors import DataError, UsageError, ZhixingError
 from zhixing.core.files import sha256, write_json
 from zhixing.core.folder import MANIFEST
 from zhixing.core.log import quiet
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.shards import shard
 from zhixing.evaluation.baselines import class_rivals, language_rivals
-from zhixing.evaluation.report import Figure, Report, decide
+from zhixing.evaluation.report import Figure, Report, decide, unsure
 from zhixing.metrics import intervals
 from zhixing.metrics import labels as judged
 from zhixing.metrics import text as texts
 from zhixing.tasks.artefact import Artefact, load
 from zhixing.tasks.classify import FEW, PRECISIONS
 
-STRETCH = 512  # tokens of one unit of the bootstrap when there are few documents
+STRETCH = 512  # tokens of one unit of the bootstrap when there are few documents, at most
+SHORT_STRETCH = 64  # and at least: shorter ones depend on their neighbours
 FEW_DOCUMENTS = 30
 SEED = 20231
 Tell = Callable[..., None]
@@ -45,7 +51,7 @@ def evaluate(
     rivals  fit the cheap rivals too and compare in pairs
     save    write the report to <model>/evaluation/<corpus>-<split>-<hash>.json
 
-    Raises UsageError when model and corpus are of different tasks, DataError for labels that the model does not know.
+    Raises UsageError when model and corpus are of different tasks, DataError when the model knows none of the split's labels.
     """
     artefact = model if isinstance(model, Artefact) else load(model)
     opened = open_corpus(corpus)
@@ -55,12 +61,46 @@ def evaluate(
         )
     judge = judge_language if opened.task == "language" else judge_classes
     report = judge(artefact, opened, split, tell, rivals)
+    if report.details.get("units", report.examples) < intervals.ENOUGH:
+        report = unsure(report)
+    report = doubt(report, artefact, opened, split)
     if save:
         where = artefact.folder.path / "evaluation"
         where.mkdir(exist_ok=True)
         identity = fingerprint([sha256(opened.path / MANIFEST), split, rivals])[:8]
         write_json(where / f"{opened.path.name}-{split}-{identity}.json", report.to_dict())
     return report
+
+
+def doubt(report: Report, artefact: Artefact, corpus: Corpus, split: str) -> Report:
+    """Take back a verdict on what the model has seen: by the split it was fitted on, or by texts of another corpus that it was."""
+    card = artefact.folder.card
+    if card.get("corpus", {}).get("manifest_sha256") == sha256(corpus.path / MANIFEST):
+        return replace(report, verdict="seen") if split in card.get("fitted_on", ()) else report
+    overlap = count_overlap(card.get("corpus", {}), corpus, split)
+    return replace(report, verdict="overlap" if overlap else report.verdict, details={**report.details, "overlap": overlap})
+
+
+def count_overlap(origin: dict[str, Any], corpus: Corpus, split: str) -> int | None:
+    """Count the texts of a split that stand, character by character, in the train or validation split of a model's training corpus.
+
+    origin  what the model's card says of that corpus
+    return  None when the corpus does not lie there any more, or is another by now
+    """
+
+    def mark(example: dict[str, Any]) -> bytes:
+        return hashlib.blake2b(example["text"].encode("utf-8"), digest_size=16).digest()
+
+    try:
+        learned = open_corpus(origin["path"])
+        if sha256(learned.path / MANIFEST) != origin["manifest_sha256"]:
+            return None
+    except (ZhixingError, OSError, KeyError):
+        return None
+    asked = Counter(mark(example) for example in corpus.examples(split))
+    parts = [part for part in ("train", "validation") if learned.counts.get(part)]
+    found = {each for part in parts for example in learned.examples(part) if (each := mark(example)) in asked}
+    return sum(asked[each] for each in found)
 
 
 def token_bytes(tokenizer: Any, tokens: np.ndarray) -> np.ndarray:
@@ -108,7 +148,10 @@ def score_text(model: Any, tokenizer: Any, corpus: Corpus, split: str, tell: Tel
     tell("evaluate.scoring", tokens=len(tokens) - 1)
     logs = score(model, tokens)
     closes = np.flatnonzero(tokens[1:] == tokenizer.end_id)
-    starts = np.concatenate([[0], closes[:-1] + 1]) if piece.documents >= FEW_DOCUMENTS else texts.stretches(len(logs), STRETCH)
+    if piece.documents >= FEW_DOCUMENTS:
+        starts = np.concatenate([[0], closes[:-1] + 1])
+    else:
+        starts = texts.stretches(len(logs), texts.stretch_length(len(logs), FEW_DOCUMENTS, SHORT_STRETCH, STRETCH))
     bits = texts.blocks(-logs, starts) / math.log(2)
     return Scored(tokens, logs, bits, texts.blocks(sizes, starts), starts, piece.size_bytes, piece.documents)
 
@@ -133,29 +176,32 @@ def judge_language(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, r
 
 
 def judge_classes(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
-    """Score a classifier over a split's rows."""
+    """Score a classifier over a split's rows; a row whose label the model never saw counts as wrong, all such labels as one class."""
     task = artefact.task
     examples = list(corpus.examples(split))
-    unknown = sorted({each["label"] for each in examples} - set(task.labels))
-    if unknown:
-        raise DataError("task.label_unseen", name=unknown[0], among=task.labels, count=len(task.labels))
+    unseen = dict(sorted(Counter(each["label"] for each in examples if each["label"] not in task.labels).items()))
+    if sum(unseen.values()) == len(examples):
+        raise DataError("task.label_unseen", name=next(iter(unseen)), among=task.labels, count=len(task.labels))
+    if unseen:
+        tell("evaluate.unseen", rows=sum(unseen.values()), of=len(examples), labels=", ".join(unseen))
     tell("evaluate.answering", rows=len(examples))
-    items = [task.encode(each, artefact.tokenizer) for each in examples]
+    items = [task.encode({"text": each["text"]}, artefact.tokenizer) for each in examples]
     answers = list(task.answers(artefact.model, items, artefact.tokenizer))
     values = task.metrics(answers, examples)
     index = {label: place for place, label in enumerate(task.labels)}
-    expected = np.array([index[each["label"]] for each in examples])
+    expected = np.array([index.get(each["label"], len(index)) for each in examples])
     predicted = np.array([index[each.value] for each in answers])
     others = class_rivals(corpus, task, [each["text"] for each in examples], split, artefact.family, tell) if rivals else {}
     right = {name: (p.argmax(1) == expected).astype(float) for name, p in others.items()}
 
     def macro(truth: np.ndarray, said: np.ndarray) -> float:
-        return judged.macro_f1(truth, said, len(task.labels))
+        return judged.macro_f1(truth, said, len(task.labels) + 1)
 
     def surprise(probabilities: np.ndarray) -> float:
-        return float(-np.log(np.maximum(probabilities[np.arange(len(expected)), expected], FEW)).mean())
+        padded = np.column_stack([probabilities, np.zeros(len(expected))])  # (B, labels + 1): nothing for a label never seen
+        return float(-np.log(np.maximum(padded[np.arange(len(expected)), expected], FEW)).mean())
 
-    accuracy = intervals.interval(values["correct"], SEED)
+    accuracy = intervals.wilson(int(values["correct"].sum()), len(examples))
     f1 = intervals.interval_of(macro, expected, predicted, seed=SEED, rounds=500)
     nats = intervals.interval(values["nats"], SEED)
     figures = [
@@ -176,18 +222,17 @@ def judge_classes(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, ri
         figures.append(
             Figure(name, spread.value, spread.low, spread.high, {n: coverage(p.max(1), right[n] > 0) for n, p in others.items()})
         )
-        threshold = task.thresholds.get(str(precision))
-        if threshold is not None:
-            answered = values["confidence"] >= threshold
-            share = float(answered.mean())
-            kept[str(precision)] = {
-                "threshold": threshold,
-                "answered": share,
-                "precision": float(values["correct"][answered].mean()) if share else None,
-            }
+        if str(precision) in task.thresholds:
+            threshold = task.thresholds[str(precision)]
+            at = answered_at(threshold, values["confidence"], values["correct"] > 0, round(precision * 100))
+            figures += at
+            if threshold is not None:
+                kept[str(precision)] = {"threshold": threshold, "answered": at[0].value, "precision": at[1].value}
     comparisons = {n: intervals.paired(values["correct"], r, SEED).to_dict() for n, r in right.items()}
     cut = 0 if artefact.tokenizer is None else sum(len(artefact.tokenizer.encode(each["text"])) > task.longest for each in examples)
-    details = {"thresholds_chosen_on_validation": kept, "labels": len(task.labels), "texts_not_read_to_the_end": cut}
+    details: dict[str, Any] = {"thresholds_chosen_on_validation": kept, "labels": len(task.labels), "texts_not_read_to_the_end": cut}
+    if unseen:
+        details["unseen_labels"] = unseen
     return Report(
         str(artefact.folder.path),
         str(corpus.path),
@@ -199,3 +244,24 @@ def judge_classes(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, ri
         decide(comparisons, True),
         details,
     )
+
+
+def answered_at(threshold: float | None, confidence: np.ndarray, correct: np.ndarray, percent: int) -> list[Figure]:
+    """Give what a threshold chosen on validation does here: the share answered, and the share of the answered that is right.
+
+    threshold   None: validation had none that is precise enough, and nothing is answered
+    confidence  (B,) float
+    correct     (B,) bool
+    """
+    answered, precision = judged.precision_at_threshold(confidence, correct, threshold)
+    names = (f"answered_{percent}", f"precision_{percent}")
+    if threshold is None:
+        return [Figure(names[0], answered), Figure(names[1], precision)]
+    taken = confidence >= threshold
+    count = int(taken.sum())
+    share = intervals.wilson(count, len(taken))
+    first = Figure(names[0], share.value, share.low, share.high)
+    if count < intervals.ENOUGH:
+        return [first, Figure(names[1], precision)]
+    right = intervals.wilson(int(correct[taken].sum()), count)
+    return [first, Figure(names[1], right.value, right.low, right.high)]

@@ -62,6 +62,9 @@ def coverage_at_precision(confidence: NDArray[np.floating], correct: NDArray[np.
     Examples of one confidence are taken together or not at all. Precision may dip below the mark and rise above it again: the largest
     share counts, not the first.
 
+    The threshold is picked on the very examples given: the best that is possible on them, the usual figure of selective classification,
+    and so a little better than what a threshold reaches that was chosen elsewhere (`precision_at_threshold`).
+
     return  the share, and the confidence from which on to answer; (0.0, None) when no share is precise enough
     """
     confidence = np.asarray(confidence, dtype=np.float64)

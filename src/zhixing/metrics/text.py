@@ -41,6 +41,11 @@ def blocks(values: NDArray[np.number], starts: NDArray[np.integer]) -> NDArray[n
     return np.add.reduceat(np.asarray(values, dtype=np.float64), np.asarray(starts))
 
 
+def stretch_length(count: int, units: int, shortest: int, longest: int) -> int:
+    """Give the length of stretches that cuts a text into at least `units` of them, between the shortest and the longest that make sense."""
+    return max(shortest, min(longest, count // units))
+
+
 def stretches(count: int, length: int) -> NDArray[np.int64]:
     """Give the starts of stretches of equal length; a last one shorter than half joins the one before it."""
     starts = np.arange(0, max(count, 1), length)

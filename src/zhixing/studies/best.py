@@ -128,7 +128,7 @@ def explain(order: list[Candidate]) -> dict[str, Any]:
         if each is not order[0]:
             row["minus_winner"] = intervals.paired(each.values, order[0].values, SEED, each.sizes).to_dict()
         rows.append(row)
-    sure = len(rows) < 2 or rows[1]["minus_winner"]["low"] > 0 or rows[1]["minus_winner"]["high"] < 0
+    sure = len(rows) > 1 and (rows[1]["minus_winner"]["low"] > 0 or rows[1]["minus_winner"]["high"] < 0)
     figure = "bits_per_byte" if order[0].lower_is_better else "accuracy"
     return {"figure": figure, "winner": order[0].name, "certain": bool(sure), "candidates": rows}
 
@@ -179,7 +179,7 @@ def language(
         if winner == "ngram":
             train(corpus.path, path, {**only, "model": "ngram", "order": order}, tell=tell)
         elif winner == NEURAL:
-            (work / NEURAL).rename(path)
+            shutil.copytree(work / NEURAL, path)
         else:
             mix_trained(corpus.path, work / NEURAL, path, order=order, tell=tell)
 
@@ -232,7 +232,7 @@ def classes(
 
     def make(winner: str, path: Path) -> None:
         if winner == NEURAL:
-            (work / NEURAL).rename(path)
+            shutil.copytree(work / NEURAL, path)
         else:
             train(corpus.path, path, {"model": winner, "strength": strengths[winner]}, tell=tell)
 

@@ -19,6 +19,7 @@ READ_BATCH = 64  # texts scored at once by a neural model
 READ_AHEAD = 2048  # texts sorted by length before batching
 FEW = 1e-12
 PRECISIONS = (0.95, 0.98, 0.99)
+SUPPORT = 20  # validation rows that a threshold must accept: precise on fewer is luck
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,15 @@ class Classify:
     labels       the labels, in sorted order: index in this tuple is the model's output
     longest      tokens of a text that a neural model reads; what lies beyond is not read, and evaluation says how often
     temperature  divides the logits: calibration, fitted on validation
-    thresholds   {precision: confidence}: answers below it abstain; None where no threshold reaches the precision
+    thresholds   {precision: confidence}: answers below it abstain; None where no threshold with enough support reaches the precision
+    support      {precision: rows}: how many validation rows lay at or above the best threshold
     """
 
     labels: tuple[str, ...]
     longest: int = 256
     temperature: float = 1.0
     thresholds: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    support: dict[str, int] = dataclasses.field(default_factory=dict)
 
     name: ClassVar[str] = "classify"
     kinds: ClassVar[tuple[str, ...]] = ("encoder", "causal", "countable")
@@ -128,6 +131,9 @@ def calibrate(task: Classify, log_probabilities: np.ndarray, labels: np.ndarray)
 
     log_probabilities  (B, labels) float, of a task whose temperature is 1
     labels             (B,) int
+
+    A threshold counts when the answers at or above it are at least SUPPORT rows and the wanted share of them is right; with fewer rows
+    even the largest share that is precise enough proves nothing, and there is no threshold.
     Source: Guo et al. 2017, arXiv:1706.04599 (temperature); thresholds by `metrics.labels.coverage_at_precision`.
     """
     from zhixing.metrics.labels import coverage_at_precision
@@ -142,10 +148,12 @@ def calibrate(task: Classify, log_probabilities: np.ndarray, labels: np.ndarray)
     logs = tempered(temperature)
     confidence, correct = np.exp(logs.max(1)), logs.argmax(1) == labels
     thresholds: dict[str, float | None] = {}
+    support: dict[str, int] = {}
     for precision in PRECISIONS:
-        coverage, threshold = coverage_at_precision(confidence, correct, precision)
-        thresholds[str(precision)] = float(threshold) if coverage > 0 else None
-    return dataclasses.replace(task, temperature=temperature, thresholds=thresholds)
+        _, threshold = coverage_at_precision(confidence, correct, precision)
+        support[str(precision)] = 0 if threshold is None else int(np.count_nonzero(confidence >= threshold))
+        thresholds[str(precision)] = threshold if support[str(precision)] >= SUPPORT else None
+    return dataclasses.replace(task, temperature=temperature, thresholds=thresholds, support=support)
 
 
 def known_rows(task: Classify, rows: Iterable[Example], tell: Callable[..., None]) -> list[Example]:

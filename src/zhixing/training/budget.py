@@ -18,6 +18,7 @@ from zhixing.training.settings import TrainSettings
 TRIALS = 3
 FINISH_SHARE = 0.06  # of a time budget, kept for the last evaluation and for writing the folder
 EVALUATION_SHARE = 0.08  # of the steps' time, spent at most on validation
+LEAST_BATCHES = 8  # that a validation reads, where there are so many
 FORWARD_SHARE = 0.35  # of a step's time that its forward pass alone takes
 
 
@@ -83,40 +84,57 @@ def try_steps(one_step: Callable[[int], None]) -> Estimate:
     return Estimate(statistics.median(wall), statistics.median(core), peak.bytes)
 
 
-def length(settings: TrainSettings, estimate: Estimate, tokens_a_step: int, train_tokens: int, spent: tuple[float, float]) -> int:
-    """Turn the length that the settings give into steps.
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run is: its updates, how often it is validated, and how many batches each validation reads."""
 
-    spent   (seconds, core-seconds) since the training was asked for
-    return  int >= 1
+    steps: int
+    evaluations: int
+    batches: int
+
+    @property
+    def cost(self) -> float:
+        """The whole run in steps' worth of time."""
+        return self.steps + FORWARD_SHARE * self.batches * self.evaluations
+
+
+def schedule(
+    settings: TrainSettings, estimate: Estimate, tokens_a_step: int, train_tokens: int, spent: tuple[float, float], available: int
+) -> Schedule:
+    """Turn the length that the settings give into steps and evaluations; a pure function of the steps once these are known.
+
+    spent      (seconds, core-seconds) since the training was asked for
+    available  batches of validation that there are
     """
     if settings.steps:
-        return settings.steps
+        return evaluated(settings.steps, settings.evaluations, available)
     share = 1.0 - FINISH_SHARE
     if settings.minutes:
-        left = settings.minutes * 60 * share - spent[0]
-        return max(1, int(left / (estimate.step_seconds * (1 + EVALUATION_SHARE))))
-    if settings.core_seconds:
-        left = settings.core_seconds * share - spent[1]
-        return max(1, int(left / (estimate.step_core_seconds * (1 + EVALUATION_SHARE))))
-    return max(1, round(settings.epochs * train_tokens / tokens_a_step))
+        affordable = (settings.minutes * 60 * share - spent[0]) / estimate.step_seconds
+    elif settings.core_seconds:
+        affordable = (settings.core_seconds * share - spent[1]) / estimate.step_core_seconds
+    else:
+        return evaluated(max(1, round(settings.epochs * train_tokens / tokens_a_step)), settings.evaluations, available)
+    steps = max(1, int(affordable))
+    while steps > 1 and evaluated(steps, settings.evaluations, available).cost > affordable:
+        steps = min(steps - 1, int(steps * affordable / evaluated(steps, settings.evaluations, available).cost))
+    return evaluated(max(1, steps), settings.evaluations, available)
 
 
-def whole(estimate: Estimate, steps: int, validation_batches: int, evaluations: int) -> Estimate:
-    """Extend a step's cost to the whole run's."""
-    times = steps + FORWARD_SHARE * validation_batches * evaluations
-    return Estimate(
-        estimate.step_seconds,
-        estimate.step_core_seconds,
-        estimate.memory_bytes,
-        steps,
-        times * estimate.step_seconds,
-        times * estimate.step_core_seconds,
-    )
-
-
-def validation_batches(steps: int, evaluations: int, available: int) -> int:
-    """Say how many batches each validation reads, so that all of them cost at most their share of the run; at least 8 where there are."""
+def evaluated(steps: int, evaluations: int, available: int) -> Schedule:
+    """Settle how often to validate: at most as often as asked, and seldom enough that it costs no more than its share of the run."""
     if not evaluations or not available:
-        return 0
-    affordable = int(steps * EVALUATION_SHARE / (FORWARD_SHARE * evaluations))
-    return min(available, max(8, affordable))
+        return Schedule(steps, 0, 0)
+    least = min(available, LEAST_BATCHES)
+    often = max(1, min(evaluations, steps, int(steps * EVALUATION_SHARE / (FORWARD_SHARE * least))))
+    return Schedule(steps, often, min(available, max(least, int(steps * EVALUATION_SHARE / (FORWARD_SHARE * often)))))
+
+
+def whole(estimate: Estimate, planned: Schedule, spent: tuple[float, float] = (0.0, 0.0)) -> Estimate:
+    """Extend a step's cost to the whole run's.
+
+    spent  (seconds, core-seconds) since the training was asked for
+    """
+    seconds = spent[0] + planned.cost * estimate.step_seconds
+    core_seconds = spent[1] + planned.cost * estimate.step_core_seconds
+    return Estimate(estimate.step_seconds, estimate.step_core_seconds, estimate.memory_bytes, planned.steps, seconds, core_seconds)

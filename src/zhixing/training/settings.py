@@ -53,7 +53,8 @@ class TrainSettings:
     learning_rate, matrix_rate   peak rates of AdamW and of Muon
     weight_decay, table_decay    decoupled decay of matrices and of tables
     dropout                   -1: derived from the number of passes
-    evaluations, patience     how often to validate in the whole run, and after how many without a gain to stop; 0: never
+    evaluations, patience     how often to validate in the whole run, at most (seldomer where that would cost over 8 % of it), and after how
+                              many without a gain to stop; 0: never
     saves                     checkpoints in the whole run, besides those of new bests
     precision                 "fp32", "bf16" or "auto": bf16 where the machine multiplies it natively
     threads                   0: as the environment says
@@ -117,7 +118,7 @@ def read_recipe(name: str | None) -> dict[str, Any]:
         return {}
     path = Path(name)
     if path.suffix == ".json" and path.exists():
-        return dict(read_json(path).get("settings", {}))
+        return replay(read_json(path))
     shipped = {each.name.removesuffix(".toml"): each for each in resources.files(RECIPES).iterdir() if each.name.endswith(".toml")}
     source = path if path.suffix == ".toml" and path.exists() else shipped.get(name)
     if source is None:
@@ -126,6 +127,14 @@ def read_recipe(name: str | None) -> dict[str, Any]:
         return tomllib.loads(source.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise DataError("settings.not_toml", path=str(source), problem=str(problem)) from None
+
+
+def replay(run: dict[str, Any]) -> dict[str, Any]:
+    """Give the settings of a run.json so that they make the same model again: its steps stand in the place of its time."""
+    settings = dict(run.get("settings", {}))
+    if "steps" in run:
+        settings |= {"steps": run["steps"], "minutes": 0.0, "core_seconds": 0.0, "dropout": run["dropout"]}
+    return settings
 
 
 def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Settings:

@@ -67,6 +67,11 @@ class Plan:
         """The settled settings."""
         return self.settled.value
 
+    @property
+    def held_batches(self) -> int:
+        """How many batches of validation there are."""
+        return self.held_out.steps_per_epoch if self.held_out else 0
+
 
 def machine(precision: str) -> dict[str, Any]:
     """Name the arithmetic: equal bytes are promised only where all of this is equal."""
@@ -140,14 +145,19 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -
             raise DataError("train.short_corpus", tokens=len(tokens), window=settings.window)
         stream: Any = Windows(tokens, settings.batch, settings.window, settings.seed)
         held = shard(corpus, tokenizer, "validation", tell).tokens if corpus.counts.get("validation") else None
-        held_out = Windows(held, settings.batch, settings.window, 0) if held is not None and len(held) > settings.window else None
+        held_out = None
+        if held is not None:
+            window = min(settings.window, len(held) - 1)  # a short validation text is read whole
+            held_out = Windows(held, min(settings.batch, max(1, (len(held) - 1) // window)), window, 0)
         return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch * settings.window, len(tokens))
     items = [task.encode(example, tokenizer) for example in corpus.examples("train")]
     held_rows = known_rows(task, corpus.examples("validation"), tell) if corpus.counts.get("validation") else []
     held_items = [task.encode(example, tokenizer) for example in held_rows]
-    stream = Rows(items, min(settings.batch, len(items)), settings.seed, tokenizer.pad_id)
+    if settings.batch > len(items):
+        raise UsageError("train.batch_rows", batch=settings.batch, rows=len(items))
+    stream = Rows(items, settings.batch, settings.seed, tokenizer.pad_id)
     held_out = Rows(held_items, min(settings.batch, len(held_items)), 0, tokenizer.pad_id) if held_items else None
-    return Plan(settled, task, tokenizer, build, stream, held_out, min(settings.batch, len(items)), len(items))
+    return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch, len(items))
 
 
 def dropout_for(settings: TrainSettings, steps: int, plan: Plan) -> float:
@@ -187,9 +197,7 @@ def plan(corpus: str | Path, settings: dict[str, Any] | None = None, recipe: str
     chosen = choose_precision(settled.value)
     made = ready(opened, Settings(chosen, settled.origins), make_tokenizer(opened, chosen), tell)
     cost = estimate(made, chosen)
-    steps = budget.length(chosen, cost, made.tokens_a_step, made.train_tokens, (0.0, 0.0))
-    batches = budget.validation_batches(steps, chosen.evaluations, made.held_out.steps_per_epoch if made.held_out else 0)
-    total = budget.whole(cost, steps, batches, chosen.evaluations)
+    total = budget.whole(cost, budget.schedule(chosen, cost, made.tokens_a_step, made.train_tokens, (0.0, 0.0), made.held_batches))
     parameters = sum(p.numel() for p in made.build(replace(chosen, dropout=0.0)).parameters())
     return {"settings": shown, "task": opened.task, "parameters": parameters, "estimate": asdict(total)}
 
@@ -277,7 +285,8 @@ def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell, begin: Calla
     begin()
     artefact.write(out, task, model, tokenizer)
     measured = {"seconds": time.perf_counter() - start, "core_seconds": time.process_time() - core}
-    return _seal(out, corpus, settled, task, {"model": settings.model, "chosen": found}, measured)
+    about = {"model": settings.model, "chosen": found, "fitted_on": _fitted_on(corpus, True)}
+    return _seal(out, corpus, settled, task, about, measured)
 
 
 def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tell: Tell, stop: Stop | None) -> Folder:
@@ -293,11 +302,13 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
         cost = estimate(made, settings)
         budget.give_back_memory()
         spent = (time.perf_counter() - began[0], time.process_time() - began[1])
-        steps = budget.length(settings, cost, made.tokens_a_step, made.train_tokens, spent)
-        batches = budget.validation_batches(steps, settings.evaluations, made.held_out.steps_per_epoch if made.held_out else 0)
-        total = asdict(budget.whole(cost, steps, batches, settings.evaluations))
-        dropout = dropout_for(settings, steps, made)
-        run_file |= {"steps": steps, "validation_batches": batches, "dropout": dropout, "estimate": total, "machine": here}
+        planned = budget.schedule(settings, cost, made.tokens_a_step, made.train_tokens, spent, made.held_batches)
+        run_file |= {"steps": planned.steps, "evaluations": planned.evaluations, "validation_batches": planned.batches}
+        run_file |= {
+            "dropout": dropout_for(settings, planned.steps, made),
+            "estimate": asdict(budget.whole(cost, planned, spent)),
+            "machine": here,
+        }
         run_file["command"] = sys.argv[1:]
         write_json(out / "run.json", run_file)
     elif run_file["machine"] != here:
@@ -314,6 +325,8 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
     optimizer = optim.build(model, settings, settings.precision == "bf16")
     checkpoints = Checkpoints(out, tell)
     state = _resume(checkpoints, model, optimizer, out, tell)
+    if state.step == 0:
+        state.seconds, state.core_seconds = time.perf_counter() - began[0], time.process_time() - began[1]
     objective = made.task.objective()
     held = [made.held_out.batch(step) for step in range(run_file["validation_batches"])] if made.held_out else []
     validate = (lambda: trainer.measure(model, objective, held, settings.precision)) if held else None
@@ -323,7 +336,7 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
         settings.warmup,
         settings.decay,
         settings.clip,
-        evaluate_every=max(1, steps // settings.evaluations) if settings.evaluations else 0,
+        evaluate_every=max(1, steps // run_file["evaluations"]) if run_file["evaluations"] else 0,
         save_every=max(1, steps // settings.saves) if settings.saves else 0,
         patience=settings.patience,
     )
@@ -338,8 +351,7 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
         log.close()
     if state.best_step is not None and state.best_step != state.step:
         checkpoints.load(state.best_step, model)
-    measured = {"seconds": state.seconds, "core_seconds": state.core_seconds, "memory_bytes": peak.bytes}
-    return finish(corpus, out, Settings(settings, made.settled.origins), made, model, state, measured, tell)
+    return finish(corpus, out, Settings(settings, made.settled.origins), made, model, state, peak.bytes, tell)
 
 
 def _resume(checkpoints: Checkpoints, model: nn.Module, optimizer: optim.Optimizers, out: Path, tell: Tell) -> State:
@@ -359,9 +371,10 @@ def _resume(checkpoints: Checkpoints, model: nn.Module, optimizer: optim.Optimiz
 
 
 def finish(
-    corpus: Corpus, out: Path, settled: Settings, made: Plan, model: nn.Module, state: State, measured: dict[str, Any], tell: Tell
+    corpus: Corpus, out: Path, settled: Settings, made: Plan, model: nn.Module, state: State, memory_bytes: int, tell: Tell
 ) -> Folder:
     """Calibrate, mix if asked, write the model's files and seal the folder."""
+    began = (time.perf_counter(), time.process_time())
     settings: TrainSettings = settled.value
     task, served, tokenizer = made.task, model.eval(), made.tokenizer
     assert tokenizer is not None
@@ -373,8 +386,16 @@ def finish(
         items = [task.encode(example, tokenizer) for example in known_rows(task, corpus.examples("validation"), quiet)]
         labels = np.array([item["label"] for item in items])
         task = calibrate(task, log_probabilities(task, model, items, tokenizer.pad_id), labels)
+    about["fitted_on"] = _fitted_on(corpus, settings.model == "mixture")
     artefact.write(out, task, served, tokenizer)
+    measured = {"seconds": state.seconds + time.perf_counter() - began[0]}
+    measured |= {"core_seconds": state.core_seconds + time.process_time() - began[1], "memory_bytes": memory_bytes}
     return _seal(out, corpus, settled, task, about, measured)
+
+
+def _fitted_on(corpus: Corpus, counts_validation: bool) -> list[str]:
+    """List the splits that a model's parameters come from; what is evaluated on them is no evidence."""
+    return ["train", "validation"] if counts_validation and corpus.counts.get("validation") else ["train"]
 
 
 def mix_trained(
@@ -400,6 +421,7 @@ def mix_trained(
         measured["seconds"] += time.perf_counter() - start
         measured["core_seconds"] += time.process_time() - core
         about = {"model": "mixture", "parameters": before["parameters"], "training": before["training"], "chosen": chosen}
+        about["fitted_on"] = _fitted_on(opened, True)
         card |= _card(opened, settled, found.task, about, measured)
     return open_folder(out, "model")
 
