@@ -31,7 +31,7 @@ from zhixing.models import catalog
 from zhixing.objectives.loss import Term
 from zhixing.preparation.prepare import Prepare, prepare
 from zhixing.tasks.artefact import load
-from zhixing.tasks.classify import Classify
+from zhixing.tasks.classify import SUPPORT, Classify, calibrate
 from zhixing.tasks.language import Language
 from zhixing.tasks.task import TASKS, Answer, Task, from_dict, task_class, to_dict
 from zhixing.tokens.tokenizer import train_characters
@@ -300,6 +300,24 @@ def test_a_headed_model_learns_through_the_one_trainer(tmp_path: Path, name: str
         answers = list(task.answers(made.eval(), [task.encode(each, TOKENIZER) for each in fresh], TOKENIZER))
         blind = [Answer(float(np.mean([each["number"] for each in fresh])))] * len(fresh)
         assert task.metrics(answers, fresh)["gap"].mean() > 0.7 * task.metrics(blind, fresh)["gap"].mean()
+
+
+@pytest.mark.parametrize(("sure", "kept"), [(SUPPORT - 1, False), (SUPPORT, True)])
+def test_a_threshold_needs_enough_validation_rows(sure: int, kept: bool) -> None:
+    """A few confident rows that are right, and many that are guesses: precise on a handful is luck."""
+    made = Classify(labels=("a", "b"))
+    logits = np.zeros((sure + 200, 2))
+    logits[:sure, 0], logits[sure:, 0] = 6.0, 0.1
+    labels = np.concatenate([np.zeros(sure, int), np.arange(200) % 2])
+    fitted = calibrate(made, logits - np.logaddexp.reduce(logits, axis=1, keepdims=True), labels)
+    assert set(fitted.thresholds) == set(fitted.support) == {"0.95", "0.98", "0.99"}
+    assert all((value is not None) == kept for value in fitted.thresholds.values())
+    assert set(fitted.support.values()) == {sure}
+    assert from_dict(json.loads(json.dumps(to_dict(fitted)))) == fitted
+    wrong = calibrate(made, logits - np.logaddexp.reduce(logits, axis=1, keepdims=True), 1 - labels)
+    assert set(wrong.thresholds.values()) == {None} and set(wrong.support.values()) == {0}
+    old = {name: value for name, value in to_dict(fitted).items() if name != "support"}
+    assert from_dict(old).thresholds == fitted.thresholds, "a folder of before opens"
 
 
 # One answer, whatever the door: Python, `predict`, `evaluate`.

@@ -67,7 +67,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [" ".join(draw.choices(WORDS, k=9)) for _ in range(300)]
     (kit / "text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_rows(kit / "rows.csv", 200)
-    write_rows(kit / "other.csv", 60, ("down", "sideways"))
+    write_rows(kit / "other.csv", 60, ("sideways", "upside"))
     do("prepare", kit / "text.txt", kit / "corpus")
     do("prepare", kit / "text.txt", kit / "bare", "--validation", 0, "--test", 0)
     do("prepare", kit / "rows.csv", kit / "table", "--text", "review", "--label", "stars", "--validation", 0.2, "--test", 0.2)

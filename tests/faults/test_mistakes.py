@@ -70,6 +70,12 @@ def one_label(kit: Path, place: Path) -> None:
         (folder / "train.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress("".join(rows).encode()))
 
 
+def grown(kit: Path, place: Path) -> None:
+    """Make a corpus that rejected a row."""
+    with create(place / "copy", "corpus", {}) as folder:
+        (folder / "rejected.jsonl").write_text('{"text": "a"}\n')
+
+
 LANGUAGE = b"A sentence that is long enough to be a corpus on its own. " * 40
 TABLE = b"text,label\ngood day,a\nbad day,b\n"
 CASES = [
@@ -95,6 +101,8 @@ CASES = [
     Case("one-line", "prepare {p}/a.txt {p}/new/deep/out", 3, "prepare.too_small", "1 examples", {"a.txt": b"One line only.\n"}),
     Case("csv-ragged", "prepare {p}/a.csv {p}/out", 3, "prepare.bad_rows", "a.csv:3", {"a.csv": TABLE.replace(b",b", b"")}),
     Case("csv-header", "prepare {p}/a.csv {p}/out", 3, "data.header", "text,text", {"a.csv": b"text,text\na,b\n"}),
+    Case("csv-semicolons", "prepare {p}/a.csv {p}/out", 3, "data.delimiter", "';'", {"a.csv": TABLE.replace(b",", b";")}),
+    Case("csv-quoted-tabs", "prepare {p}/a.csv {p}/out", 3, "data.delimiter", ".tsv", {"a.csv": b'"text"\t"label"\n"a"\t"b"\n'}),
     Case("json-line", "prepare {p}/a.jsonl {p}/out", 3, "prepare.bad_rows", "a.jsonl:2", {"a.jsonl": b'{"text": "a"}\n{"text: "b"}\n'}),
     Case("column-text", "prepare {k}/rows.csv {p}/out --text revew", 2, "prepare.column", "'review'"),
     Case("column-label", "prepare {k}/rows.csv {p}/out --text review --label start", 2, "prepare.column", "'stars'"),
@@ -107,6 +115,17 @@ CASES = [
     Case("form", "prepare {k}/rows.csv {p}/out --form {{review", 2, "prepare.form", "review"),
     Case("output-exists", "prepare {k}/text.txt {k}/corpus", 2, "output.exists", "--force"),
     Case("output-foreign", "prepare {k}/text.txt {p}/out --force", 2, "output.not_ours", "out", {"out/mine.txt": b"mine"}),
+    Case("output-with-card", "prepare {k}/text.txt {p}/out --force", 2, "output.not_ours", "out", {"out/card.json": b'{"name": "Ada"}'}),
+    Case("output-with-run", "train {k}/corpus {p}/out --model ngram --force", 2, "output.not_ours", "out", {"out/run.json": b"{}"}),
+    Case(
+        "output-grown", "prepare {k}/text.txt {p}/copy --force", 2, "output.not_ours", "notes.txt",
+        setup=copy("corpus", lambda folder: (folder / "notes.txt").write_text("mine")),
+    ),
+    Case(
+        "output-run-grown", "train {k}/corpus {p}/copy --model ngram --force", 2, "output.not_ours", "notes.txt",
+        setup=copy("ngram", lambda folder: ((folder / "manifest.json").unlink(), (folder / "notes.txt").write_text("mine"))),
+    ),
+    Case("output-read", "prepare {p}/copy/rejected.jsonl {p}/copy --force", 2, "prepare.swallowed", "rejected.jsonl", setup=grown),
     Case("output-device", "prepare {k}/text.txt /dev/full --force", 2, "output.not_ours", "/dev/full"),
     Case("output-inside", "prepare {p}/in {p}/in/out", 2, "prepare.inside", "in/out", {"in/a.txt": LANGUAGE}),
     Case("output-below-file", "prepare {k}/text.txt {p}/a/out", 2, "output.parent_is_file", "", {"a": b""}),
@@ -196,6 +215,8 @@ CASES = [
     Case("answers-empty", "predict {k}/classifier {p}/a.csv {p}/out.csv", 3, "data.empty", "a.csv", {"a.csv": b""}),
     Case("answers-header", "predict {k}/classifier {p}/a.csv {p}/out.csv", 3, "data.header", "a.csv", {"a.csv": b"text,text\na,b\n"}),
     Case("answers-where", "predict {k}/classifier {p}/a.csv {p}/o.csv", 2, "prepare.no_text", "one, two", {"a.csv": b"one,two\na,b\n"}),
+    Case("answers-over-rows", "predict {k}/classifier {k}/rows.csv {k}/rows.csv --force", 2, "output.is_source", "rows.csv"),
+    Case("answers-delimiter", "predict {k}/classifier {p}/a.csv {p}/o.csv", 3, "data.delimiter", "'|'", {"a.csv": b"review|id\na|1\n"}),
     Case("answers-in-model", "predict {k}/classifier {k}/rows.csv {k}/classifier/out.csv", 2, "output.inside", "out.csv"),
     # generate
     Case("writer-is-classifier", "generate {k}/classifier", 2, "usage.not_language", "zhixing predict"),

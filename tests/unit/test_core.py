@@ -280,6 +280,118 @@ def test_an_output_never_overwrites_what_is_not_ours(sealed: Path, tmp_path: Pat
     assert folder.check_new(tmp_path / "new" / "deeper") == tmp_path / "new" / "deeper"
 
 
+def test_force_takes_nothing_for_ours_that_is_not(sealed: Path, tmp_path: Path) -> None:
+    def foreign(path: Path) -> str:
+        before = sorted(path.rglob("*"))
+        with pytest.raises(UsageError) as caught:
+            folder.check_new(path, force=True)
+        assert caught.value.code == "output.not_ours" and sorted(path.rglob("*")) == before
+        return caught.value.values["path"]
+
+    for name, content in {"card.json": {"name": "Ada"}, "run.json": {"jobs": 3}}.items():
+        (tmp_path / name.partition(".")[0]).mkdir()
+        files.write_json(tmp_path / name.partition(".")[0] / name, content)
+        assert foreign(tmp_path / name.partition(".")[0]) == str(tmp_path / name.partition(".")[0])
+    (tmp_path / "card" / "card.json").write_text("[not JSON")
+    assert foreign(tmp_path / "card") == str(tmp_path / "card")
+    (sealed / "inner" / "thesis.txt").write_text("mine")  # put into a finished folder afterwards
+    assert foreign(sealed) == str(sealed / "inner" / "thesis.txt")
+    running = tmp_path / "running"
+    (running / "checkpoints" / "0001").mkdir(parents=True)
+    for name in ("run.jsonl", "tokenizer.json", ".model.safetensors.17.tmp", "checkpoints/0001/state.json"):
+        (running / name).write_text("")
+    files.write_json(running / "run.json", {"request": "abc"})
+    assert folder.check_new(running, force=True) == running
+    (running / "config.txt").write_text("mine")
+    assert foreign(running) == str(running / "config.txt")
+
+
+def test_force_still_replaces_a_folder_of_ours_that_is_damaged(sealed: Path) -> None:
+    for name in ("card.json", "a.txt"):
+        (sealed / name).write_text("{")
+        assert folder.check_new(sealed, force=True) == sealed
+
+
+def ended() -> int:
+    """Give the number of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_only_what_an_ended_process_left_is_cleared_away(tmp_path: Path) -> None:
+    dead, alive = ended(), os.getppid()
+    left = [tmp_path / f".a.{number}.building" for number in (dead, os.getpid(), alive)]
+    others = [tmp_path / f".a.b.{dead}.building", tmp_path / ".a.notes.building"]
+    for path in [*left, *others]:
+        path.mkdir()
+        (path / "half").write_text("")
+    with folder.create(tmp_path / "a", "model", {}):
+        pass
+    assert sorted(os.listdir(tmp_path)) == sorted(["a", left[2].name, *(each.name for each in others)])
+
+
+KILLED = """
+import os, signal, sys
+from zhixing.core import folder
+rename, seen = os.rename, []
+def counted(old, new):
+    rename(old, new)
+    seen.append(new)
+    if len(seen) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+os.rename = counted
+with folder.create(sys.argv[1], "corpus", {"task": "new"}, force=True):
+    pass
+"""
+
+
+@pytest.mark.parametrize(("renames", "survives"), [(1, "language"), (2, "new"), (3, "new")])
+def test_a_kill_between_the_renames_loses_no_folder(sealed: Path, renames: int, survives: str) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(sealed), str(renames)], check=False)
+    assert killed.returncode == -signal.SIGKILL and sealed.exists() == (renames > 1)
+    assert folder.open_folder(sealed).card["task"] == survives
+    with pytest.raises(UsageError) as caught:
+        folder.check_new(sealed)
+    assert caught.value.code == "output.exists" and not list(sealed.parent.glob(".*.old"))
+    with folder.create(sealed, "corpus", {"task": "newest"}, force=True):
+        pass
+    assert os.listdir(sealed.parent) == ["made"] and folder.open_folder(sealed).card["task"] == "newest"
+
+
+def test_what_is_being_replaced_or_is_not_ours_is_not_put_back(tmp_path: Path) -> None:
+    for number in (ended(), os.getppid()):
+        (tmp_path / f".a.{number}.old").mkdir()
+        (tmp_path / f".a.{number}.old" / "mine.txt").write_text("")
+    before = sorted(os.listdir(tmp_path))
+    folder.recover(tmp_path / "a")
+    assert sorted(os.listdir(tmp_path)) == before
+    files.write_json(tmp_path / f".a.{os.getppid()}.old" / "run.json", {"request": "x"})
+    folder.recover(tmp_path / "a")
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_place_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
+    out = tmp_path / "above" / "out"
+    hold = "import sys; from zhixing.core.folder import locked\nwith locked(sys.argv[1]): print(1, flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", hold, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"1\n"
+        for _ in range(2):  # a refusal takes nothing away from the holder
+            with pytest.raises(UsageError) as caught, folder.locked(out):
+                pass
+            assert caught.value.code == "output.busy" and str(out) in str(caught.value) and caught.value.text("zh")
+        holder.kill()
+    assert os.listdir(out.parent) == [".out.lock"]
+    with folder.locked(out):  # a lock dies with its process, whatever file is left
+        assert os.listdir(out.parent) == [".out.lock"]
+        with pytest.raises(UsageError), folder.locked(out):
+            pass
+    assert os.listdir(out.parent) == []
+    with pytest.raises(RuntimeError), folder.locked(tmp_path / "new" / "deep" / "out"):
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["above"]
+
+
 def test_replacing_puts_the_new_folder_in_place(tmp_path: Path) -> None:
     for name in ("new", "old"):
         (tmp_path / name).mkdir()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,11 +15,15 @@ import pytest
 import torch
 from sklearn import metrics as theirs
 
+from zhixing.cli.evaluate import page
 from zhixing.core.errors import DataError, UsageError, ZhixingError
+from zhixing.core.files import sha256
+from zhixing.core.folder import MANIFEST
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.evaluation.evaluate import evaluate, score_text, token_bytes
 from zhixing.evaluation.report import Figure, Report, decide
 from zhixing.layers.kinds import Inputs
+from zhixing.metrics import text as metric_text
 from zhixing.models.bag import Bag
 from zhixing.preparation.prepare import Prepare, prepare
 from zhixing.tasks.artefact import Artefact, load
@@ -235,7 +241,7 @@ def test_a_model_of_another_task_and_an_unknown_label_are_refused(place: Path, t
     with pytest.raises(UsageError) as caught:
         evaluate(place / "logistic", place / "text")
     assert caught.value.code == "evaluate.other_task"
-    write_jsonl(tmp_path / "rows.jsonl", [*rows(60, 3), *({"text": f"unheard of {n}", "label": "new"} for n in range(60))])
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": f"unheard of {n}", "label": ("new", "strange")[n % 2]} for n in range(60)])
     prepare(tmp_path / "rows.jsonl", tmp_path / "rows", Prepare(test=0.5))
     with pytest.raises(DataError) as caught:
         evaluate(place / "logistic", tmp_path / "rows")
@@ -326,3 +332,157 @@ def test_validation_is_never_fitted_without_refit(place: Path) -> None:
 
     assert np.array_equal(fit(corpus, False), fit(Turned(), False))
     assert fit(corpus, True).shape != fit(Turned(), True).shape or not np.array_equal(fit(corpus, True), fit(Turned(), True))
+
+
+# Nobody is declared better where the figures are no evidence.
+
+
+def doubtful(report: Report, verdict: str, loud: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict stands, in both languages, and declares nobody better."""
+    assert report.verdict == verdict and report.figures[0].value is not None
+    for language, words in (("en", loud), ("zh", "不判高下")):
+        monkeypatch.setenv("ZHIXING_LANG", language)
+        said = page(report)
+        assert words in said and "is better than" not in said and "胜过" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "corpus", "split", "seen"),
+    [
+        ("ngram", "text", "validation", True),
+        ("ngram", "text", "test", False),
+        ("qwen3", "text", "train", True),
+        ("qwen3", "text", "validation", False),
+        ("logistic", "rows", "validation", True),
+    ],
+)
+def test_a_split_that_the_model_was_fitted_on_is_no_evidence(
+    place: Path, monkeypatch: pytest.MonkeyPatch, name: str, corpus: str, split: str, seen: bool
+) -> None:
+    report = evaluate(place / name, place / corpus, split=split, save=False)
+    assert (report.verdict == "seen") == seen and report.comparisons and "overlap" not in report.details
+    assert all(gap["value"] is not None for gap in report.comparisons.values())
+    if seen:
+        doubtful(report, "seen", "NOT EVIDENCE", monkeypatch)
+
+
+def test_texts_of_the_training_corpus_in_another_one_are_counted(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = open_corpus(place / "rows")
+    known = [next(learned.examples("train")), next(learned.examples("validation"))]
+    fresh = [{**each, "text": f"new {each['text']}"} for each in rows(60, 12)]
+    for name, test in (("mixed", [*fresh, *known, next(learned.examples("test"))]), ("clean", fresh)):
+        write_jsonl(tmp_path / f"{name}.jsonl", test)
+        write_jsonl(tmp_path / "train.jsonl", rows(80, 13))
+        official = Prepare(validation=0.2, test_source=str(tmp_path / f"{name}.jsonl"))
+        prepare(tmp_path / "train.jsonl", tmp_path / name, official)
+    report = evaluate(place / "logistic", tmp_path / "mixed", save=False)
+    assert report.examples == 63 and report.details["overlap"] == 2, "what stood in the other test split was not learned"
+    doubtful(report, "overlap", "2 of the 63 scored texts", monkeypatch)
+    clean = evaluate(place / "logistic", tmp_path / "clean", save=False)
+    assert clean.details["overlap"] == 0 and clean.verdict not in ("seen", "overlap")
+
+    artefact = load(place / "logistic")
+    other = sha256(tmp_path / "clean" / MANIFEST)
+    for change in ({"path": str(tmp_path / "gone")}, {"path": str(tmp_path / "clean")}, {"manifest_sha256": other}):
+        origin = {**artefact.folder.card["corpus"], **change}
+        card = {**artefact.folder.card, "corpus": origin}
+        moved = dataclasses.replace(artefact, folder=dataclasses.replace(artefact.folder, card=card))
+        report = evaluate(moved, tmp_path / "mixed", rivals=False, save=False)
+        assert report.details["overlap"] is None and "COULD NOT BE CHECKED" in english(report, monkeypatch)
+    assert "COULD NOT BE CHECKED" not in english(clean, monkeypatch)
+
+
+def english(report: Report, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give a report's page in English."""
+    monkeypatch.setenv("ZHIXING_LANG", "en")
+    return page(report)
+
+
+def test_a_corpus_prepared_anew_with_the_same_texts_overlaps(place: Path, tmp_path: Path) -> None:
+    shutil.copy(place / "text.txt", tmp_path / "text.txt")
+    prepare(tmp_path / "text.txt", tmp_path / "again", Prepare(unit="line", validation=0.1, test=0.3, repeats="keep"))
+    report = evaluate(place / "ngram", tmp_path / "again", rivals=False, save=False)
+    learned = {each["text"] for split in ("train", "validation") for each in open_corpus(place / "text").examples(split)}
+    tested = [each["text"] for each in open_corpus(tmp_path / "again").examples("test")]
+    assert report.details["overlap"] == sum(text in learned for text in tested) > 0 and report.verdict == "overlap"
+
+
+def test_few_units_have_no_interval_no_p_and_no_winner(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for count, few in ((19, True), (20, False)):
+        write_jsonl(tmp_path / "test.jsonl", [{**each, "text": f"few {each['text']}"} for each in rows(count, 21)])
+        write_jsonl(tmp_path / "train.jsonl", rows(80, 22))
+        prepare(tmp_path / "train.jsonl", tmp_path / f"rows{count}", Prepare(validation=0.2, test_source=str(tmp_path / "test.jsonl")))
+        report = evaluate(place / "logistic", tmp_path / f"rows{count}", save=False)
+        assert report.examples == count and (report.verdict == "few") == few
+        ends = [report.figures[0].low, *(gap[name] for gap in report.comparisons.values() for name in ("low", "high", "p"))]
+        assert len(ends) > 1 and [each is None for each in ends] == [few] * len(ends)
+        if few:
+            assert all(each.low is None and each.high is None for each in report.figures)
+            doubtful(report, "few", "19 units", monkeypatch)
+
+
+@pytest.mark.parametrize(("words", "wanted"), [(40, "few"), (600, None)])
+def test_one_long_text_is_cut_into_enough_stretches(tmp_path: Path, place: Path, words: int, wanted: str | None) -> None:
+    for name, count, seed in (("train", 800, 1), ("validation", 100, 2), ("test", words, 3)):
+        (tmp_path / f"{name}.txt").write_text(" ".join(random.Random(seed).choices(EASY, k=count)), encoding="utf-8")
+    official = {"validation_source": str(tmp_path / "validation.txt"), "test_source": str(tmp_path / "test.txt")}
+    prepare(tmp_path / "train.txt", tmp_path / "corpus", Prepare(unit="file", **official))
+    report = evaluate(place / "ngram", tmp_path / "corpus", rivals=False, save=False)
+    assert report.details["documents"] == 1
+    if wanted:
+        assert report.verdict == wanted and report.details["units"] < 20 and report.figures[0].low is None
+    else:
+        assert 30 * 64 <= report.details["tokens"] < 30 * 512, "stretches of 512 would be too few"
+        assert report.details["units"] >= 30 and report.figures[0].low is not None
+
+
+def test_stretches_stay_as_long_as_they_can_be() -> None:
+    for count in (64 * 30, 64 * 30 + 1, 5000, 511 * 30 + 29, 512 * 30, 10**6):
+        length = metric_text.stretch_length(count, 30, 64, 512)
+        assert 64 <= length <= 512 and len(metric_text.stretches(count, length)) >= 30
+    assert metric_text.stretch_length(10**6, 30, 64, 512) == 512 and metric_text.stretch_length(100, 30, 64, 512) == 64
+
+
+def test_thresholds_of_validation_are_scored_apart_from_the_best_ones(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artefact = load(place / "logistic")
+    answers = list(
+        artefact.task.answers(artefact.model, [{"text": each["text"]} for each in open_corpus(place / "rows").examples("test")], None)
+    )
+    confidence = np.array([each.confidence for each in answers])
+    right = np.array([a.value == e["label"] for a, e in zip(answers, open_corpus(place / "rows").examples("test"), strict=True)])
+    many, few = (float(np.sort(confidence)[-count]) for count in (40, 5))
+    task = dataclasses.replace(artefact.task, thresholds={"0.95": many, "0.98": few, "0.99": None})
+    report = evaluate(dataclasses.replace(artefact, task=task), place / "rows", rivals=False, save=False)
+    answered, precision = report.figure("answered_95"), report.figure("precision_95")
+    assert answered.value == np.mean(confidence >= many) and precision.value == right[confidence >= many].mean()
+    assert answered.low < answered.value < answered.high and precision.low <= precision.value <= precision.high
+    assert report.figure("precision_98").value == right[confidence >= few].mean() and report.figure("precision_98").low is None
+    assert report.figure("answered_99") == Figure("answered_99", 0.0) and report.figure("precision_99").value is None
+    names = [each.name for each in report.figures]
+    place_of = names.index("coverage_98")
+    assert names[place_of : place_of + 3] == ["coverage_98", "answered_98", "precision_98"]
+    said = english(report, monkeypatch)
+    assert said.index("coverage_98") < said.index("answered_98") < said.index("precision_98") and "chosen on validation" in said
+    json.dumps(report.to_dict(), allow_nan=False)
+    bare = dataclasses.replace(artefact, task=dataclasses.replace(task, thresholds={}))
+    assert not any(each.name.startswith("answered") for each in evaluate(bare, place / "rows", rivals=False, save=False).figures)
+
+
+def test_labels_never_seen_count_as_wrong(place: Path, tmp_path: Path) -> None:
+    strange = [{"text": f"unheard of {n}", "label": ("new", "rare")[n % 3 == 0]} for n in range(12)]
+    write_jsonl(tmp_path / "test.jsonl", [*({**each, "text": f"fresh {each['text']}"} for each in rows(60, 31)), *strange])
+    write_jsonl(tmp_path / "train.jsonl", rows(80, 32))
+    prepare(tmp_path / "train.jsonl", tmp_path / "corpus", Prepare(validation=0.2, test_source=str(tmp_path / "test.jsonl")))
+    told: dict[str, dict] = {}
+    report = evaluate(place / "logistic", tmp_path / "corpus", save=False, tell=lambda code, **values: told.update({code: values}))
+    assert report.details["unseen_labels"] == {"new": 8, "rare": 4} and report.examples == 72
+    assert told["evaluate.unseen"] == {"rows": 12, "of": 72, "labels": "new, rare"}
+    artefact, examples = load(place / "logistic"), list(open_corpus(tmp_path / "corpus").examples("test"))
+    said = [each.value for each in artefact.task.answers(artefact.model, [{"text": each["text"]} for each in examples], None)]
+    truth = ["unseen" if each["label"] in ("new", "rare") else each["label"] for each in examples]
+    assert (
+        report.figure("accuracy").value == pytest.approx(theirs.accuracy_score(truth, said)) and report.figure("accuracy").value <= 60 / 72
+    )
+    assert report.figure("macro_f1").value == pytest.approx(theirs.f1_score(truth, said, average="macro"))
+    assert all(np.isfinite(each.value) for each in report.figures if each.value is not None)
+    assert max(report.figure("accuracy").rivals.values()) <= 60 / 72 and report.figure("nats").rivals["majority"] > 12 / 72 * 20

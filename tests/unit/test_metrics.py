@@ -165,3 +165,16 @@ def test_paired_by_size_is_a_difference_of_ratios() -> None:
     assert found.value == pytest.approx(first.sum() / sizes.sum() - second.sum() / sizes.sum())
     assert set(found.to_dict()) == {"value", "low", "high", "level", "p"}
     assert set(intervals.interval(first, 0).to_dict()) == {"value", "low", "high", "level"}
+
+
+def test_wilson_against_the_published_values_and_the_truth() -> None:
+    # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
+    for right, count, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
+        found = intervals.wilson(right, count)
+        assert (found.value, found.low, found.high) == pytest.approx((right / count, low, high), abs=5e-5)
+    sure = intervals.wilson(25, 25)
+    assert sure.value == sure.high == 1.0 and sure.low < 0.9, "all right is not beyond doubt"
+    drawn = np.random.default_rng(12).binomial(40, 0.95, 4000)
+    covered = np.mean([found.low <= 0.95 <= found.high for found in (intervals.wilson(int(each), 40) for each in drawn)])
+    bootstrap = [intervals.interval(np.arange(40) < each, seed=0, rounds=500) for each in drawn[:200]]
+    assert covered >= 0.93 > np.mean([found.low <= 0.95 <= found.high for found in bootstrap]), "what the bootstrap does there"

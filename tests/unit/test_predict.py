@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from zhixing.core.errors import DataError, UsageError
+from zhixing.core.folder import locked
 from zhixing.core.stop import Stop, Stopped
 from zhixing.evaluation import predict
 from zhixing.evaluation.predict import predict_rows
@@ -134,6 +135,67 @@ def test_another_input_or_precision_is_not_continued(model: Path, tmp_path: Path
     write(source, rows(30, 6))
     predict_rows(model, source, tmp_path / "out.csv")
     assert [each["text"] for each in read(tmp_path / "out.csv")] == [each["text"] for each in rows(30, 6)]
+
+
+@pytest.mark.parametrize("form", ["folder", "glob"])
+def test_a_folder_whose_files_changed_is_not_continued(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setattr(predict, "PIECE", 10)
+    (tmp_path / "in").mkdir()
+    source = tmp_path / "in" if form == "folder" else tmp_path / "in" / "*.csv"
+    write(tmp_path / "in" / "a.csv", rows(15, 5))
+    write(tmp_path / "in" / "b.csv", rows(15, 6))
+    stop, told = Stop(), []
+    stop.number = signal.SIGINT
+    for changed in (True, False):
+        with pytest.raises(Stopped):
+            predict_rows(model, source, tmp_path / "out.csv", stop=stop, force=True)
+        if changed:
+            write(tmp_path / "in" / "a.csv", rows(15, 7))
+        told.clear()
+        predict_rows(model, source, tmp_path / "out.csv", tell=lambda code, **values: told.append(code), force=True)
+        assert ("predict.resumed" in told) != changed
+        assert [each["text"] for each in read(tmp_path / "out.csv")] == [each["text"] for each in [*rows(15, 7), *rows(15, 6)]]
+
+
+@pytest.mark.parametrize("asked", [None, "text"])
+def test_the_column_of_the_text_is_settled_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None) -> None:
+    """Where a piece's first row lacks the text, no other column may be read in its place, in that row or the others."""
+    monkeypatch.setattr(predict, "PIECE", 2)
+    bad, good = "poor broken 太差 poor", "fine lovely 很好 fine"
+    whole, bare = {"text": bad, "content": good}, {"content": good}
+    values = [bare, whole, bare, whole, whole, bare, bare, bare]
+    source = write(tmp_path / "in.jsonl", values)
+    wanted = ["bad" if "text" in each else "" for each in values]
+    counts = predict_rows(model, source, tmp_path / "out.jsonl", text=asked)
+    found = read(tmp_path / "out.jsonl")
+    assert [each["answer"] for each in found] == wanted and counts["problems"] == 5
+    assert found[2]["problem"].endswith("in.jsonl:3: no_text")
+    stop = Stop()
+    stop.number = signal.SIGINT
+    for _ in range(3):  # and continued it is settled already
+        with pytest.raises(Stopped):
+            predict_rows(model, source, tmp_path / "again.jsonl", text=asked, stop=stop)
+    predict_rows(model, source, tmp_path / "again.jsonl", text=asked)
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+
+
+def test_a_first_piece_that_cannot_be_read_settles_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "PIECE", 2)
+    (tmp_path / "in.jsonl").write_text('{"a\n{"b\n{"c\n{"text": "lovely fine"}\n', encoding="utf-8")
+    assert predict_rows(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl")["problems"] == 3
+    assert [each["answer"] for each in read(tmp_path / "out.jsonl")] == ["", "", "", "good"]
+
+
+def test_an_output_is_not_its_own_input_nor_written_by_two(model: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.csv", rows(5, 5))
+    before = source.read_bytes()
+    with pytest.raises(UsageError) as caught:
+        predict_rows(model, tmp_path, source, force=True)
+    assert caught.value.code == "output.is_source"
+    with locked(tmp_path / "out.csv"), pytest.raises(UsageError) as caught:
+        predict_rows(model, source, tmp_path / "out.csv")
+    assert caught.value.code == "output.busy"
+    assert os.listdir(tmp_path) == ["in.csv"] and source.read_bytes() == before
 
 
 def test_a_column_called_answer_is_kept_and_ours_is_called_otherwise(model: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from zhixing.core.errors import DataError, UsageError, ZhixingError
 from zhixing.core.files import sha256
+from zhixing.core.folder import locked
 from zhixing.core.stop import Stop, Stopped
 from zhixing.data.corpus import open_corpus
 from zhixing.preparation.prepare import Prepare, prepare
@@ -228,6 +229,47 @@ def test_outputs_are_never_overwritten_or_read_again(tmp_path):
     with pytest.raises(DataError):  # a failure leaves what stood there
         prepare(lines(tmp_path / "bad.jsonl", ["{"]), out, force=True)
     assert sha256(out / "card.json") == before
+
+
+def test_what_force_replaces_is_never_also_read(tmp_path):
+    out = prepare(lines(tmp_path / "in.jsonl", [*table(50), *table(9)]), tmp_path / "out").path
+    (out / "cache").mkdir()
+    lines(out / "cache" / "mine.jsonl", table(50))
+    (tmp_path / "link.jsonl").symlink_to(out / "cache" / "mine.jsonl")
+    before = sorted(each.name for each in out.rglob("*"))
+    for source in (out / "rejected.jsonl", out / "cache" / "mine.jsonl", out / "cache", tmp_path / "link.jsonl"):
+        with pytest.raises(UsageError) as caught:
+            prepare(source, out, force=True)
+        assert caught.value.code == "prepare.swallowed" and caught.value.text("zh")
+    with pytest.raises(UsageError) as caught:
+        prepare(tmp_path / "in.jsonl", out, Prepare(test_source=str(out / "rejected.jsonl")), force=True)
+    assert caught.value.code == "prepare.swallowed" and sorted(each.name for each in out.rglob("*")) == before
+
+
+def test_two_do_not_prepare_one_corpus_at_once(tmp_path):
+    source = lines(tmp_path / "in.jsonl", table(50))
+    with locked(tmp_path / "out"):
+        refused("output.busy", source, tmp_path / "out")
+    prepare(source, tmp_path / "out")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["in.jsonl", "out"]
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_table_that_commas_do_not_divide_is_refused_with_what_does(tmp_path, mark, quote):
+    rows = [
+        mark.join(quote + each + quote for each in (row["text"], row["label"])) for row in [{"text": "text", "label": "label"}, *table(60)]
+    ]
+    error = refused("data.delimiter", lines(tmp_path / "a.csv", rows), tmp_path / "out")
+    assert f"'{mark if mark != chr(9) else chr(92) + 't'}'" in error.text("en") and ".tsv" in error.text("en")
+    (tmp_path / "a.csv").write_text("\n".join(rows).replace(mark, ","), "utf-8")
+    assert prepare(tmp_path / "a.csv", tmp_path / "out").card["task"] == "classify"
+
+
+def test_a_mark_in_a_column_of_its_own_is_no_delimiter(tmp_path):
+    for number, header in enumerate(['"text;notes"', "text", '"a|b",text']):
+        rows = [header, *(f"{'1,' * header.count(',')}one; two | {count}" for count in range(200))]
+        assert prepare(lines(tmp_path / "a.csv", rows), tmp_path / f"out{number}").card["rows_in"] == 200
 
 
 def test_a_stop_leaves_nothing(tmp_path):

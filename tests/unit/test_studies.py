@@ -25,6 +25,7 @@ from zhixing.studies.ladder import RUNGS, compare, read_table
 from zhixing.studies.plot import Crossing, Line, crossings, draw, level_at
 from zhixing.tasks.artefact import load
 from zhixing.training import counted
+from zhixing.training.train import train
 
 WORDS = "the quiet old river carries small boats past round stones and 小船 沿 河 而下 石头 不语 , .".split()
 SECONDS = 1.5
@@ -281,3 +282,19 @@ def test_the_best_needs_validation_and_is_told_what_it_decides_itself(text: Path
     with pytest.raises(DataError) as caught:
         best(tmp_path / "corpus", tmp_path / "made", 0.01)
     assert caught.value.code == "train.no_validation" and not (tmp_path / "made").exists()
+
+
+def test_a_place_is_held_for_one_process(text: Path, table: Path, tmp_path: Path) -> None:
+    from zhixing.core.folder import locked
+
+    with locked(tmp_path / "made"):
+        for call in (
+            lambda: train(text, tmp_path / "made", {"model": "ngram"}),
+            lambda: best(table, tmp_path / "made", 0.05),
+            lambda: compare(text, tmp_path / "made", 1.0, ("unigram",)),
+        ):
+            with pytest.raises(UsageError) as caught:
+                call()
+            assert caught.value.code == "output.busy"
+    assert train(text, tmp_path / "made", {"model": "ngram"}).kind == "model"
+    assert os.listdir(tmp_path) == ["made"]

@@ -140,6 +140,7 @@ def recover(path: str | Path) -> None:
 def _discard(old: Path) -> None:
     """Remove a folder that was replaced, under a name by which half of it is never taken for the whole and put back."""
     gone = old.with_suffix(".building")
+    shutil.rmtree(gone, ignore_errors=True)
     os.rename(old, gone)
     shutil.rmtree(gone)
 

@@ -31,6 +31,7 @@ UNITS = ("file", "paragraph", "line")
 EXCERPT = 200
 CHUNK_BYTES = 1 << 16  # of compressed input: a bomb unfolds at most so much at a time
 MAX_ROW = 10_000_000  # characters of one row; a longer one is a file without line ends, not a row
+DELIMITERS = {";": ";", "\t": "\\t", "|": "|"}  # of tables that are called .csv all the same, and how each is shown
 MARK = "\udfff"  # a lone surrogate, which no valid text holds
 
 
@@ -358,6 +359,14 @@ def _jsonl(source: Source) -> Iterator[Record]:
         yield Record(path, number, None if reason else value, reason, excerpt(line.rstrip("\n")) if reason else "")
 
 
+def _delimiter(text: str, row: list[str], reason: str | None) -> str | None:
+    """Give what seems to divide a header that commas do not divide; None: nothing does."""
+    one = reason is None and len(row) == 1 and not text.lstrip().startswith('"')  # quoted, a mark is part of the name
+    many = reason == "bad_csv" and "," not in text  # "a";"b" is no row at all where commas are expected
+    mark = max(DELIMITERS, key=text.count)
+    return mark if (one or many) and mark in text.strip() else None
+
+
 def _table(source: Source) -> Iterator[Record]:
     """Yield the rows of a table whose first row names the columns; a quoted field may hold line ends."""
     path = str(source.path)
@@ -399,6 +408,8 @@ def _table(source: Source) -> Iterator[Record]:
             continue
         if header is None:
             header = row
+            if source.format == "csv" and (mark := _delimiter(text, row, reason)):
+                raise DataError("data.delimiter", path=path, header=excerpt(text.strip()), delimiter=DELIMITERS[mark])
             if reason or len(set(header)) < len(header) or not all(each.strip() for each in header):
                 raise DataError("data.header", path=path, line=first, header=excerpt(text.strip()))
             continue

@@ -12,17 +12,18 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from zhixing.core.config import fingerprint
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json, sha256, sync_folder, write_json
-from zhixing.core.folder import MANIFEST, above, check_place
+from zhixing.core.folder import MANIFEST, check_place, locked
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
 from zhixing.data.columns import Columns, choose
-from zhixing.data.readers import Record, read
+from zhixing.data.readers import Record, Source, records, survey
 from zhixing.tasks.artefact import Artefact, load
 
 PIECE = 2048  # rows answered and made durable at a time
@@ -45,11 +46,13 @@ def predict_rows(
 
     source     csv, tsv, jsonl or txt (one row a line), plain or compressed
     out        .csv, .tsv or .jsonl
-    text       the column that holds the text; None: found by its name
+    text       the column that holds the text; None: the one of the training corpus, else found by its name; it is settled once, by the
+               first rows, and a later row without it is a problem
     precision  answers below the confidence that reached this precision on validation are marked as abstained; None: none is
     return     {"rows": ..., "answered": ..., "abstained": ..., "problems": ...}
 
-    Raises UsageError when out exists, is of another form, or the model has no threshold for the precision.
+    Raises UsageError when out exists, is of another form, is read itself or being written by another process, or the model has no
+    threshold for the precision.
     """
     out = Path(out)
     if out.suffix not in (".csv", ".tsv", ".jsonl"):
@@ -63,8 +66,28 @@ def predict_rows(
     if not hasattr(artefact.task, "thresholds"):
         raise UsageError("predict.task", path=str(artefact.folder.path), task=artefact.task.name)
     threshold = find_threshold(artefact, precision)
+    sources = survey(source, tell=tell)
+    if any(each.path.resolve() == out.resolve() for each in sources):
+        raise UsageError("output.is_source", path=str(out))
+    with locked(out):
+        return _predict(artefact, sources, out, text, precision, threshold, tell, stop)
+
+
+def _predict(
+    artefact: Artefact,
+    sources: list[Source],
+    out: Path,
+    text: str | None,
+    precision: float | None,
+    threshold: float | None,
+    tell: Tell,
+    stop: Stop | None,
+) -> dict[str, int]:
+    """Answer the rows that the partial output does not hold yet, and give it its name."""
     partial, note = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.partial.json")
-    identity = fingerprint([sha256(artefact.folder.path / MANIFEST), _identity(source), text, precision])
+    given = [[str(each.path), each.sha256] for each in sources]
+    identity = fingerprint([sha256(artefact.folder.path / MANIFEST), given, text, precision])
+    columns: Columns | None = None
     counts = {"rows": 0, "answered": 0, "abstained": 0, "problems": 0}
     names: list[str] = []
     size_bytes = 0
@@ -72,30 +95,32 @@ def predict_rows(
         before = read_json(note)
         if before["identity"] == identity and partial.stat().st_size >= before["size_bytes"]:
             counts, size_bytes, names = before["counts"], before["size_bytes"], before["names"]
+            columns = Columns(**before["columns"]) if before["columns"] else None
             tell("predict.resumed", rows=counts["rows"])
-    rows = itertools.islice(read(source, unit="line", tell=tell), counts["rows"], None)
+    rows = itertools.islice((record for each in sources for record in records(each, "line")), counts["rows"], None)
     if not size_bytes:
         note.unlink(missing_ok=True)  # of another model or input: it must not outlive the answers that it speaks of
-    with above(out):
-        try:
-            with open(partial, "r+b" if size_bytes else "wb") as handle:
-                handle.truncate(size_bytes)
-                handle.seek(size_bytes)
-                for chunk in _chunks(rows):
-                    answered = list(answer(artefact, chunk, find_columns(artefact, chunk, text), threshold, counts))
-                    handle.write(render(answered, out, names).encode("utf-8"))
-                    handle.flush()
-                    os.fsync(handle.fileno())
-                    write_json(note, {"identity": identity, "counts": counts, "size_bytes": handle.tell(), "names": names})
-                    tell("predict.progress", rows=counts["rows"])
-                    if stop is not None:
-                        stop.check()
-        except BaseException as problem:
-            # Run again, the same words would meet the same fault: there is nothing to go on with.
-            if isinstance(problem, (UsageError, DataError)) or not note.exists():
-                partial.unlink(missing_ok=True)
-                note.unlink(missing_ok=True)
-            raise
+    try:
+        with open(partial, "r+b" if size_bytes else "wb") as handle:
+            handle.truncate(size_bytes)
+            handle.seek(size_bytes)
+            for chunk in _chunks(rows):
+                columns = columns or find_columns(artefact, chunk, text)
+                answered = list(answer(artefact, chunk, columns or Columns(None, None, None), threshold, counts))
+                handle.write(render(answered, out, names).encode("utf-8"))
+                handle.flush()
+                os.fsync(handle.fileno())
+                settled = columns and asdict(columns)
+                write_json(note, {"identity": identity, "counts": counts, "size_bytes": handle.tell(), "names": names, "columns": settled})
+                tell("predict.progress", rows=counts["rows"])
+                if stop is not None:
+                    stop.check()
+    except BaseException as problem:
+        # Run again, the same words would meet the same fault: there is nothing to go on with.
+        if isinstance(problem, (UsageError, DataError)) or not note.exists():
+            partial.unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
+        raise
     os.replace(partial, out)
     note.unlink(missing_ok=True)
     sync_folder(out.absolute().parent)
@@ -113,17 +138,23 @@ def find_threshold(artefact: Artefact, precision: float | None) -> float | None:
     return float("inf") if value is None else float(value)
 
 
-def find_columns(artefact: Artefact, chunk: list[Record], text: str | None) -> Columns:
-    """Settle where the rows' text stands: the column asked for, else as in the training corpus, else found by its name."""
-    value = next((record.value for record in chunk if record.reason is None), "")
-    if isinstance(value, str):
+def find_columns(artefact: Artefact, chunk: list[Record], text: str | None) -> Columns | None:
+    """Settle where the rows' text stands: the column asked for, else as in the training corpus, else found by its name.
+
+    The columns are those of all the rows together, for one row may lack what the others have; None: no row can be read.
+    """
+    values = [record.value for record in chunk if record.reason is None]
+    if not values:
+        return None
+    if isinstance(values[0], str):
         return Columns(None, None, None)
+    found = list(dict.fromkeys(name for value in values for name in value))
     learned = artefact.folder.card.get("corpus", {}).get("columns", {})
     if text is None and learned.get("form"):
-        return choose(list(value), "language", None, None, learned["form"])[1]
-    if text is None and learned.get("text") in value:
+        return choose(found, "language", None, None, learned["form"])[1]
+    if text is None and learned.get("text") in found:
         text = learned["text"]
-    return choose(list(value), "language", text, None, None)[1]
+    return choose(found, "language", text, None, None)[1]
 
 
 def answer(
@@ -173,10 +204,3 @@ def render(rows: list[dict[str, Any]], out: Path, names: list[str]) -> str:
         writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _identity(source: str | Path) -> list[Any]:
-    path = Path(source)
-    if path.is_file():
-        return [str(path), sha256(path)]
-    return [str(path)]

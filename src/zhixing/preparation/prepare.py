@@ -20,7 +20,7 @@ import zstandard
 
 from zhixing.core.errors import DataError, RunError, UsageError
 from zhixing.core.files import atomic, write_json
-from zhixing.core.folder import CARD, MANIFEST, Folder, check_new, create, open_folder
+from zhixing.core.folder import CARD, MANIFEST, Folder, check_new, create, locked, open_folder
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
 from zhixing.data.columns import Columns, choose
@@ -111,6 +111,11 @@ def prepare(
     settings = settings or Prepare()
     _validate(settings)
     out = check_new(out, force)
+    with locked(out):
+        return _prepare(source, out, settings, tell, force, stop)
+
+
+def _prepare(source: str | Path, out: Path, settings: Prepare, tell: Callable[..., None], force: bool, stop: Stop | None) -> Folder:
     inputs = _inputs(source, out, settings, tell)
     task, columns = _columns(inputs, settings)
     split = settings.split
@@ -151,7 +156,11 @@ def _inputs(source: str | Path, out: Path, settings: Prepare, tell: Callable[...
             raise UsageError("prepare.ours", path=str(place))
         if Path(place).is_dir() and out.resolve().is_relative_to(Path(place).resolve()):
             raise UsageError("prepare.inside", out=str(out), source=str(place))
-        inputs.append(Input(role, str(place), split, survey(place, encoding=settings.encoding, tell=tell)))
+        sources = survey(place, encoding=settings.encoding, tell=tell)
+        for each in sources:
+            if each.path.resolve().is_relative_to(out.resolve()) or each.path.absolute().is_relative_to(out.absolute()):
+                raise UsageError("prepare.swallowed", file=str(each.path), out=str(out))
+        inputs.append(Input(role, str(place), split, sources))
     kinds = {each.sources[0].format == "txt": each.given for each in inputs}
     if len(kinds) > 1:
         raise UsageError("data.mixed", path=str(source), text=kinds[True], table=kinds[False])

@@ -20,7 +20,7 @@ import numpy as np
 from zhixing.core.config import fingerprint
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json, sha256, write_json
-from zhixing.core.folder import MANIFEST, Folder, check_new, open_folder, replace, seal
+from zhixing.core.folder import MANIFEST, Folder, check_new, locked, open_folder, replace, seal
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
@@ -81,12 +81,20 @@ def best(
         raise DataError("train.no_validation", path=str(opened.path))
     out = Path(out)
     check_new(out, force, opened.path)
-    work = out.absolute().parent / f".{out.name}.candidates"
     given = dict(settings or {})
     for name in ("steps", "core_seconds", "model"):
         if name in given:
             raise UsageError("best.setting", name=name)
     settle(opened.task, {**given, "model": NEURAL, "minutes": minutes})
+    with locked(out):
+        return _best(opened, out, minutes, given, began, tell, force, stop)
+
+
+def _best(
+    opened: Corpus, out: Path, minutes: float, given: dict[str, Any], began: float, tell: Tell, force: bool, stop: Stop | None
+) -> Folder:
+    """Search in a place that is held for this process."""
+    work = out.absolute().parent / f".{out.name}.candidates"
     request, note = fingerprint([sha256(opened.path / MANIFEST), given, minutes]), work / "request.json"
     if work.exists() and not (note.exists() and read_json(note) == request):
         shutil.rmtree(work)  # an interrupted search of another corpus or with other settings

@@ -16,7 +16,7 @@ from typing import Any
 
 from zhixing.core.errors import UsageError
 from zhixing.core.files import read_json, sha256, write_json, write_text
-from zhixing.core.folder import MANIFEST, Folder, check_new, open_folder, replace, seal
+from zhixing.core.folder import MANIFEST, Folder, check_new, locked, open_folder, replace, seal
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
@@ -85,6 +85,22 @@ def compare(
     for name in models:  # what cannot be is refused before anything is trained or written
         settle("language", settings_of(name, core_seconds, given))
     opened.file("test")
+    with locked(out):
+        return _compare(opened, out, work, core_seconds, models, given, tell, force, stop)
+
+
+def _compare(
+    opened: Corpus,
+    out: Path,
+    work: Path,
+    core_seconds: float,
+    models: tuple[str, ...],
+    given: dict[str, Any],
+    tell: Tell,
+    force: bool,
+    stop: Stop | None,
+) -> Folder:
+    """Climb the ladder in a place that is held for this process."""
     work.mkdir(parents=True, exist_ok=True)
     scored: dict[str, Scored] = {}
     rungs: list[Rung] = []

@@ -24,7 +24,7 @@ import zhixing
 from zhixing.core.config import Settings, fingerprint
 from zhixing.core.errors import DataError, RunError, UsageError
 from zhixing.core.files import read_json, sha256, sync_folder, write_json
-from zhixing.core.folder import CARD, MANIFEST, Folder, check_new, create, open_folder, seal
+from zhixing.core.folder import CARD, MANIFEST, Folder, check_new, create, locked, open_folder, recover, seal
 from zhixing.core.folder import replace as put_in_place
 from zhixing.core.log import RunLog, quiet
 from zhixing.core.random import key
@@ -224,7 +224,13 @@ def train(
     settled = settle(opened.task, settings or {}, recipe)
     if settled.value.threads:
         torch.set_num_threads(settled.value.threads)
-    out = Path(out)
+    with locked(out):
+        return _train(opened, Path(out), settled, began, tell, force, stop)
+
+
+def _train(opened: Corpus, out: Path, settled: Settings, began: tuple[float, float], tell: Tell, force: bool, stop: Stop | None) -> Folder:
+    """Train in a place that is held for this process."""
+    recover(out)
     request = identify(opened, settled)
     continued = (out / "run.json").exists() and not (out / MANIFEST).exists() and not force
     if not continued:
