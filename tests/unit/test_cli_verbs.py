@@ -71,7 +71,20 @@ def model(place: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> Path
 @pytest.fixture
 def classifier(place: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     if not (place / "classifier").exists():
-        ask(capsys, "prepare", place / "rows.csv", place / "table", "--text", "review", "--label", "stars", "--test", 0.2, "--validation", 0.2)
+        ask(
+            capsys,
+            "prepare",
+            place / "rows.csv",
+            place / "table",
+            "--text",
+            "review",
+            "--label",
+            "stars",
+            "--test",
+            0.2,
+            "--validation",
+            0.2,
+        )
         ask(capsys, "train", place / "table", place / "classifier", "--model", "naive_bayes")
     return place / "classifier"
 
