@@ -224,15 +224,23 @@ def train(
     settled = settle(opened.task, settings or {}, recipe)
     if settled.value.threads:
         torch.set_num_threads(settled.value.threads)
+    out = Path(out)
+    if not _continued(out, force):
+        check_new(out, force, opened.path)  # before the lock is made beside it
     with locked(out):
-        return _train(opened, Path(out), settled, began, tell, force, stop)
+        return _train(opened, out, settled, began, tell, force, stop)
+
+
+def _continued(out: Path, force: bool) -> bool:
+    """Say whether an unfinished run stands there to be continued."""
+    return (out / "run.json").exists() and not (out / MANIFEST).exists() and not force
 
 
 def _train(opened: Corpus, out: Path, settled: Settings, began: tuple[float, float], tell: Tell, force: bool, stop: Stop | None) -> Folder:
     """Train in a place that is held for this process."""
     recover(out)
     request = identify(opened, settled)
-    continued = (out / "run.json").exists() and not (out / MANIFEST).exists() and not force
+    continued = _continued(out, force)
     if not continued:
         check_new(out, force, opened.path)
     elif read_json(out / "run.json").get("request") != request:
