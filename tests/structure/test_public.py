@@ -136,3 +136,32 @@ def test_a_command_that_does_not_exist_is_seen() -> None:
         check(words)
     with pytest.raises(UsageError):
         check(["tran", "a"])
+
+
+SHORTER = {"--minutes": "0.05", "--core-seconds": "1"}  # the README's lengths are for a person's patience, not a test's
+
+
+@pytest.mark.timeout(300)
+def test_commands_of_the_readme_run(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from zhixing.cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text("".join(f"Once upon a time, in year {n * 37 % 991}, a river ran past {n % 7} hills.\n" for n in range(900)))
+    words = {"5": "good great fine lovely", "1": "bad poor awful broken"}
+    rows = [f"a {word} thing number {n},{stars}" for n in range(60) for stars, each in words.items() for word in each.split()]
+    Path("reviews.csv").write_text("review,stars\n" + "\n".join(rows) + "\n")
+    Path("new.csv").write_text("id,review\n1,a lovely thing\n2,an awful thing\n")
+    ran = 0
+    for line in commands((root / "README.md").read_text(encoding="utf-8")):
+        if "--help" in line or any(word.isupper() for word in line):
+            continue
+        for flag, value in SHORTER.items():
+            if flag in line:
+                line[line.index(flag) + 1] = value
+        extra = ["--size", "tiny"] if line[0] in ("train", "compare") else []
+        assert main([*line, *extra]) == 0, (line, capsys.readouterr().err)
+        ran += 1
+    assert ran >= 9
+    assert Path("answers.csv").read_text().startswith("id,review,answer,confidence,abstained,problem\n1,a lovely thing,5,")
