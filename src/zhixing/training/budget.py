@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from zhixing.training.settings import TrainSettings
 
-TRIALS = 3
+TRIALS, TRIALS_OF_ROWS = 3, 9  # rows differ in length, and batches of them in cost
 FINISH_SHARE = 0.06  # of a time budget, kept for the last evaluation and for writing the folder
 EVALUATION_SHARE = 0.08  # of the steps' time, spent at most on validation
 LEAST_BATCHES = 8  # that a validation reads, where there are so many
@@ -71,17 +71,21 @@ def give_back_memory() -> None:
         trim(0)
 
 
-def try_steps(one_step: Callable[[int], None]) -> Estimate:
-    """Time a few steps of a throwaway copy; the first, which warms up, is not counted."""
+def try_steps(one_step: Callable[[int], None], steps: list[int], middle: Callable[[list[float]], float] = statistics.median) -> Estimate:
+    """Time a few steps of a throwaway copy; a first one, which warms up, is not counted.
+
+    steps   which steps to try
+    middle  the median where all steps cost the same, the mean where they do not
+    """
     with Peak() as peak:
-        one_step(0)
+        one_step(steps[0])
         wall, core = [], []
-        for trial in range(1, TRIALS + 1):
+        for step in steps:
             start, core_start = time.perf_counter(), time.process_time()
-            one_step(trial)
+            one_step(step)
             wall.append(time.perf_counter() - start)
             core.append(time.process_time() - core_start)
-    return Estimate(statistics.median(wall), statistics.median(core), peak.bytes)
+    return Estimate(middle(wall), middle(core), peak.bytes)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -180,7 +181,10 @@ def estimate(plan: Plan, settings: TrainSettings) -> budget.Estimate:
         batches = [trainer.to_tensors(plan.stream.batch(step, m, settings.accumulate), _device()) for m in range(settings.accumulate)]
         trainer.update(gradients, model, optimizer, batches, step, pace)
 
-    return budget.try_steps(one_step)
+    if isinstance(plan.stream, Rows):  # batches hold rows of like length: try some from the whole of an epoch
+        spread = [place * plan.stream.steps_per_epoch // budget.TRIALS_OF_ROWS for place in range(budget.TRIALS_OF_ROWS)]
+        return budget.try_steps(one_step, spread, statistics.fmean)
+    return budget.try_steps(one_step, list(range(budget.TRIALS)))
 
 
 def _device() -> torch.device:
