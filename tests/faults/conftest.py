@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import random
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,6 @@ from zhixing.core.files import sha256
 
 WORDS = "the old boat drifts along a quiet river while children count the stones and evening comes 船 河 石 头 月".split()
 GROWING = ("cache", "__pycache__")  # working folders that may grow at any time
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """Give the signals back to the test runner: verbs that can save listen to them."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def write_rows(path: Path, count: int, labels: tuple[str, ...] = ("down", "up")) -> Path:

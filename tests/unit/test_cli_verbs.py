@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import random
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +12,6 @@ import pytest
 from zhixing.cli.app import main
 
 WORDS = "the river runs past the old mill and the children watch the water from the bridge while evening falls on 水 车 桥 上".split()
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """Give the signals back to the test runner: verbs that can save listen to them."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
