@@ -23,7 +23,7 @@ from zhixing.objectives.tokens import IGNORED, NextToken
 from zhixing.training import budget, optim, trainer
 from zhixing.training.checkpoint import Checkpoints, State, model_tensors
 from zhixing.training.gradients import Gradients
-from zhixing.training.settings import PLANS, TrainSettings, as_dict, read_recipe, settle
+from zhixing.training.settings import TrainSettings, as_dict, read_recipe, settle
 
 VOCABULARY = 29
 FORM = {
@@ -307,7 +307,7 @@ def test_recipe_weaker_than_flag(tmp_path: Path) -> None:
     recipe.write_text('size = "tiny"\nbatch = 6\nsteps = 9\n', encoding="utf-8")
     settled = settle("language", {"steps": 3}, str(recipe))
     assert (settled.value.batch, settled.value.steps, settled.origins["batch"]) == (6, 3, "recipe")
-    assert settled.value.width == PLANS["qwen3"]["tiny"]["width"]
+    assert settled.value.width == catalog.plan("qwen3", "tiny")["width"]
     with pytest.raises(UsageError):
         read_recipe("no_such_recipe")
     recipe.write_text("batch = = 6", encoding="utf-8")

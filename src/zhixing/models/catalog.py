@@ -1,10 +1,13 @@
 """The table of model families, and the way from a config and tensors to a model and back.
 
-A family is one file and one line here, keyed by `model_type` as Hugging Face's config.json writes it. Its class offers
+A family is one file and one line here a name, keyed by `model_type` as Hugging Face's config.json writes it. Its class offers
     from_config(config)              neural: a fresh model, initialised from torch's current generator
     from_tensors(config, tensors)    counted or linear: the fitted model itself; these have no fresh form
-    to_dict()                      the JSON-able dict that leads back to the same model
-and, when its tensors are not simply its state dict, `tensors()`. Nothing is imported until it is asked for.
+    to_dict()                        the JSON-able dict that leads back to the same model
+and, when its tensors are not simply its state dict, `tensors()`. A family that the training loop trains offers as well
+    PLANS                                        {name: {size: settings}}, the dial's frozen plans of each of its names
+    configure(settings, vocabulary, longest)     the config of the model that settled settings describe
+Nothing is imported until it is asked for.
 Leaves out: files and folders (tasks/artefact.py).
 """
 
@@ -40,6 +43,26 @@ def find(config: Mapping[str, Any]) -> type:
         raise DataError("model.unknown_type", name=name, among=sorted(MODELS))
     module, _, attribute = MODELS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def trained() -> tuple[str, ...]:
+    """List the names that the training loop can train, in the table's order."""
+    return tuple(name for name in MODELS if hasattr(find({"model_type": name}), "PLANS"))
+
+
+def plan(name: str, size: str) -> dict[str, Any]:
+    """Give the frozen plan of a trained family's size, as training settings."""
+    return dict(find({"model_type": name}).PLANS[name][size])
+
+
+def configure(settings: Any, vocabulary: int, longest: int) -> dict[str, Any]:
+    """Give the config of the model that settled training settings describe.
+
+    settings    has model, dropout and the form (layers, width and what else the family's plans set)
+    vocabulary  int, tokens
+    longest     int, tokens    of the texts that the model will read
+    """
+    return find({"model_type": settings.model}).configure(settings, vocabulary, longest)
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,13 @@ FIXED = {
 REMARKS = frozenset(
     "architectures torch_dtype dtype transformers_version initializer_range use_cache max_window_layers layer_types _name_or_path".split()
 )
+# Frozen: a recipe gives the same model for ever.
+PLANS = {
+    "tiny": {"layers": 4, "width": 128, "heads": 4, "groups": 2, "window": 128, "batch": 16, "epochs": 4.0},
+    "small": {"layers": 6, "width": 160, "heads": 5, "groups": 5, "window": 256, "batch": 8, "epochs": 4.0},
+    "medium": {"layers": 8, "width": 384, "heads": 6, "groups": 3, "window": 256, "batch": 32, "epochs": 8.0},
+    "large": {"layers": 12, "width": 768, "heads": 12, "groups": 4, "window": 1024, "batch": 16, "accumulate": 4, "epochs": 4.0},
+}
 # Untied: the best of 0.02, 0.3 and 1 after 150 steps of a 0.8M decoder on characters (judged on part of
 # tiny_shakespeare's last tenth, one seed: 0.3 against 1 may be noise). Tied: as in GPT-2, nearly uniform at first.
 UNTIED_SCALE, TIED_SCALE = 0.3, 0.02
@@ -169,6 +176,8 @@ class Llama(nn.Module):
     Output projections begin at zero, so that a fresh model is its embeddings alone and, untied, predicts uniformly.
     """
 
+    PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"qwen3": PLANS, "llama": PLANS}
+
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.config = config
@@ -183,6 +192,22 @@ class Llama(nn.Module):
     def from_config(cls, config: dict[str, Any]) -> Llama:
         """Make a fresh model from a config.json's content."""
         return cls(LlamaConfig.from_dict(config))
+
+    @classmethod
+    def configure(cls, settings: Any, vocabulary: int, longest: int) -> dict[str, Any]:
+        """Give the config that training settings describe: layers, width, heads, groups, dropout."""
+        return {
+            "model_type": settings.model,
+            "vocab_size": vocabulary,
+            "hidden_size": settings.width,
+            "intermediate_size": -(-settings.width * 8 // 3 // 64) * 64,
+            "num_hidden_layers": settings.layers,
+            "num_attention_heads": settings.heads,
+            "num_key_value_heads": settings.groups,
+            "head_dim": settings.width // settings.heads,
+            "max_position_embeddings": longest,
+            "dropout": max(0.0, settings.dropout),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Give the config.json; the rotary base stands both where transformers 4 and where transformers 5 look for it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from zhixing.core.errors import DataError, UsageError
 from zhixing.layers.kinds import Cache, Causal, Countable, Inputs, next_log_probabilities
 from zhixing.layers.scoring import score
 from zhixing.models import catalog
+from zhixing.models.llama import Llama
 
+TRAINED = "qwen3"  # the trained part, when a mixture is trained from nothing
 PRIOR = 20.0  # tokens: how many a bucket needs before its own evidence weighs as much as the global weights
 EM_STEPS = 100
 EM_TOLERANCE = 1e-9  # nats per token
@@ -60,6 +62,8 @@ class Mixture:
     weights  (order, K) float64, of the counted part; each row sums to 1
     """
 
+    PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"mixture": Llama.PLANS[TRAINED]}
+
     def __init__(self, parts: Sequence[Causal | Countable], weights: np.ndarray) -> None:
         self.parts = tuple(parts)
         self.weights = np.asarray(weights, np.float64)
@@ -78,6 +82,11 @@ class Mixture:
     def config(self) -> MixtureConfig:
         """The configuration: those of the parts."""
         return MixtureConfig(tuple(catalog.config(part) for part in self.parts))
+
+    @classmethod
+    def configure(cls, settings: Any, vocabulary: int, longest: int) -> dict[str, Any]:
+        """Give the config of the part that is trained; the other is counted."""
+        return {**Llama.configure(settings, vocabulary, longest), "model_type": TRAINED}
 
     @classmethod
     def fit(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,13 @@ from zhixing.core.errors import DataError, RunError
 from zhixing.layers.kinds import Inputs
 
 REMARKS = frozenset({"model_type", "architectures", "bos_token_id", "eos_token_id", "pad_token_id"})
+# Frozen: a recipe gives the same model for ever.
+PLANS = {
+    "tiny": {"layers": 1, "width": 192, "embedding": 64, "window": 128, "batch": 16, "epochs": 4.0, "weight_decay": 0.1},
+    "small": {"layers": 1, "width": 384, "embedding": 128, "window": 128, "batch": 16, "epochs": 8.0, "weight_decay": 0.1},
+    "medium": {"layers": 2, "width": 640, "embedding": 256, "window": 128, "batch": 64, "epochs": 8.0, "weight_decay": 0.1},
+    "large": {"layers": 3, "width": 1024, "embedding": 512, "window": 256, "batch": 64, "epochs": 8.0, "weight_decay": 0.1},
+}
 FORGET_BIAS = 1.0  # a fresh cell remembers. Source: Jozefowicz et al. 2015, section 3
 
 
@@ -64,6 +71,8 @@ class TextGenerator(nn.Module):
     output_dim  int    the vocabulary again: what is predicted is a token
     tied        bool   the embedding predicts as well; needs embedding_dim == hidden_dim
     """
+
+    PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"lstm": PLANS}
 
     def __init__(
         self,
@@ -112,6 +121,12 @@ class TextGenerator(nn.Module):
             if each.default is inspect.Parameter.empty and each.name not in values:
                 raise DataError("model.config_missing", name=each.name)
         return cls(**values)
+
+    @classmethod
+    def configure(cls, settings: Any, vocabulary: int, longest: int) -> dict[str, Any]:
+        """Give the config that training settings describe: layers, width, embedding, dropout; a state has no longest text."""
+        form = {"embedding_dim": settings.embedding, "hidden_dim": settings.width, "num_layers": settings.layers}
+        return {"model_type": settings.model, "vocab_size": vocabulary, **form, "dropout": max(0.0, settings.dropout)}
 
     def to_dict(self) -> dict[str, Any]:
         """Give the config.json."""

@@ -111,12 +111,15 @@ class Optimizers:
 def build(model: nn.Module, settings: Any, low_precision: bool) -> Optimizers:
     """Give each parameter its optimiser: Muon for hidden matrices when asked, AdamW for all else; vectors are never decayed.
 
+    Embeddings are known by their module, heads by name: lm_head, head, output.
+
     settings  has optimizer, learning_rate, matrix_rate, weight_decay, momentum
     """
     names = {p: name for name, p in model.named_parameters() if p.requires_grad}
+    embeddings = {each.weight for each in model.modules() if isinstance(each, nn.Embedding)}
     matrices, tables, vectors = [], [], []
     for p, name in names.items():
-        hidden = p.ndim == 2 and not any(part in name for part in ("embed", "lm_head", "head.", "output"))
+        hidden = p.ndim == 2 and p not in embeddings and not any(part in name for part in ("lm_head", "head.", "output"))
         if p.ndim < 2:
             vectors.append(p)
         elif hidden and settings.optimizer == "muon":

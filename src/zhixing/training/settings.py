@@ -1,6 +1,6 @@
 """The settings of a training, and the one dial from which the rest is derived: default < dial < recipe < flag, origins kept.
 
-`--size` names a frozen plan; a plan never changes once released, so that a recipe gives the same model on any machine.
+`--size` names a frozen plan of the model's family; it never changes once released, so that a recipe gives the same model on any machine.
 """
 
 from __future__ import annotations
@@ -14,27 +14,14 @@ from typing import Any
 from zhixing.core.config import Settings, resolve
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json
+from zhixing.models import catalog
 
 # What a counted model is told by; the rest of the settings speak of loops and layers, which it has not.
 TOLD = {"ngram": ("tokenizer", "vocabulary", "order"), "naive_bayes": ("strength",), "logistic": ("strength",)}
-NEURAL = ("qwen3", "llama", "lstm", "mixture")
+LANGUAGE_ONLY = ("mixture",)
 COUNTED = {"language": ("ngram",), "classify": ("naive_bayes", "logistic")}
 DEFAULT_MODEL = {"language": "qwen3", "classify": "logistic"}
 
-DECODER = {
-    "tiny": {"layers": 4, "width": 128, "heads": 4, "groups": 2, "window": 128, "batch": 16, "epochs": 4.0},
-    "small": {"layers": 6, "width": 160, "heads": 5, "groups": 5, "window": 256, "batch": 8, "epochs": 4.0},
-    "medium": {"layers": 8, "width": 384, "heads": 6, "groups": 3, "window": 256, "batch": 32, "epochs": 8.0},
-    "large": {"layers": 12, "width": 768, "heads": 12, "groups": 4, "window": 1024, "batch": 16, "accumulate": 4, "epochs": 4.0},
-}
-RECURRENT = {
-    "tiny": {"layers": 1, "width": 192, "embedding": 64, "window": 128, "batch": 16, "epochs": 4.0},
-    "small": {"layers": 1, "width": 384, "embedding": 128, "window": 128, "batch": 16, "epochs": 8.0},
-    "medium": {"layers": 2, "width": 640, "embedding": 256, "window": 128, "batch": 64, "epochs": 8.0},
-    "large": {"layers": 3, "width": 1024, "embedding": 512, "window": 256, "batch": 64, "epochs": 8.0},
-}
-PLANS: dict[str, dict[str, dict[str, Any]]] = {"qwen3": DECODER, "llama": DECODER, "mixture": DECODER, "lstm": RECURRENT}
-RECURRENT_RATES = {"weight_decay": 0.1}
 CLASSIFY = {"batch": 32, "window": 256, "epochs": 12.0, "learning_rate": 0.001, "dropout": 0.2}
 
 
@@ -99,7 +86,7 @@ class TrainSettings:
 
 
 CHOICES = {
-    "size": tuple(DECODER),
+    "size": ("tiny", "small", "medium", "large"),
     "tokenizer": ("characters", "bpe"),
     "optimizer": ("muon", "adamw"),
     "precision": ("auto", "fp32", "bf16"),
@@ -146,15 +133,14 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     from_recipe = read_recipe(recipe)
     first = resolve(TrainSettings, ("recipe", from_recipe), ("flag", flags)).value
     model = DEFAULT_MODEL[task] if first.model == "auto" else first.model
-    known = COUNTED[task] + tuple(name for name in NEURAL if not (task == "classify" and name == "mixture"))
+    trained = tuple(name for name in catalog.trained() if task == "language" or name not in LANGUAGE_ONLY)
+    known = COUNTED[task] + trained
     if model not in known:
         raise UsageError("settings.model", name=model, task=task, among=known)
     if first.size not in CHOICES["size"]:
         raise UsageError("settings.choice", setting="size", name=first.size, among=CHOICES["size"])
-    dial: dict[str, Any] = dict(PLANS.get(model, {}).get(first.size, {}))
-    if model == "lstm":
-        dial |= RECURRENT_RATES
-    if task == "classify" and model in NEURAL:
+    dial = catalog.plan(model, first.size) if model in trained else {}
+    if task == "classify" and model in trained:
         dial |= CLASSIFY
     settled = resolve(TrainSettings, ("dial", dial), ("recipe", from_recipe), ("flag", flags))
     settled = Settings(

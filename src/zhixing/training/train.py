@@ -105,26 +105,6 @@ def make_tokenizer(corpus: Corpus, settings: TrainSettings) -> Tokenizer:
     return train_bpe(texts, size=size)
 
 
-def model_config(settings: TrainSettings, vocabulary: int, longest: int) -> dict[str, Any]:
-    """Give the config of the neural model that the settings describe, under Hugging Face's names."""
-    if settings.model == "lstm":
-        form = {"embedding_dim": settings.embedding, "hidden_dim": settings.width, "num_layers": settings.layers}
-        return {"model_type": "lstm", "vocab_size": vocabulary, **form, "dropout": max(0.0, settings.dropout)}
-    inner = -(-settings.width * 8 // 3 // 64) * 64
-    return {
-        "model_type": "llama" if settings.model == "llama" else "qwen3",
-        "vocab_size": vocabulary,
-        "hidden_size": settings.width,
-        "intermediate_size": inner,
-        "num_hidden_layers": settings.layers,
-        "num_attention_heads": settings.heads,
-        "num_key_value_heads": settings.groups,
-        "head_dim": settings.width // settings.heads,
-        "max_position_embeddings": longest,
-        "dropout": max(0.0, settings.dropout),
-    }
-
-
 def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -> Plan:
     """Make a neural training ready: task, streams and a builder of the model."""
     settings: TrainSettings = settled.value
@@ -134,7 +114,7 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -
 
     def build(chosen: TrainSettings) -> nn.Module:
         torch.manual_seed(key(chosen.seed, "init"))
-        body = catalog.build(model_config(chosen, tokenizer.vocabulary_size, chosen.window))
+        body = catalog.build(catalog.configure(chosen, tokenizer.vocabulary_size, chosen.window))
         head = task.head(body.width)
         return body if head is None else Headed(body, head)
 
