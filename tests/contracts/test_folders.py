@@ -43,6 +43,8 @@ V = TOKENIZER.vocabulary_size
 DECODER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
            "head_dim": 8, "max_position_embeddings": 32, "vocab_size": V}  # fmt: skip
 LSTM = {"vocab_size": V, "embedding_dim": 12, "hidden_dim": 16}
+CONVOLUTION = {"vocab_size": V, "hidden_size": 16, "kernel_size": 3, "dilations": [1, 2]}
+GPT2 = {"vocab_size": V, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
 CLASSES = Classify(labels=("bad", "good"), longest=32, temperature=1.25, thresholds={"0.95": 0.75, "0.98": None})
 
 
@@ -85,12 +87,17 @@ MADE: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen3": lambda: (Language(), neural("qwen3", **DECODER)),
     "llama": lambda: (Language(), neural("llama", **DECODER)),
     "qwen3-tied": lambda: (Language(), neural("qwen3", **DECODER, tie_word_embeddings=True)),
-    "lstm": lambda: (Language(), neural("lstm", **LSTM)),
+    **{name: lambda name=name: (Language(), neural(name, **LSTM)) for name in ("rnn", "gru", "lstm")},
+    "feedforward": lambda: (Language(), neural("feedforward", **LSTM, context=4)),
+    "convolution": lambda: (Language(), neural("convolution", **CONVOLUTION)),
+    "gpt2": lambda: (Language(), neural("gpt2", **GPT2)),
     "mixture": lambda: (Language(), Mixture.fit([neural("lstm", **LSTM), ngram()], stream()[:500])),
     "naive_bayes": lambda: (CLASSES, bag("naive_bayes")),
     "logistic": lambda: (CLASSES, bag("logistic")),
     "headed-qwen3": lambda: (CLASSES, headed("qwen3", **DECODER)),
     "headed-lstm": lambda: (CLASSES, headed("lstm", **LSTM)),
+    "headed-convolution": lambda: (CLASSES, headed("convolution", **CONVOLUTION)),
+    "headed-gpt2": lambda: (CLASSES, headed("gpt2", **GPT2)),
 }
 BAGS = ("naive_bayes", "logistic")
 

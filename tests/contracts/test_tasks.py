@@ -48,6 +48,11 @@ BODIES = {
     "qwen3": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
               "head_dim": 8, "max_position_embeddings": 32},
     "lstm": {"embedding_dim": 12, "hidden_dim": 16},
+    "rnn": {"embedding_dim": 12, "hidden_dim": 16},
+    "gru": {"embedding_dim": 12, "hidden_dim": 16},
+    "feedforward": {"embedding_dim": 12, "hidden_dim": 16, "context": 4},
+    "convolution": {"hidden_size": 16, "kernel_size": 3, "dilations": [1, 2]},
+    "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32},
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from zhixing.objectives.tokens import IGNORED, NextToken
 from zhixing.training import budget, optim, trainer
 from zhixing.training.checkpoint import Checkpoints, State, model_tensors
 from zhixing.training.gradients import Gradients
-from zhixing.training.settings import TrainSettings, as_dict, read_recipe, settle
+from zhixing.training.settings import CHOICES, TrainSettings, as_dict, read_recipe, settle
 
 VOCABULARY = 29
 FORM = {
@@ -313,6 +313,30 @@ def test_recipe_weaker_than_flag(tmp_path: Path) -> None:
     recipe.write_text("batch = = 6", encoding="utf-8")
     with pytest.raises(DataError):
         read_recipe(str(recipe))
+
+
+@pytest.mark.parametrize("name", catalog.trained())
+def test_a_trained_family_has_a_plan_of_each_size(name: str) -> None:
+    sizes = []
+    for size in CHOICES["size"]:
+        settled = settle("language", {"model": name, "size": size})
+        assert all(settled.origins[key] == "dial" for key in catalog.plan(name, size))
+        with torch.device("meta"):
+            made = catalog.build(catalog.configure(settled.value, 999, settled.value.window))
+        sizes.append(sum(p.numel() for p in made.parameters()))
+    assert sizes == sorted(set(sizes)) and sizes[0] < 2_000_000
+
+
+@pytest.mark.parametrize("name", catalog.trained())
+def test_tables_are_not_orthogonalised(name: str) -> None:
+    settings = settle("language", {"model": name, "size": "tiny"}).value
+    made = catalog.build(catalog.configure(settings, 999, settings.window))
+    named = optim.build(made, settings, low_precision=False)
+    matrices = [p for part in named.parts if isinstance(part, optim.Muon) for group in part.param_groups for p in group["params"]]
+    tables = [named.names[p] for p in matrices if 999 in p.shape]
+    # The recurrent families' output has always been with the matrices: the frozen plans were chosen so.
+    assert matrices and tables == (["fc.weight"] if name in ("rnn", "gru", "lstm") else [])
+    assert not any("wpe" in named.names[p] for p in matrices)
 
 
 def test_length_in_time_becomes_steps() -> None:

@@ -10,7 +10,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
-from zhixing.core.errors import UsageError
+from zhixing.core.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,29 @@ def resolve(cls: type, *layers: tuple[str, dict[str, Any]]) -> Settings:
             values[name] = tuple(value) if isinstance(value, list) else value
             origins[name] = origin
     return Settings(cls(**values), origins)
+
+
+def read(cls: type, config: dict[str, Any], remarks: frozenset[str] = frozenset(), fixed: dict[str, Any] | None = None) -> Any:
+    """Read a model's config.json into a frozen dataclass; nothing in it is ignored unknowingly.
+
+    remarks  settings that say how a model was made or is to be run, and do not change what it computes
+    fixed    settings that have one value only: another would be another model
+    Raises DataError for a setting that is unknown, missing, of another type, or not as it is fixed.
+    """
+    fixed = fixed or {}
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for name, value in config.items():
+        if name in fixed and value != fixed[name]:
+            raise DataError("model.config_value", name=name, value=value, wanted=fixed[name])
+        if name in fields and not _accepts(hints[name], value):
+            raise DataError("model.config_value", name=name, value=repr(value), wanted=_name(hints[name]))
+        if name not in fields and name not in fixed and name not in remarks:
+            raise DataError("model.config_unknown", name=name, among=sorted(fields))
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and name not in config:
+            raise DataError("model.config_missing", name=name)
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in config.items() if name in fields})
 
 
 def fingerprint(value: Any) -> str:

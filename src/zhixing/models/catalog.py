@@ -26,6 +26,11 @@ from zhixing.core.errors import DataError, UsageError
 MODELS = {
     "qwen3": "zhixing.models.llama:Llama",
     "llama": "zhixing.models.llama:Llama",
+    "gpt2": "zhixing.models.gpt2:GPT2",
+    "convolution": "zhixing.models.convolution:Convolution",
+    "feedforward": "zhixing.models.feedforward:FeedForward",
+    "rnn": "zhixing.models.recurrent:TextGenerator",
+    "gru": "zhixing.models.recurrent:TextGenerator",
     "lstm": "zhixing.models.recurrent:TextGenerator",
     "ngram": "zhixing.models.ngram:NGram",
     "bag": "zhixing.models.bag:Bag",

@@ -1,10 +1,11 @@
-"""The recurrent language model: an LSTM that reads one token at a time and carries what it read in a state of fixed size.
+"""Recurrent language models: an Elman network, a GRU or an LSTM reads token by token and carries what it read in a state of fixed size.
 
 It is the course outline's `TextGenerator(vocab_size, embedding_dim, hidden_dim, output_dim)`, repaired. As printed, it predicts from the
 last state alone, once a sentence, so that every other position teaches nothing; its `target` is defined nowhere; `squeeze(0)` works for
 one layer only; the time axis comes first, so that a batch of rows is read as time; and its evaluation loop computes no figure. Here
 every position predicts the next token, rows are the batch, and training, scoring and decoding are those of every Causal kind.
-Source: Hochreiter and Schmidhuber 1997; dropout between layers as in Zaremba et al. 2014, arXiv:1409.2329.
+Source: Elman 1990; Cho et al. 2014, arXiv:1406.1078; Hochreiter and Schmidhuber 1997; dropout between layers as in Zaremba et al. 2014,
+arXiv:1409.2329. Differs: the GRU resets after the recurrent product, as in torch.
 Leaves out: weight drop and other regularisers of recurrent weights.
 """
 
@@ -21,6 +22,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from zhixing.core.errors import DataError, RunError
 from zhixing.layers.kinds import Inputs
+from zhixing.layers.segments import apart
 
 REMARKS = frozenset({"model_type", "architectures", "bos_token_id", "eos_token_id", "pad_token_id"})
 # Frozen: a recipe gives the same model for ever.
@@ -30,31 +32,34 @@ PLANS = {
     "medium": {"layers": 2, "width": 640, "embedding": 256, "window": 128, "batch": 64, "epochs": 8.0, "weight_decay": 0.1},
     "large": {"layers": 3, "width": 1024, "embedding": 512, "window": 256, "batch": 64, "epochs": 8.0, "weight_decay": 0.1},
 }
+CELLS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 FORGET_BIAS = 1.0  # a fresh cell remembers. Source: Jozefowicz et al. 2015, section 3
 
 
 @dataclass
 class State:
-    """What the LSTM remembers of each row; it is one vector a layer, so nothing of it can be forgotten.
+    """What a model remembers of each row; it is of one size whatever was read, so nothing of it can be forgotten.
 
     hidden  (L, B, D) float
-    cell    (L, B, D) float
+    cell    (L, B, D) float    of an LSTM; None: the others have none
     length  int, tokens     read so far of the longest row
     """
 
     hidden: Tensor
-    cell: Tensor
+    cell: Tensor | None
     length: int = 0
 
     def rows(self, index: Tensor) -> State:
         """Return a cache that holds the chosen rows; index is (B',) int."""
         index = index.to(self.hidden.device)
-        return State(self.hidden.index_select(1, index), self.cell.index_select(1, index), self.length)
+        cell = None if self.cell is None else self.cell.index_select(1, index)  # (L, B', D)
+        return State(self.hidden.index_select(1, index), cell, self.length)
 
     def join(self, other: State) -> State:
         """Return a cache that holds this cache's rows and then the other's."""
         hidden = torch.cat([self.hidden, other.hidden], 1)  # (L, B + B', D)
-        return State(hidden, torch.cat([self.cell, other.cell], 1), max(self.length, other.length))
+        cell = None if self.cell is None or other.cell is None else torch.cat([self.cell, other.cell], 1)
+        return State(hidden, cell, max(self.length, other.length))
 
     def crop(self, length: int) -> None:
         """Do nothing when there is nothing to forget.
@@ -70,9 +75,10 @@ class TextGenerator(nn.Module):
 
     output_dim  int    the vocabulary again: what is predicted is a token
     tied        bool   the embedding predicts as well; needs embedding_dim == hidden_dim
+    cell        str    "rnn" (Elman's, tanh), "gru" or "lstm"; its parameters are named after it
     """
 
-    PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"lstm": PLANS}
+    PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"rnn": PLANS, "gru": PLANS, "lstm": PLANS}
 
     def __init__(
         self,
@@ -83,13 +89,16 @@ class TextGenerator(nn.Module):
         num_layers: int = 1,
         dropout: float = 0.0,
         tied: bool = False,
+        cell: str = "lstm",
     ) -> None:
         super().__init__()
         if output_dim != vocab_size:
             raise DataError("model.config_value", name="output_dim", value=output_dim, wanted=f"vocab_size, {vocab_size}")
         if tied and embedding_dim != hidden_dim:
             raise DataError("model.config_value", name="embedding_dim", value=embedding_dim, wanted=f"hidden_dim, {hidden_dim}")
+        self.cell = cell
         self.settings = {
+            "model_type": cell,
             "vocab_size": vocab_size,
             "embedding_dim": embedding_dim,
             "hidden_dim": hidden_dim,
@@ -102,7 +111,8 @@ class TextGenerator(nn.Module):
         self.vocabulary = vocab_size
         self.window = None
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
-        self.lstm = nn.LSTM(embedding_dim, hidden_dim, num_layers, batch_first=True, dropout=dropout if num_layers > 1 else 0.0)
+        between = dropout if num_layers > 1 else 0.0
+        self.add_module(cell, CELLS[cell](embedding_dim, hidden_dim, num_layers, batch_first=True, dropout=between))
         self.dropout = nn.Dropout(dropout)
         self.fc = None if tied else nn.Linear(hidden_dim, output_dim)
         self._initialise()
@@ -110,7 +120,7 @@ class TextGenerator(nn.Module):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TextGenerator:
         """Make a fresh model from a config.json's content; without output_dim, it is vocab_size."""
-        parameters = list(inspect.signature(cls).parameters.values())
+        parameters = [each for each in inspect.signature(cls).parameters.values() if each.name != "cell"]
         values = {name: value for name, value in config.items() if name not in REMARKS}
         for name in values:
             if name not in {each.name for each in parameters}:
@@ -120,7 +130,7 @@ class TextGenerator(nn.Module):
         for each in parameters:
             if each.default is inspect.Parameter.empty and each.name not in values:
                 raise DataError("model.config_missing", name=each.name)
-        return cls(**values)
+        return cls(**values, cell=config["model_type"])
 
     @classmethod
     def configure(cls, settings: Any, vocabulary: int, longest: int) -> dict[str, Any]:
@@ -130,7 +140,12 @@ class TextGenerator(nn.Module):
 
     def to_dict(self) -> dict[str, Any]:
         """Give the config.json."""
-        return {"model_type": "lstm", "architectures": ["TextGenerator"], **self.settings}
+        return {"architectures": ["TextGenerator"], **self.settings}
+
+    @property
+    def recurrence(self) -> nn.RNNBase:
+        """The layers that carry the state."""
+        return getattr(self, self.cell)
 
     def states(self, inputs: Inputs, cache: State | None = None) -> Tensor:
         """Compute a state for every position from the tokens up to it; with a cache, go on from it and leave the last state in it.
@@ -143,20 +158,23 @@ class TextGenerator(nn.Module):
         if inputs.segments is not None:
             if cache is not None:
                 raise RunError("model.cache_segments")
-            return self._apart(inputs)
+            return apart(lambda rows: self.states(Inputs(rows)), inputs.tokens, inputs.segments)
         embedded = self.dropout(self.embedding(inputs.tokens))  # (B, T, E)
         if cache is None:
-            return self.dropout(self.lstm(embedded)[0])  # (B, T, D)
+            return self.dropout(self.recurrence(embedded)[0])  # (B, T, D)
         B, T = inputs.tokens.shape
         if cache.hidden.shape[1] != B:
             raise RunError("model.cache_rows", rows=B, wanted=cache.hidden.shape[1])
-        before = (cache.hidden, cache.cell)
+        before = cache.hidden if cache.cell is None else (cache.hidden, cache.cell)
         if inputs.lengths is None:
-            states, after = self.lstm(embedded, before)
+            states, after = self.recurrence(embedded, before)
         else:
-            packed, after = self.lstm(pack_padded_sequence(embedded, inputs.lengths.cpu(), True, enforce_sorted=False), before)
+            packed, after = self.recurrence(pack_padded_sequence(embedded, inputs.lengths.cpu(), True, enforce_sorted=False), before)
             states, _ = pad_packed_sequence(packed, batch_first=True, total_length=T)  # (B, T, D)
-        cache.hidden, cache.cell = after[0].detach(), after[1].detach()
+        if cache.cell is None:
+            cache.hidden = after.detach()
+        else:
+            cache.hidden, cache.cell = after[0].detach(), after[1].detach()
         cache.length += T
         return self.dropout(states)
 
@@ -170,21 +188,8 @@ class TextGenerator(nn.Module):
 
     def cache(self, rows: int) -> State:
         """Return an empty cache of so many rows."""
-        empty = self.embedding.weight.new_zeros(self.lstm.num_layers, rows, self.width)  # (L, B, D)
-        return State(empty, empty.clone())
-
-    def _apart(self, inputs: Inputs) -> Tensor:
-        """Read each segment as a row of its own, which begins with an empty state; a segment is a run of equal ids."""
-        tokens, segments = inputs.tokens, inputs.segments
-        B, T = tokens.shape
-        first = torch.ones_like(tokens, dtype=torch.bool)  # (B, T)
-        first[:, 1:] = segments[:, 1:] != segments[:, :-1]
-        run = first.flatten().cumsum(0) - 1  # (N,), N = B * T
-        starts = first.flatten().nonzero().squeeze(1)  # (B',)
-        place = torch.arange(B * T, device=tokens.device) - starts[run]  # (N,), N = B * T
-        rows = tokens.new_zeros(len(starts), int(place.max()) + 1)  # (B', T')
-        rows[run, place] = tokens.flatten()
-        return self.states(Inputs(rows))[run, place].view(B, T, -1)  # (B, T, D)
+        empty = self.embedding.weight.new_zeros(self.recurrence.num_layers, rows, self.width)  # (L, B, D)
+        return State(empty, empty.clone() if self.cell == "lstm" else None)
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -192,9 +197,8 @@ class TextGenerator(nn.Module):
         if self.fc is not None:
             self.fc.weight.zero_()
             self.fc.bias.zero_()
-        for name, parameter in self.lstm.named_parameters():
-            if "bias_ih" in name:
+        for name, parameter in self.recurrence.named_parameters():
+            if "bias" in name:
                 parameter.zero_()
+            if "bias_ih" in name and self.cell != "rnn":  # an LSTM's gate to forget, a GRU's to keep: both stand second
                 parameter[self.width : 2 * self.width] = FORGET_BIAS
-            elif "bias_hh" in name:
-                parameter.zero_()

@@ -100,7 +100,8 @@ def restore(config: dict[str, Any], weights: Path, task: Any) -> Any:
     from zhixing.layers.kinds import Headed
     from zhixing.models import catalog
 
-    tensors = load_file(weights)
+    # A file's tensors lie at any address, and the last bit of a product may depend on that: torch lays copies as it lays its own.
+    tensors = {name: value.clone() for name, value in load_file(weights).items()}
     if "head" not in config:
         return catalog.restore(config, tensors)
     body = {name.removeprefix("body."): value for name, value in tensors.items() if name.startswith("body.")}

@@ -34,7 +34,8 @@ class TrainSettings:
     tokenizer                 "characters" or "bpe"; vocabulary: its number of tokens (bpe) or most characters kept; 0: derived
     steps, minutes, core_seconds   the length, in one of three measures; time is turned into steps before step 0
     epochs                    length when none of the three is given: passes over the training text
-    layers, width, heads, groups, embedding   the model's form; groups: key-value heads
+    layers, width, heads, groups, embedding, context   the model's form; groups: key-value heads; context: tokens that a feed-forward model,
+                              or a layer of a convolutional one, sees at once
     window, batch, accumulate tokens a row, rows a step, micro-batches a step
     optimizer                 "muon" (matrices by Muon, the rest by AdamW) or "adamw"
     learning_rate, matrix_rate   peak rates of AdamW and of Muon
@@ -62,6 +63,7 @@ class TrainSettings:
     heads: int = 0
     groups: int = 0
     embedding: int = 0
+    context: int = 0
     window: int = 256
     batch: int = 16
     accumulate: int = 1
@@ -93,8 +95,8 @@ CHOICES = {
 }
 POSITIVE = ("window", "batch", "accumulate", "learning_rate", "matrix_rate", "epochs")
 NOT_NEGATIVE = (
-    *("vocabulary", "steps", "minutes", "core_seconds", "layers", "width", "heads", "groups", "embedding", "weight_decay", "table_decay"),
-    *("clip", "evaluations", "patience", "saves", "threads", "order", "strength", "seed"),
+    *("vocabulary", "steps", "minutes", "core_seconds", "layers", "width", "heads", "groups", "embedding", "context", "weight_decay"),
+    *("table_decay", "clip", "evaluations", "patience", "saves", "threads", "order", "strength", "seed"),
 )
 RECIPES = "zhixing.recipes"
 
