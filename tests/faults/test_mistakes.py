@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from zhixing.cli.app import main
+from zhixing.cli.app import VERBS, main
 from zhixing.core.folder import create
 
 PARTS = ("what", "expected", "do")
@@ -74,6 +74,17 @@ def grown(kit: Path, place: Path) -> None:
     """Make a corpus that rejected a row."""
     with create(place / "copy", "corpus", {}) as folder:
         (folder / "rejected.jsonl").write_text('{"text": "a"}\n')
+
+
+def packed(then: Callable[[bytes], bytes] = lambda content: content) -> Setup:
+    """Pack a small text as `a.zxp`, and do something to its bytes."""
+
+    def make(kit: Path, place: Path) -> None:
+        (place / "a.txt").write_text("the old boat drifts along\n", encoding="utf-8")
+        assert main(["pack", str(kit / "ngram"), str(place / "a.txt"), str(place / "a.zxp")]) == 0
+        (place / "a.zxp").write_bytes(then((place / "a.zxp").read_bytes()))
+
+    return make
 
 
 LANGUAGE = b"A sentence that is long enough to be a corpus on its own. " * 40
@@ -228,6 +239,31 @@ CASES = [
     Case("prompts-folder", "generate {k}/ngram --prompts {p}", 3, "file.missing"),
     Case("prompts-empty", "generate {k}/ngram --prompts {p}/a.txt", 3, "file.no_prompts", "a.txt", {"a.txt": b"\n\n"}),
     Case("prompts-binary", "generate {k}/ngram --prompts {p}/a.txt", 3, "file.not_utf8", "a.txt", {"a.txt": b"a\xff"}),
+    # pack, unpack
+    Case("pack-nothing", "pack {k}/ngram {p}/no.txt {p}/out", 3, "file.missing", "no.txt"),
+    Case("pack-folder", "pack {k}/ngram {k}/corpus {p}/out", 3, "file.missing", "corpus"),
+    Case("pack-by-classifier", "pack {k}/classifier {k}/text.txt {p}/out", 2, "usage.not_language", "classify"),
+    Case("pack-by-corpus", "pack {k}/corpus {k}/text.txt {p}/out", 2, "folder.wrong_kind", "model"),
+    Case("pack-exists", "pack {k}/ngram {k}/text.txt {p}/a", 2, "output.exists", "--force", {"a": b"mine"}),
+    Case("pack-over-folder", "pack {k}/ngram {k}/text.txt {p}/a --force", 2, "output.not_ours", "", {"a/b": b"mine"}),
+    Case("pack-over-itself", "pack {k}/ngram {k}/text.txt {k}/text.txt --force", 2, "output.is_source", "text.txt"),
+    Case("pack-into-model", "pack {k}/ngram {k}/text.txt {k}/ngram/a.zxp", 2, "output.inside", "a.zxp"),
+    Case("unpack-text", "unpack {k}/ngram {k}/text.txt {p}/out", 3, "coding.not_packed", "MODEL FILE OUT"),
+    Case("unpack-nothing", "unpack {k}/ngram {p}/a.zxp {p}/new/out", 3, "file.missing", "a.zxp"),
+    Case("unpack-other-model", "unpack {k}/neural {p}/a.zxp {p}/out", 2, "coding.other_model", "a.zxp", setup=packed()),
+    Case("unpack-exists", "unpack {k}/ngram {p}/a.zxp {p}/a.txt", 2, "output.exists", "--force", setup=packed()),
+    Case("unpack-over-itself", "unpack {k}/ngram {p}/a.zxp {p}/a.zxp --force", 2, "output.is_source", "a.zxp", setup=packed()),
+    Case("unpack-cut", "unpack {k}/ngram {p}/a.zxp {p}/out", 3, "coding.damaged", "cut off", setup=packed(lambda each: each[:-1])),
+    Case("unpack-longer", "unpack {k}/ngram {p}/a.zxp {p}/out", 3, "coding.damaged", "a.zxp", setup=packed(lambda each: each + b"a")),
+    Case("unpack-empty", "unpack {k}/ngram {p}/a.zxp {p}/out", 3, "coding.not_packed", "a.zxp", {"a.zxp": b""}),
+    Case(
+        "unpack-flipped", "unpack {k}/ngram {p}/a.zxp {p}/out --force", 3, "coding.damaged", "a.zxp",
+        setup=packed(lambda each: each[:99] + bytes([each[99] ^ 4]) + each[100:]),
+    ),
+    Case(
+        "unpack-newer", "unpack {k}/ngram {p}/a.zxp {p}/out", 3, "coding.newer", "version 9",
+        setup=packed(lambda each: each[:4] + b"\x09" + each[5:]),
+    ),
     # compare
     Case("ladder-of-table", "compare {k}/table {p}/out", 2, "ladder.task", "--best"),
     Case("ladder-rung", "compare {k}/corpus {p}/out --models ngarm", 2, "ladder.rung", "'ngram'"),
@@ -290,7 +326,7 @@ def test_a_mistake_is_told_and_leaves_nothing(
 
 def test_the_table_is_large_and_reaches_every_verb() -> None:
     assert len(CASES) >= 32 and len({case.name for case in CASES}) == len(CASES)
-    assert {case.words.split()[0] for case in CASES} >= {"prepare", "train", "evaluate", "predict", "generate", "compare", "show"}
+    assert {case.words.split()[0] for case in CASES} >= set(VERBS)
 
 
 def test_the_harness_sees_what_is_wrong(

@@ -152,6 +152,7 @@ def test_commands_of_the_readme_run(
     words = {"5": "good great fine lovely", "1": "bad poor awful broken"}
     rows = [f"a {word} thing number {n},{stars}" for n in range(60) for stars, each in words.items() for word in each.split()]
     Path("reviews.csv").write_text("review,stars\n" + "\n".join(rows) + "\n")
+    Path("chapter.txt").write_text("Once upon a time, a river ran past the hills.\n" * 9)
     Path("new.csv").write_text("id,review\n1,a lovely thing\n2,an awful thing\n")
     ran = 0
     for line in commands((root / "README.md").read_text(encoding="utf-8")):

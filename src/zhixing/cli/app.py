@@ -20,6 +20,8 @@ VERBS = {
     "evaluate": "zhixing.cli.evaluate:evaluate",
     "predict": "zhixing.cli.predict:predict",
     "generate": "zhixing.cli.generate:generate",
+    "pack": "zhixing.cli.pack:pack",
+    "unpack": "zhixing.cli.unpack:unpack",
     "compare": "zhixing.cli.compare:compare",
     "show": "zhixing.cli.show:show",
 }

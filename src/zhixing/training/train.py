@@ -34,6 +34,7 @@ from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.shards import shard
 from zhixing.data.stream import Rows, Windows
 from zhixing.layers.kinds import Headed
+from zhixing.layers.machine import machine
 from zhixing.models import catalog
 from zhixing.tasks import artefact
 from zhixing.tasks.classify import Classify, calibrate, known_rows, log_probabilities
@@ -72,19 +73,6 @@ class Plan:
     def held_batches(self) -> int:
         """How many batches of validation there are."""
         return self.held_out.steps_per_epoch if self.held_out else 0
-
-
-def machine(precision: str) -> dict[str, Any]:
-    """Name the arithmetic: equal bytes are promised only where all of this is equal."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    capability = torch.backends.cpu.get_cpu_capability() if device == "cpu" else torch.cuda.get_device_name()
-    return {
-        "torch": torch.__version__,
-        "device": device,
-        "arithmetic": capability,
-        "threads": torch.get_num_threads(),
-        "precision": precision,
-    }
 
 
 def choose_precision(settings: TrainSettings) -> TrainSettings:
