@@ -9,12 +9,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # One thread a process: the same arithmetic everywhere, and the workers share the cores.
 TEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: demo test system-test slow coverage lint clean help
+.PHONY: demo test system-test slow interop coverage lint clean help
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n '1,2p' Makefile | cut -c3-
-	@echo 'Also: system-test, slow, coverage, lint, clean.  PYTHON=python3.12 make test chooses the Python.'
+	@echo 'Also: system-test, slow, interop, coverage, lint, clean.  PYTHON=python3.12 make test chooses the Python.'
 
 $(VENV)/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -37,6 +37,10 @@ $(VENV)/test: $(VENV)/core
 	$(PIP) install -c constraints.txt -e '.[test]'
 	touch $@
 
+$(VENV)/interop: $(VENV)/test
+	$(PIP) install -c constraints.txt -e '.[interop]'
+	touch $@
+
 demo: $(VENV)/texts
 	$(BIN)/python examples/demo.py
 
@@ -48,6 +52,9 @@ system-test: $(VENV)/test
 
 slow: $(VENV)/test
 	$(TEST) -m slow
+
+interop: $(VENV)/interop
+	$(TEST) -m interop
 
 # Without the tests that limit the size of files: the limit would hit the record of coverage itself.
 coverage: $(VENV)/test

@@ -285,6 +285,20 @@ def test_a_config_that_cannot_be_read_is_refused_by_name(config, code, word) -> 
     assert word in caught.value.text()
 
 
+def test_the_config_of_a_published_gpt2_is_read() -> None:
+    """As it stands in the folder of the smallest GPT-2, but for the sizes."""
+    config = {
+        "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1, "bos_token_id": 36, "embd_pdrop": 0.1,
+        "eos_token_id": 36, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 32, "n_embd": 24,
+        "n_head": 3, "n_layer": 2, "n_positions": 32, "resid_pdrop": 0.1, "summary_activation": None, "summary_first_dropout": 0.1,
+        "summary_proj_to_labels": True, "summary_type": "cls_index", "summary_use_proj": True,
+        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}, "vocab_size": V,
+    }  # fmt: skip
+    model = catalog.build(config)
+    assert (model.window, model.vocabulary, model.width, model.config.embd_pdrop) == (32, V, 24, 0.1)
+    assert catalog.build(catalog.config(model)).config == model.config
+
+
 def test_a_counted_family_is_not_built() -> None:
     with pytest.raises(UsageError) as caught:
         catalog.build({"model_type": "ngram"})
