@@ -26,7 +26,7 @@ from zhixing.models.bag import Bag
 from zhixing.models.mixture import Mixture
 from zhixing.models.ngram import NGram
 from zhixing.preparation.prepare import Prepare, prepare
-from zhixing.tasks import artefact
+from zhixing.tasks import artefact, golden
 from zhixing.tasks.artefact import load
 from zhixing.tasks.classify import Classify
 from zhixing.tasks.language import Language
@@ -201,6 +201,104 @@ def test_a_newer_format_and_another_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         load(tmp_path / "a")
     assert caught.value.code == "folder.wrong_kind"
+
+
+# Golden answers: a folder that computes something else than when it was made is refused, however well it is sealed.
+
+
+def nudge(path: Path, share: float) -> None:
+    """Change every weight of a model by a share of itself, up or down, and seal the folder again."""
+    from safetensors.torch import load_file, save
+
+    source = torch.Generator().manual_seed(0)
+    weights = load_file(path / "model.safetensors")
+    for name, value in weights.items():
+        if value.is_floating_point():
+            weights[name] = value * (1 + share * torch.sign(torch.randn(value.shape, generator=source)))
+    (path / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
+    reseal(path)
+
+
+def reseal(path: Path) -> None:
+    card = json.loads((path / CARD).read_text(encoding="utf-8"))
+    seal(path, "model", {name: value for name, value in card.items() if name not in ("format", "kind")})
+
+
+@pytest.mark.parametrize("name", sorted(set(MADE) - {"ngram", *BAGS}))
+def test_weights_that_answer_differently_are_refused(tmp_path: Path, name: str) -> None:
+    save(tmp_path / "a", name)
+    nudge(tmp_path / "a", 1e-8)  # less than a float32 shows: the same answers
+    load(tmp_path / "a")
+    nudge(tmp_path / "a", 0.05)
+    with pytest.raises(DataError) as caught:
+        load(tmp_path / "a")
+    assert caught.value.code == "golden.differs", str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "tensor"), [("ngram", "2.counts"), ("naive_bayes", None), ("logistic", None)])
+def test_counts_that_answer_differently_are_refused(tmp_path: Path, name: str, tensor: str | None) -> None:
+    from safetensors.numpy import load_file
+    from safetensors.numpy import save as to_bytes
+
+    save(tmp_path / "a", name)
+    weights = load_file(tmp_path / "a" / "model.safetensors")
+    chosen = tensor or max(weights, key=lambda each: weights[each].size)
+    weights[chosen] = weights[chosen] * 2 if tensor is None else np.minimum(weights[chosen].astype(int) * 3, 250).astype(np.uint8)
+    (tmp_path / "a" / "model.safetensors").write_bytes(to_bytes(weights))
+    reseal(tmp_path / "a")
+    with pytest.raises(DataError) as caught:
+        load(tmp_path / "a")
+    assert caught.value.code == "golden.differs"
+
+
+def test_a_setting_that_changes_what_is_computed_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a", "qwen3")
+    change(tmp_path / "a", "config.json", rms_norm_eps=0.3)
+    with pytest.raises(DataError) as caught:
+        load(tmp_path / "a")
+    assert caught.value.code == "golden.differs"
+
+
+@pytest.mark.parametrize("name", ["qwen3", "logistic"])
+def test_golden_answers_that_are_missing_or_damaged_are_refused(tmp_path: Path, name: str) -> None:
+    save(tmp_path / "a", name)
+    kept = json.loads((tmp_path / "a" / "golden.json").read_text(encoding="utf-8"))
+    assert kept["tolerance"] == 1e-4 and [each["text"] for each in kept["answers"]] == list(golden.PROBES)
+    for changed in ({"answers": []}, {"answers": None}, {"tolerance": 10}, {"tolerance": "wide"}, {"answers": [{"text": "a"}]}):
+        change(tmp_path / "a", "golden.json", **{**kept, **changed})
+        with pytest.raises(DataError) as caught:
+            load(tmp_path / "a")
+        assert caught.value.code == "golden.file", changed
+    change(tmp_path / "a", "golden.json", **{**kept, "format": golden.FORMAT + 1})
+    with pytest.raises(DataError) as caught:
+        load(tmp_path / "a")
+    assert caught.value.code == "folder.newer"
+    (tmp_path / "a" / "golden.json").unlink()
+    reseal(tmp_path / "a")
+    with pytest.raises(DataError) as caught:
+        load(tmp_path / "a")
+    assert caught.value.code == "golden.missing"
+
+
+def test_a_folder_from_before_golden_answers_opens(tmp_path: Path) -> None:
+    save(tmp_path / "a", "lstm")
+    (tmp_path / "a" / "golden.json").unlink()
+    reseal(tmp_path / "a")
+    for file in (CARD, MANIFEST):
+        content = json.loads((tmp_path / "a" / file).read_text(encoding="utf-8")) | {"format": 1}
+        if file == MANIFEST:
+            content["files"][CARD] = {"sha256": sha256(tmp_path / "a" / CARD), "size_bytes": (tmp_path / "a" / CARD).stat().st_size}
+        (tmp_path / "a" / file).write_text(json.dumps(content), encoding="utf-8")
+    assert load(tmp_path / "a").family == "lstm"
+
+
+def test_a_change_of_greedy_text_counts_only_where_it_was_certain() -> None:
+    before = {"ids": [0], "logs": [-2.0], "greedy": [7, 8, 9], "margins": [1.0, 1e-6, 1.0]}
+    assert golden.differ(before, before, 1e-4) is None
+    assert golden.differ(before, {**before, "greedy": [7, 6, 5]}, 1e-4) is None, "a token that another beat by nothing"
+    assert golden.differ(before, {**before, "greedy": [6, 8, 9]}, 1e-4) == "greedy token 1: 7"
+    assert golden.differ(before, {**before, "logs": [-2.001]}, 1e-4) and golden.differ(before, {**before, "logs": [-2.0001]}, 1e-4) is None
+    assert golden.differ(before, {**before, "logs": [float("nan")]}, 1e-4)
 
 
 # Whole trainings: the card, and whose text is in the folder.

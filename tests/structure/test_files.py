@@ -116,5 +116,5 @@ def test_the_wheel_carries_everything(root: Path, tmp_path: Path) -> None:
         assert any(name.endswith("entry_points.txt") for name in wheel.namelist())
         assert any(name.endswith("LICENSE") for name in wheel.namelist())
     package = root / "src" / "zhixing"
-    wanted = {f"zhixing/{path.relative_to(package).as_posix()}" for path in package.rglob("*") if path.suffix in (".py", ".toml", ".json")}
+    wanted = {f"zhixing/{path.relative_to(package).as_posix()}" for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert wanted == inside

@@ -21,14 +21,15 @@ from typing import Any
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json, sha256, sync_folder, write_json
 
-FORMAT = 1
+FORMAT = 2  # 2: a Model folder holds golden.json
 CARD = "card.json"
 MANIFEST = "manifest.json"
 OUTSIDE = ("checkpoints", "evaluation", "cache")
 RUN = "run.json"
 KINDS = ("checkpoint", "comparison", "corpus", "model")
 WORKING = frozenset((  # what a folder may hold before its manifest says so
-    CARD, RUN, "run.jsonl", "task.json", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+    CARD, RUN, "run.jsonl", "task.json", "config.json", "generation_config.json", "golden.json", "model.safetensors",
+    "tokenizer.json",
     "tokenizer_config.json", "optimizer.safetensors", "state.json", "schema.json", "rejected.jsonl", "train.jsonl.zst",
     "validation.jsonl.zst", "test.jsonl.zst", "table.json", "table.md", "plot.svg", "request.json",
 ))  # fmt: skip

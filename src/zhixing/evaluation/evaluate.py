@@ -44,7 +44,7 @@ Tell = Callable[..., None]
 def evaluate(
     model: str | Path | Artefact, corpus: str | Path, split: str = "test", tell: Tell = quiet, rivals: bool = True, save: bool = True
 ) -> Report:
-    """Score a model on a split.
+    """Score a model on a split, with intervals, and the cheap rivals beside each figure.
 
     model   a Model folder
     corpus  a Corpus folder of the model's task

@@ -55,6 +55,30 @@ def score(model: Causal | Countable, tokens: np.ndarray, window: int | None = No
     return scores
 
 
+@torch.no_grad()
+def embed(model: Causal, texts: list[list[int]]) -> np.ndarray:
+    """Give the mean of a model's states over each text's tokens; a text longer than the window is read in windows, and all of it counts.
+
+    texts   N lists of int, tokens, none of them empty
+    return  (N, D) float32
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    if was_training:
+        model.eval()
+    try:
+        means = []
+        for tokens in texts:
+            pieces = torch.tensor(tokens, device=device).split(model.window or CHUNK)
+            cache = model.cache(1) if model.window is None else None  # without a window, the state goes on through the text
+            total = torch.stack([model.states(Inputs(each.unsqueeze(0)), cache)[0].sum(0) for each in pieces]).sum(0)  # (D,)
+            means.append((total / len(tokens)).float().cpu().numpy())
+    finally:
+        if was_training:
+            model.train()
+    return np.stack(means) if means else np.empty((0, model.width), np.float32)
+
+
 def place(count: int, window: int) -> list[tuple[int, int, int]]:
     """Lay windows over `count` predictions: (start, first, end), a window's start and the part [first, end) of the text that it counts.
 

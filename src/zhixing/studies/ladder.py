@@ -62,7 +62,7 @@ def compare(
     force: bool = False,
     stop: Stop | None = None,
 ) -> Folder:
-    """Climb the ladder.
+    """Climb the ladder: train each rung under one budget, score it on the test split once, and say where each overtakes the last.
 
     core_seconds  budget of each trained rung
     models        names of rungs, from the oldest era to the newest; a mixture needs a decoder before it

@@ -1,27 +1,64 @@
 """The one artefact: a Model folder holds task, model and tokenizer, and everything after training opens it here.
 
 Files have Hugging Face's names where it has one (config.json, model.safetensors, tokenizer.json, generation_config.json) and ours beside
-(task.json, card.json, manifest.json). No pickle is read and no code is taken from the folder.
+(task.json, golden.json, card.json, manifest.json). No pickle is read and no code is taken from the folder. A model that does not answer as
+it did when it was made is refused (`golden`).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
-from zhixing.core.errors import DataError
+import numpy as np
+
+from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json, write_bytes, write_json
 from zhixing.core.folder import Folder, open_folder
-from zhixing.tasks.task import from_dict, to_dict
+from zhixing.tasks import golden
+from zhixing.tasks.task import Answer, from_dict, to_dict
 from zhixing.tokens.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from zhixing.decoding.generate import Generation
+
+GOLDEN_SINCE = 2  # the format of folders from which on a Model folder must hold its golden answers
 CONFIG, WEIGHTS, TASK, GENERATION = "config.json", "model.safetensors", "task.json", "generation_config.json"
 
 
 @dataclass(frozen=True)
+class Score:
+    """What a model says of one text: the log-probability of every token, given the text before it.
+
+    tokens             (N,) int       of the text, without the end token that opens it
+    log_probabilities  (N,) float64   log p of each, in nats
+    size_bytes         int            of the text in UTF-8
+    """
+
+    tokens: np.ndarray
+    log_probabilities: np.ndarray
+    size_bytes: int
+
+    @property
+    def nats(self) -> float:
+        """-log p(text), in nats."""
+        return -float(self.log_probabilities.sum())
+
+    @property
+    def bits_per_byte(self) -> float:
+        """-log2 p(text) over its bytes; NaN for an empty text."""
+        return self.nats / math.log(2) / self.size_bytes if self.size_bytes else math.nan
+
+
+@dataclass(frozen=True)
 class Artefact:
-    """A Model folder, opened: what every verb after training works on."""
+    """A Model folder, opened: what every verb after training works on.
+
+    `predict`, `generate`, `score` and `embed` read it out; the command line and the server give the same answers.
+    """
 
     folder: Folder
     task: Any
@@ -33,6 +70,80 @@ class Artefact:
         """The name that `train --model` gave the model: a bag's method, else its type in the table of models."""
         config = read_json(self.folder.path / CONFIG)
         return str(config.get("method", config["model_type"]))
+
+    def predict(self, texts: Sequence[str]) -> list[Answer]:
+        """Answer texts, in their order: the most probable label, its probability, and every label's.
+
+        Raises UsageError when the model writes instead of answering.
+        """
+        if self.task.name == "language":
+            raise UsageError("predict.task", path=str(self.folder.path), task=self.task.name)
+        items = [self.task.encode({"text": text}, self.tokenizer) for text in _texts(texts)]
+        return list(self.task.answers(self.model, items, self.tokenizer))
+
+    @overload
+    def generate(self, prompt: str = "", **sampling: Any) -> Generation: ...
+
+    @overload
+    def generate(self, prompt: list[str], **sampling: Any) -> list[Generation]: ...
+
+    def generate(self, prompt: str | list[str] = "", **sampling: Any) -> Generation | list[Generation]:
+        """Write on from a prompt, or from each of a list.
+
+        sampling  fields of `Sampling`: temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, stop, seed; prompt i of a list
+                  draws from the seed's random stream i
+        return    Generation, with text, finish_reason, tokens and log_probabilities; a list of them for a list
+
+        Raises UsageError when the model does not write, or for a setting that is unknown or out of its range.
+        """
+        from zhixing.core.config import resolve
+        from zhixing.decoding.generate import generate
+        from zhixing.decoding.sampling import Sampling
+
+        self._must_write()
+        settings = resolve(Sampling, ("generate", sampling)).value
+        made = generate(self.model, self.tokenizer, [prompt] if isinstance(prompt, str) else _texts(prompt), settings)
+        return made[0] if isinstance(prompt, str) else made
+
+    def score(self, text: str) -> Score:
+        """Give log p of every token of a text given the text before it; the text is opened by the end token, and its end is not paid for.
+
+        Raises UsageError when the model is none of language.
+        """
+        from zhixing.layers.scoring import score
+
+        self._must_write()
+        tokens = np.concatenate([[self.tokenizer.end_id], self.tokenizer.encode(text)]).astype(np.int64)
+        return Score(tokens[1:], score(self.model, tokens), len(text.encode("utf-8")))
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Give each text as a vector: the mean of the model's states over its tokens.
+
+        return  (N, D) float32
+
+        Raises UsageError when the model has no states: a counted or linear one.
+        """
+        from zhixing.layers.scoring import embed
+
+        body = getattr(self.model, "body", self.model)
+        if not hasattr(body, "states"):
+            raise UsageError("embed.no_states", path=str(self.folder.path), model=self.family)
+        return embed(body, [[self.tokenizer.end_id, *self.tokenizer.encode(text).tolist()] for text in _texts(texts)])
+
+    def _must_write(self) -> None:
+        if self.task.name != "language":
+            raise UsageError("usage.not_language", path=str(self.folder.path), task=self.task.name)
+
+
+def _texts(texts: Any) -> list[str]:
+    """Refuse a single text where several are read, and anything that is no text."""
+    if isinstance(texts, str):
+        raise UsageError("texts.one", text=texts[:40])
+    found = list(texts)
+    for place, each in enumerate(found):
+        if not isinstance(each, str):
+            raise UsageError("texts.not_text", place=place, sort=type(each).__name__)
+    return found
 
 
 def describe(model: Any) -> dict[str, Any]:
@@ -48,7 +159,6 @@ def describe(model: Any) -> dict[str, Any]:
 def write(path: Path, task: Any, model: Any, tokenizer: Tokenizer | None) -> None:
     """Write task, model and tokenizer into a folder that is not sealed yet; every file is durable afterwards."""
     if type(model).__name__ == "Bag":
-        import numpy as np
         from safetensors.numpy import save
 
         # safetensors writes an array's memory as it lies, whatever its order.
@@ -73,18 +183,24 @@ def write(path: Path, task: Any, model: Any, tokenizer: Tokenizer | None) -> Non
         tokenizer.save(path)
         if task.name == "language":
             write_json(path / GENERATION, {"eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id, "do_sample": True})
+    golden.write(path, task, model, tokenizer)
 
 
 def load(path: str | Path) -> Artefact:
-    """Open a Model folder, every byte verified.
+    """Open a Model folder: every byte verified, and its golden answers given again.
 
-    Raises UsageError when it is no Model folder, DataError when it is damaged or of an unknown model or task.
+    Raises UsageError when it is no Model folder, DataError when it is damaged, of an unknown model or task, or answers differently.
     """
     folder = open_folder(path, "model")
     task = from_dict(read_json(folder.path / TASK), str(folder.path / TASK))
     config = read_json(folder.path / CONFIG)
     tokenizer = Tokenizer.load(folder.path) if (folder.path / "tokenizer.json").exists() else None
-    return Artefact(folder, task, restore(config, folder.path / WEIGHTS, task), tokenizer)
+    model = restore(config, folder.path / WEIGHTS, task)
+    if (folder.path / golden.GOLDEN).exists():
+        golden.check(folder.path, task, model, tokenizer)
+    elif folder.card["format"] >= GOLDEN_SINCE:
+        raise DataError("golden.missing", path=str(folder.path))
+    return Artefact(folder, task, model, tokenizer)
 
 
 def restore(config: dict[str, Any], weights: Path, task: Any) -> Any:

@@ -184,7 +184,7 @@ def train(
     force: bool = False,
     stop: Stop | None = None,
 ) -> Folder:
-    """Train a model on a corpus.
+    """Train a model on a corpus, or go on with a training that was interrupted.
 
     corpus    a Corpus folder
     out       the Model folder to make; an unfinished one of the same request is continued

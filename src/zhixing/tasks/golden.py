@@ -1,0 +1,166 @@
+"""Golden answers: what a model said to a fixed public set of texts when it was made, asked again wherever its folder is opened.
+
+A manifest proves that a folder's bytes are as they were written; these answers prove that what is computed from them is too: by another
+version, another library, another machine, another form of the weights. A loader whose model answers differently refuses it. The texts are
+ours, so that no one's own text travels with a model.
+
+Of a model that writes, each text has log p of a few next tokens (the most probable, and some spread over the vocabulary) and the greedy
+continuation, which must be equal up to the first token that was chosen by less than the tolerance; of any other, each answer with its
+scores. Leaves out: exported forms, which replay the same file by loaders of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zhixing.core.errors import DataError
+from zhixing.core.files import read_json, write_json
+
+GOLDEN = "golden.json"
+FORMAT = 1
+# By the form of the weights: how far numbers may lie apart, relative to the largest of their text.
+TOLERANCES = {"fp32": 1e-4, "bf16": 2e-2}
+PROBES = (
+    "The river was quiet, and nobody on the bridge spoke.",
+    "She counted the coins twice: 3 of silver, 12 of copper, and one that was neither.",
+    "Is this what I ordered? It arrived late, but the colour is lovely and it works well.",
+    "春天的雨下了一夜，早晨的街道很干净。",
+    "他问：“这封信是谁写的？”没有人回答。",
+    "质量很好，送货也快，下次还会再来。",
+    "我用 Python 写了 42 行代码, and then went home.",
+    "\tfor x in (1, 2):\n\t\tprint(x)\n",
+    "<|end|><|user|>This is only text.<0x41>",
+    "🙂 é ß ﬁ 𠮷 \u200d\u00a0.",
+    "a" * 40,
+    "",
+)
+READ = 48  # tokens of a text that are read, its last; with WRITTEN more they fit into a small model's window
+WRITTEN = 8  # tokens of the greedy continuation
+TOP, SPREAD = 8, 8  # log-probabilities kept of each text: of the most probable tokens, and of tokens spread over the vocabulary
+SCORES = 8  # scores kept of an answer, the highest
+
+
+def form_of(model: Any) -> str:
+    """Name the numeric form of a model's weights, a key of TOLERANCES; a counted model's numbers leave it as float32."""
+    dtypes = {str(p.dtype) for p in model.parameters()} if hasattr(model, "parameters") else set()
+    return "bf16" if "torch.bfloat16" in dtypes else "fp32"
+
+
+def ask(task: Any, model: Any, tokenizer: Any, kept: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """Ask a model for its answers to texts, as JSON-able values.
+
+    kept  earlier answers: their texts are asked, and log p of their tokens is given; none: the probes, and the tokens that matter most now
+    """
+    texts = [each["text"] for each in kept] or list(PROBES)
+    if hasattr(model, "logits") or hasattr(model, "log_probabilities"):
+        found = list(_write_on(model, tokenizer, texts, [each["ids"] for each in kept]))
+    else:
+        items = [task.encode({"text": text}, tokenizer) for text in texts]
+        found = []
+        for answer in task.answers(model, items, tokenizer):
+            best = sorted((answer.scores or {}).items(), key=lambda entry: (-entry[1], entry[0]))[:SCORES]
+            found.append({"value": answer.value, "scores": {name: _short(score) for name, score in best}})
+    return [{"text": text, **each} for text, each in zip(texts, found, strict=True)]
+
+
+def _short(value: float) -> float:
+    """Round to what a float32 holds."""
+    return float(f"{float(value):.8g}")
+
+
+def _write_on(model: Any, tokenizer: Any, texts: Sequence[str], wanted: Sequence[list[int]]) -> Iterator[dict[str, Any]]:
+    """Read texts side by side, and write on from each greedily."""
+    import torch
+
+    from zhixing.decoding.sampling import CONTROL
+    from zhixing.layers.kinds import Inputs, next_log_probabilities
+
+    device = next(model.parameters()).device if hasattr(model, "parameters") else torch.device("cpu")
+    window = getattr(model, "window", None)
+    longest = READ if window is None else max(1, min(READ, window - WRITTEN))
+    rows = [[tokenizer.end_id, *(int(each) for each in tokenizer.encode(text))][-longest:] for text in texts]
+    written = WRITTEN if window is None else min(WRITTEN, window - longest)
+    lengths = torch.tensor([len(row) for row in rows])
+    tokens = torch.tensor([row + [tokenizer.pad_id] * (int(lengths.max()) - len(row)) for row in rows])  # (B, T)
+    cache = model.cache(len(rows))
+    logs = next_log_probabilities(model, Inputs(tokens.to(device), lengths=lengths.to(device)), cache).cpu()  # (B, V)
+    V = logs.shape[1]
+    spread = np.unique(np.linspace(0, V - 1, SPREAD).astype(int)).tolist()
+    found: list[dict[str, Any]] = []
+    for number, row in enumerate(logs):
+        ids = wanted[number] if wanted else sorted({*row.topk(min(TOP, V)).indices.tolist(), *spread})
+        found.append({"ids": ids, "logs": [_short(row[each]) for each in ids], "greedy": [], "margins": []})
+    barred = [each for each in CONTROL if each < V]
+    for step in range(written):
+        allowed = logs.index_fill(1, torch.tensor(barred), -torch.inf)
+        best = allowed.topk(2, dim=1)  # two (B, 2)
+        for each, values, ids in zip(found, best.values.tolist(), best.indices.tolist(), strict=True):
+            if tokenizer.end_id not in each["greedy"]:
+                each["greedy"].append(ids[0])
+                each["margins"].append(_short(values[0] - values[1]))
+        if step + 1 < written:
+            logs = next_log_probabilities(model, Inputs(best.indices[:, :1].to(device)), cache).cpu()
+    yield from found
+
+
+def write(folder: Path, task: Any, model: Any, tokenizer: Any) -> None:
+    """Write what the model says now into its folder, which is not sealed yet."""
+    form = form_of(model)
+    write_json(folder / GOLDEN, {"format": FORMAT, "form": form, "tolerance": TOLERANCES[form], "answers": ask(task, model, tokenizer)})
+
+
+def check(folder: Path, task: Any, model: Any, tokenizer: Any) -> None:
+    """Ask again and compare.
+
+    Raises DataError when the folder's file is no golden.json of a known format, or when the model answers a text differently.
+    """
+    path = folder / GOLDEN
+    kept = read_json(path)
+    try:
+        if kept["format"] > FORMAT:
+            raise DataError("folder.newer", path=str(path), format=kept["format"], known=FORMAT)
+        tolerance = float(kept["tolerance"])
+        if not kept["answers"] or not 0 < tolerance <= max(TOLERANCES.values()):
+            raise KeyError("answers")
+        for before, now in zip(kept["answers"], ask(task, model, tokenizer, kept["answers"]), strict=True):
+            if difference := differ(before, now, tolerance):
+                raise DataError("golden.differs", path=str(folder), text=before["text"][:40], difference=difference, tolerance=tolerance)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as problem:
+        raise DataError("golden.file", path=str(path), problem=f"{type(problem).__name__}: {problem}"[:100]) from None
+
+
+def differ(before: dict[str, Any], now: dict[str, Any], tolerance: float) -> str | None:
+    """Say how two answers to one text differ by more than the tolerance; None: they agree."""
+    if "logs" not in before:
+        return _differ_in_scores(before, now, tolerance)
+    old, new = np.array(before["logs"], np.float64), np.array(now["logs"], np.float64)
+    scale = float(np.abs(old).max())
+    gap = float(np.abs(old - new).max())
+    if not gap <= tolerance * scale:
+        return f"log p: {gap / scale:.2e}"
+    return _differ_in_text(before, now, 2 * tolerance * scale)
+
+
+def _differ_in_text(before: dict[str, Any], now: dict[str, Any], margin: float) -> str | None:
+    """Compare greedy continuations up to the first token that was chosen by a margin too small to be certain."""
+    for place, (old, sure) in enumerate(zip(before["greedy"], before["margins"], strict=True)):
+        if sure <= margin:
+            return None
+        if place >= len(now["greedy"]) or now["greedy"][place] != old:
+            return f"greedy token {place + 1}: {old}"
+    return None
+
+
+def _differ_in_scores(before: dict[str, Any], now: dict[str, Any], tolerance: float) -> str | None:
+    names: Sequence[str] = sorted(set(before["scores"]) & set(now["scores"]))
+    values = sorted(before["scores"].values(), reverse=True)
+    scale = max([abs(value) for value in values], default=1.0) or 1.0
+    gap = max((abs(before["scores"][name] - now["scores"][name]) for name in names), default=0.0)
+    if before["scores"] and (not names or not gap <= tolerance * scale):
+        return f"scores: {gap / scale:.2e}"
+    sure = len(values) < 2 or values[0] - values[1] > 2 * tolerance * scale
+    return f"answer: {before['value']}" if sure and before["value"] != now["value"] else None
