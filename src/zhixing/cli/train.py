@@ -28,6 +28,8 @@ def train(
     learning_rate: float | None = None,
     dropout: float | None = None,
     weight_decay: float | None = None,
+    prior: str | None = None,
+    prior_strength: float | None = None,
     seed: int | None = None,
     accumulate: int | None = None,
     precision: str | None = None,

@@ -39,7 +39,9 @@ class TrainSettings:
     window, batch, accumulate tokens a row, rows a step, micro-batches a step
     optimizer                 "muon" (matrices by Muon, the rest by AdamW) or "adamw"
     learning_rate, matrix_rate   peak rates of AdamW and of Muon
-    weight_decay, table_decay    decoupled decay of matrices and of tables
+    weight_decay, table_decay    decoupled decay of matrices and of tables; 0 under a prior
+    prior                     on the weights, in the objective: "gaussian" or "laplace"; "none": maximum likelihood, with decay beside it
+    prior_strength            of that prior, in nats: precision (1 / variance) of a Gaussian, rate (1 / scale) of a Laplace
     dropout                   -1: derived from the number of passes
     evaluations, patience     how often to validate in the whole run, at most (seldomer where that would cost over 8 % of it), and after how
                               many without a gain to stop; 0: never
@@ -73,6 +75,8 @@ class TrainSettings:
     momentum: float = 0.95
     weight_decay: float = 0.5
     table_decay: float = 0.01
+    prior: str = "none"
+    prior_strength: float = 1.0
     warmup: float = 0.03
     decay: float = 0.6
     clip: float = 1.0
@@ -92,12 +96,14 @@ CHOICES = {
     "tokenizer": ("characters", "bpe"),
     "optimizer": ("muon", "adamw"),
     "precision": ("auto", "fp32", "bf16"),
+    "prior": ("none", "gaussian", "laplace"),
 }
-POSITIVE = ("window", "batch", "accumulate", "learning_rate", "matrix_rate", "epochs")
+POSITIVE = ("window", "batch", "accumulate", "learning_rate", "matrix_rate", "epochs", "prior_strength")
 NOT_NEGATIVE = (
     *("vocabulary", "steps", "minutes", "core_seconds", "layers", "width", "heads", "groups", "embedding", "context", "weight_decay"),
     *("table_decay", "clip", "evaluations", "patience", "saves", "threads", "order", "strength", "seed"),
 )
+DECAYS = ("weight_decay", "table_decay")
 RECIPES = "zhixing.recipes"
 
 
@@ -150,7 +156,24 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     )
     refuse_unused(model, flags)
     check(settled)
-    return settled
+    return under_prior(settled, flags)
+
+
+def under_prior(settled: Settings, flags: dict[str, Any]) -> Settings:
+    """Set decoupled decay to 0 where a prior is asked for: a pull beside the objective would shift the optimum of the posterior.
+
+    Raises UsageError when both are asked for, or when a flag gives the strength of no prior.
+    """
+    value, asked = settled.value, [name for name in DECAYS if settled.origins[name] in ("recipe", "flag")]
+    if value.prior == "none":
+        if flags.get("prior_strength") is not None:
+            raise UsageError("settings.no_prior", value=value.prior_strength)
+        return settled
+    for name in asked:
+        if getattr(value, name):
+            raise UsageError("settings.prior_decay", prior=value.prior, setting=name, value=getattr(value, name))
+    derived = {name: "prior" for name in DECAYS if name not in asked}
+    return Settings(replace(value, **dict.fromkeys(DECAYS, 0.0)), settled.origins | derived)
 
 
 def refuse_unused(model: str, flags: dict[str, Any]) -> None:

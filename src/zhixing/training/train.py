@@ -36,6 +36,7 @@ from zhixing.data.stream import Rows, Windows
 from zhixing.layers.kinds import Headed
 from zhixing.layers.machine import machine
 from zhixing.models import catalog
+from zhixing.objectives.prior import PRIORS, Posterior
 from zhixing.tasks import artefact
 from zhixing.tasks.classify import Classify, calibrate, known_rows, log_probabilities
 from zhixing.tasks.task import task_class
@@ -63,6 +64,7 @@ class Plan:
     held_out: Any
     tokens_a_step: int
     train_tokens: int
+    units: int  # of the training split, whose mean is minimised: targets of a text, or rows
 
     @property
     def settings(self) -> TrainSettings:
@@ -73,6 +75,11 @@ class Plan:
     def held_batches(self) -> int:
         """How many batches of validation there are."""
         return self.held_out.steps_per_epoch if self.held_out else 0
+
+    def objective(self) -> Any:
+        """Give what is minimised: the task's objective, under the prior on the weights where one is asked for."""
+        inner, settings = self.task.objective(), self.settings
+        return inner if settings.prior == "none" else Posterior(inner, PRIORS[settings.prior](settings.prior_strength), self.units)
 
 
 def choose_precision(settings: TrainSettings) -> TrainSettings:
@@ -118,7 +125,7 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -
         if held is not None:
             window = min(settings.window, len(held) - 1)  # a short validation text is read whole
             held_out = Windows(held, min(settings.batch, max(1, (len(held) - 1) // window)), window, 0)
-        return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch * settings.window, len(tokens))
+        return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch * settings.window, len(tokens), len(tokens) - 1)
     items = [task.encode(example, tokenizer) for example in corpus.examples("train")]
     held_rows = known_rows(task, corpus.examples("validation"), tell) if corpus.counts.get("validation") else []
     held_items = [task.encode(example, tokenizer) for example in held_rows]
@@ -126,7 +133,7 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -
         raise UsageError("train.batch_rows", batch=settings.batch, rows=len(items))
     stream = Rows(items, settings.batch, settings.seed, tokenizer.pad_id)
     held_out = Rows(held_items, min(settings.batch, len(held_items)), 0, tokenizer.pad_id) if held_items else None
-    return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch, len(items))
+    return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch, len(items), len(items))
 
 
 def dropout_for(settings: TrainSettings, steps: int, plan: Plan) -> float:
@@ -140,7 +147,7 @@ def dropout_for(settings: TrainSettings, steps: int, plan: Plan) -> float:
 def estimate(plan: Plan, settings: TrainSettings) -> budget.Estimate:
     """Time a few steps of a throwaway copy of the model on real batches."""
     model = plan.build(replace(settings, dropout=max(0.0, settings.dropout))).to(_device())
-    gradients = Gradients(model, plan.task.objective(), settings.precision, settings.seed)
+    gradients = Gradients(model, plan.objective(), settings.precision, settings.seed)
     optimizer = optim.build(model, settings, settings.precision == "bf16")
     pace = trainer.Pace(1 << 20, settings.accumulate, clip=settings.clip)
 
@@ -313,9 +320,9 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
     state = _resume(checkpoints, model, optimizer, out, tell)
     if state.step == 0:
         state.seconds, state.core_seconds = time.perf_counter() - began[0], time.process_time() - began[1]
-    objective = made.task.objective()
+    objective, judged = made.objective(), made.task.objective()  # a prior says nothing about text that is held out
     held = [made.held_out.batch(step) for step in range(run_file["validation_batches"])] if made.held_out else []
-    validate = (lambda: trainer.measure(model, objective, held, settings.precision)) if held else None
+    validate = (lambda: trainer.measure(model, judged, held, settings.precision)) if held else None
     pace = trainer.Pace(
         steps,
         settings.accumulate,
@@ -366,6 +373,8 @@ def finish(
     assert tokenizer is not None
     about: dict[str, Any] = {"model": settings.model, "parameters": sum(p.numel() for p in model.parameters())}
     about["training"] = {"steps": state.step, "best_step": state.best_step, "validation_nats": state.best, "skipped": state.skipped}
+    if settings.prior != "none":
+        about["prior"] = {"name": settings.prior, "strength": settings.prior_strength}
     if settings.model == "mixture":
         served, about["chosen"] = counted.mix(corpus, tokenizer, model, settings.order, tell)
     if isinstance(task, Classify) and corpus.counts.get("validation"):
