@@ -4,7 +4,7 @@
 
 Divided by N it is what the loop minimises for any other objective, the mean over units, plus one term: -log p(w) / N. The more data, the
 less the prior says. Gaussian is the L2 penalty of ridge regression, Laplace the L1 penalty of the lasso, and no prior is maximum
-likelihood; for counts the prior is a Dirichlet (models/dirichlet.py), and naive Bayes and logistic regression have theirs (models/bag.py).
+likelihood. Counts have a Dirichlet; so has naive Bayes, and logistic regression a Gaussian, under these names (models/bag.py).
 A prior stands in the objective, so its pull goes through the optimiser with everything else and the point where training ends is an
 optimum of the posterior. Decoupled weight decay pulls beside the objective, by an amount that depends on the learning rate and not on N:
 it is no prior and is not called one.
