@@ -317,6 +317,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     decoder = {"size": "tiny", "layers": 1, "width": 16, "heads": 2, "groups": 1, "window": 32, "batch": 4, "steps": 5, **common}
     lstm = {"model": "lstm", "width": 16, "embedding": 8, "window": 32, "batch": 4, "steps": 5, **common}
     train(top / "text", top / "ngram", {"model": "ngram"})
+    train(top / "text", top / "unigram", {"model": "ngram", "tokenizer": "unigram", "vocabulary": 330})
+    train(top / "text", top / "words", {"model": "ngram", "tokenizer": "words", "vocabulary": 400})
     train(top / "text", top / "qwen3", {"model": "qwen3", **decoder})
     train(top / "text", top / "llama", {"model": "llama", "tokenizer": "bpe", "vocabulary": 280, **decoder})
     train(top / "text", top / "lstm", lstm)
@@ -334,7 +336,7 @@ def place_of_marker(rows: list[dict[str, str]]) -> int:
     return next(seed for seed in range(50) if split_of(rows[0]["text"], seed, 0.2, 0.2) == "train")
 
 
-MODELS = ("ngram", "qwen3", "llama", "lstm", "mixture", "naive_bayes", "logistic", "headed")
+MODELS = ("ngram", "unigram", "words", "qwen3", "llama", "lstm", "mixture", "naive_bayes", "logistic", "headed")
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -15,7 +15,7 @@ from zhixing.layers.kinds import Inputs
 from zhixing.models import catalog
 from zhixing.tasks import artefact
 from zhixing.tasks.language import Language
-from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters
+from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters, train_unigram, train_words
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: nothing can be opened in it")
 pytestmark = pytest.mark.interop
@@ -35,6 +35,7 @@ ODD = [
 TOKENIZERS = {
     "characters": lambda: train_characters(TEXTS),
     "bpe": lambda: train_bpe(TEXTS * 3, size=400),
+    "unigram": lambda: train_unigram(TEXTS * 3, size=400),
 }
 DECODER = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
            "head_dim": 8, "max_position_embeddings": 32}  # fmt: skip
@@ -113,3 +114,12 @@ def test_transformers_opens_our_tokenizer_with_equal_ids_and_texts(sort: str, tm
             ids = tokenizer.encode(text).tolist()
             assert theirs(text, add_special_tokens=False)["input_ids"] == ids == theirs(text)["input_ids"], repr(text)
             assert theirs.decode(ids) == tokenizer.decode(ids) == text, repr(text)
+
+
+def test_transformers_refuses_a_folder_of_words(tmp_path: Path) -> None:
+    """Nobody but us can cut words as they were cut: what would read the file otherwise must not read it."""
+    tokenizer = train_words(TEXTS * 3, 400)
+    folder = write(tmp_path / "made", make("qwen3", tokenizer.vocabulary_size), tokenizer)
+    for opener in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
+        with pytest.raises(Exception):  # noqa: B017 - whichever it is
+            opener.from_pretrained(folder)

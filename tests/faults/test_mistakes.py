@@ -166,6 +166,21 @@ CASES = [
     Case("size-unknown", "train {k}/corpus {p}/out --size smal", 2, "settings.choice", "'small'"),
     Case("tokenizer-unknown", "train {k}/corpus {p}/out --tokenizer char", 2, "settings.choice", "characters"),
     Case("vocabulary-small", "train {k}/corpus {p}/out --model ngram --tokenizer bpe --vocabulary 10", 2, "tokens.size", "10"),
+    Case("pieces-few", "train {k}/corpus {p}/out --model ngram --tokenizer unigram --vocabulary 10", 2, "tokens.size", "262"),
+    Case("dictionary-unused", "train {k}/corpus {p}/out --model ngram --dictionary {k}/text.txt", 2, "settings.dictionary", "characters"),
+    Case("dictionary-missing", "train {k}/corpus {p}/out --model ngram --tokenizer words --dictionary {p}/no", 3, "file.missing", "no"),
+    Case(
+        "dictionary-empty", "train {k}/corpus {p}/out --model ngram --tokenizer words --dictionary {p}/a", 3, "tokens.no_dictionary",
+        "--dictionary", {"a": b"\n"},
+    ),
+    Case(
+        "dictionary-of-tokens", "train {k}/corpus {p}/out --model ngram --tokenizer words --dictionary {p}/a", 3, "tokens.dictionary",
+        "<|end|>", {"a": b"boat\n<|end|>\n"},
+    ),
+    Case(
+        "dictionary-binary", "train {k}/corpus {p}/out --model ngram --tokenizer words --dictionary {p}/a", 3, "file.not_utf8",
+        "a", {"a": b"\xd0\xa1\xff"},
+    ),
     Case("steps-negative", "train {k}/corpus {p}/out --steps -3", 2, "settings.range", "-3"),
     Case("batch-zero", "train {k}/corpus {p}/out --batch 0", 2, "settings.range", "batch"),
     Case("minutes-nan", "train {k}/corpus {p}/out --minutes nan", 2, "settings.range", "nan"),

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+import re
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -10,15 +14,52 @@ import pytest
 from tokenizers import Tokenizer as Library
 
 from zhixing.core.errors import DataError, UsageError
-from zhixing.tokens.tokenizer import FIRST_BYTE, FIRST_PIECE, SPECIALS, Decoder, Tokenizer, train_bpe, train_characters
+from zhixing.tokens import layout, words
+from zhixing.tokens.tokenizer import (
+    FIRST_BYTE,
+    FIRST_PIECE,
+    SORTS,
+    SPECIALS,
+    Decoder,
+    Tokenizer,
+    train_bpe,
+    train_characters,
+    train_unigram,
+    train_words,
+)  # fmt: skip
+from zhixing.tokens.unigram import settle
 
 TEXT = "abracadabra, said the magician. 知行合一，行之明觉精察处便是知。学而时习之，不亦说乎？\n" * 5
 HARD = ["", "<|end|>", "<0x41>", "a<|user|>b<|pad|>", "é😀\u0000\u2028\r\n\t 　", "知" * 99 + "行", "12345", "Ġ Ċ ▁", "\ufeff\U0010ffff"]
 
 
-@pytest.fixture(scope="module", params=["characters", "bpe"])
+MADE = {
+    "characters": lambda: train_characters([TEXT]),
+    "bpe": lambda: train_bpe([TEXT], 320),
+    "unigram": lambda: train_unigram([TEXT], 320),
+    "words": lambda: train_words([TEXT], 320, ["知行合一", "New York"]),
+}
+PORTABLE = ("characters", "bpe", "unigram")
+
+
+@pytest.fixture(scope="module", params=MADE)
 def tokenizer(request):
-    return train_characters([TEXT]) if request.param == "characters" else train_bpe([TEXT], 320)
+    return MADE[request.param]()
+
+
+def test_every_sort_is_tried(tokenizer):
+    assert set(MADE) == set(SORTS)
+    assert tokenizer.portable == (tokenizer.sort in PORTABLE)
+    assert [tokenizer.token_bytes(FIRST_BYTE + byte) for byte in range(256)] == [bytes([byte]) for byte in range(256)]
+
+
+def changed(which, old, new):
+    """Open a words tokenizer after a change of one of its files."""
+    made = train_words(["ab cd ab cd"], 300)
+    files = {"content": made.content, "words": made.words}
+    files[which] = re.sub(old, new, files[which], count=1, flags=re.S)
+    assert files != {"content": made.content, "words": made.words}
+    return Tokenizer(files["content"], words=files["words"])
 
 
 def test_ids_follow_the_rule():
@@ -40,6 +81,10 @@ def test_rare_characters_fall_to_bytes():
 
 
 def test_equal_to_the_library(tokenizer):
+    if not tokenizer.portable:  # a file that would be read as something else is not read at all
+        with pytest.raises(Exception, match="ModelUntagged|untagged"):
+            Library.from_str(tokenizer.content.decode())
+        return
     library = Library.from_str(tokenizer.content.decode())
     library.encode_special_tokens = True
     for text in [*HARD, TEXT, "ünseen ☃ 漢字 text"]:
@@ -90,6 +135,10 @@ def test_save_and_load(tokenizer, tmp_path):
     again = Tokenizer.load(tmp_path)
     assert again.hash == tokenizer.hash and again.sort == tokenizer.sort and again.vocabulary_size == tokenizer.vocabulary_size
     assert again.encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+    assert (tmp_path / "words.json").exists() == (tokenizer.sort == "words")
+    assert (tmp_path / "tokenizer_config.json").exists() == tokenizer.portable
+    if not tokenizer.portable:
+        return
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert settings["eos_token"] == "<|end|>" and settings["pad_token"] == "<|pad|>" and settings["split_special_tokens"] is True
 
@@ -98,10 +147,39 @@ def test_training_is_a_function_of_the_text():
     assert train_bpe([TEXT, "more"], 330).hash == train_bpe([TEXT, "more"], 330).hash
     assert train_characters([TEXT]).hash == train_characters([TEXT[:100], TEXT[100:]]).hash
     assert train_characters([TEXT]).hash != train_characters([TEXT + "zzz"]).hash
+    assert train_unigram([TEXT, "more"], 330).hash == train_unigram([TEXT, "more"], 330).hash
+    assert train_words([TEXT, "more"], 330).hash == train_words(["more", TEXT], 330).hash
 
 
-def test_merges_stay_within_chinese_words():
-    found = train_bpe(["我们喜欢北京大学。他们也喜欢北京大学。"] * 50, 400)
+PROGRAM = """
+import sys
+from zhixing.tokens.tokenizer import train_unigram
+print(train_unigram([sys.argv[1]], int(sys.argv[2])).hash)
+"""
+
+
+def test_unigram_pieces_are_the_same_in_every_process():
+    """The library keeps words in tables of random order: the last bits of its sums are random, and so is its ranking of idle characters."""
+    draw = random.Random(5)
+    odd = [chr(0x4E00 + 7 * number) for number in range(60)]
+    text = " ".join(draw.choice(["abab", "baba", "caca", "acac", "xyx", "yxy", *odd]) * draw.randint(1, 2) for _ in range(3000))
+    hashes = {
+        subprocess.run([sys.executable, "-c", PROGRAM, text, size], capture_output=True, text=True, check=True).stdout
+        for size in ("290", "400")
+        for _ in range(3)
+    }
+    assert len(hashes) == 2
+
+
+def test_idle_characters_and_last_bits_are_settled():
+    found = [("b", -9.0), ("ab", -1.00000000001), ("a", -8.9999), ("ba", -1.0), ("c", -5.0)]
+    other = [("c", -5.00000000002), ("ba", -1.00000000001), ("a", -9.0), ("ab", -1.0), ("b", -8.9998)]
+    assert settle(found) == settle(other) == [("ab", -1.0), ("ba", -1.0), ("c", -5.0), ("a", -9.0), ("b", -9.0)]
+
+
+@pytest.mark.parametrize("train", [train_bpe, train_unigram])
+def test_pieces_stay_within_chinese_words(train):
+    found = train(["我们喜欢北京大学。他们也喜欢北京大学。"] * 50, 400)
     names = {found.token_bytes(id).decode("utf-8", "replace") for id in range(FIRST_PIECE, found.vocabulary_size)}
     assert "喜欢" in names and "欢北" not in names and not any("喜欢北京" in name for name in names)
     assert len(found.encode("喜欢")) == 1
@@ -117,10 +195,83 @@ def test_the_size_of_bpe_is_told():
 @pytest.mark.parametrize("letter", ["a", " ", "中", "1", "\n", "!"])
 def test_one_character_many_times_is_not_slow(tokenizer, letter):
     text = letter * 300_000
+    tokenizer.encode("中 a")  # dictionaries are read before the clock starts
     start = time.perf_counter()
     ids = tokenizer.encode(text)
     assert time.perf_counter() - start < 3  # 10 MB stay below 10 s only when the time is linear: see the bound in SPLIT
     assert tokenizer.decode(ids[:600]).rstrip("\ufffd").strip(letter) == "" and tokenizer.decode_bytes(ids) == text.encode()
+
+
+def test_unigram_takes_no_typed_name_for_a_token():
+    """The library would: with another split, the literal "<0x41>" of a text becomes the byte, and the file is refused."""
+    made = train_unigram(["all of the 0x41 <end> <0x41> <|end|> <|user|>\n" * 30], 330)
+    names = {made.token_bytes(id).decode() for id in range(FIRST_PIECE, made.vocabulary_size)}
+    assert not names & {*SPECIALS, *layout.BYTES}
+    for text in ("<0x41>", "x<0x0A>y", "<|end|>", "a <|user|>\n<|pad|>", "<0x41><0x42>"):
+        ids = made.encode(text)
+        assert made.decode(ids) == text and ids.min() >= FIRST_BYTE
+    loose = json.loads(made.content)
+    loose["pre_tokenizer"] = None
+    library = Library.from_str(json.dumps(loose))
+    library.encode_special_tokens = True
+    assert library.encode("<0x41>", add_special_tokens=False).ids == [FIRST_BYTE + 0x41]  # what must not be
+    with pytest.raises(DataError, match="typed"):
+        Tokenizer(json.dumps(loose).encode())
+
+
+def test_unigram_keeps_to_its_alphabet():
+    made = train_unigram(["abc " * 5000 + "知行"], 300)
+    names = {made.token_bytes(id).decode() for id in range(FIRST_PIECE, made.vocabulary_size)}
+    assert {"a", "b", "c", " "} <= set("".join(names)) and not {"知", "行"} & set("".join(names))  # two of 20,002 characters are bytes
+    assert made.encode("知").tolist() == [FIRST_BYTE + byte for byte in "知".encode()]
+    assert len(made.encode("abc abc abc")) < 11
+    assert train_unigram([TEXT], 275).vocabulary_size <= 275
+
+
+def test_words_are_cut_at_their_boundaries():
+    cut = words.cut
+    assert cut("It didn't rain, O’Neill said: 3,5 a_b x...") == [
+        *("It", " didn't", " rain", ",", " O’Neill", " said", ":", " 3", ",", "5", " a", "_", "b", " x", "...")
+    ]
+    assert cut("我们喜欢北京大学。  They\n\n   do\r\n！！") == [
+        *("我们", "喜欢", "北京大学", "。", " ", " They", "\n\n", "  ", " do", "\r\n", "！！")
+    ]
+    assert cut("हिन्दी Ελληνικά ñandú") == ["हिन्दी", " Ελληνικά", " ñandú"]  # a mark belongs to its letter
+    assert cut("\U00020001喜欢") == ["\U00020001", "喜欢"] and cut(" ") == [" "] and cut("") == []
+
+
+def test_a_dictionary_makes_words():
+    plain, own = words.cut, words.Dictionary(["知行合一观", "New York", "喜欢北京", "ban"])
+    assert plain("知行合一观") != ["知行合一观"]
+    assert words.cut("他喜欢北京，知行合一观", own) == ["他", "喜欢北京", "，", "知行合一观"]
+    assert words.cut("in New York, New Yorkers ban bananas 喜欢北", own) == [
+        *("in", " New York", ",", " New", " Yorkers", " ban", " bananas", " ", "喜欢", "北")
+    ]
+    made = train_words(["we saw New York once"], 300, ["New York", "never seen"])
+    assert made.token_bytes(int(made.encode("we saw New York")[-1])) == b" New York"
+    assert made.hash != train_words(["we saw New York once"], 300, ["New York"]).hash  # both files count
+
+
+def test_words_outside_the_vocabulary_are_spelt():
+    made = train_words(["the cat sat.\nthe cat ran.\n知行合一"], 300)
+    assert [made.token_bytes(int(id)) for id in made.encode("the cat sat")] == [b"the", b" cat", *(letter.encode() for letter in " sat")]
+    assert made.encode("é").tolist() == [FIRST_BYTE + 0xC3, FIRST_BYTE + 0xA9]
+    few = train_words(["the cat sat. the cat ran. 知行合一"], 271)
+    assert few.vocabulary_size == 271 and few.decode(few.encode(TEXT)) == TEXT
+
+
+def test_a_dictionary_file(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_bytes("\ufeff知行合一\r\n\n  New York  \n知行合一\n".encode())
+    assert words.read_dictionary(path) == ["New York", "知行合一"]
+    for content, code in ((b"\n \n", "tokens.no_dictionary"), (b"a\xff", "file.not_utf8"), (b"a\tb\n", "tokens.dictionary")):
+        path.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            words.read_dictionary(path)
+        assert caught.value.code == code
+    with pytest.raises(DataError) as caught:
+        words.read_dictionary(tmp_path / "none.txt")
+    assert caught.value.code == "file.missing"
 
 
 @pytest.mark.parametrize(
@@ -140,6 +291,24 @@ def test_one_character_many_times_is_not_slow(tokenizer, letter):
         (lambda: Tokenizer(b"\xff"), DataError, "tokens.file"),
         (lambda: Tokenizer(train_characters(["a"]).content.replace(b"<|end|>", b"<|eos|>")), DataError, "tokens.file"),
         (lambda: Tokenizer.load("/nowhere/at/all"), DataError, "file.missing"),
+        (lambda: train_unigram([""], 300), DataError, "tokens.no_text"),
+        (lambda: train_unigram(["a"], 261), UsageError, "tokens.size"),
+        (lambda: train_unigram(["a"], 300).encode("b\udfff"), DataError, "tokens.surrogate"),
+        (lambda: train_words([], 300), DataError, "tokens.no_text"),
+        (lambda: train_words(["a"], 261), UsageError, "tokens.size"),
+        (lambda: train_words(["a"], 300, minimum_count=0), UsageError, "tokens.settings"),
+        (lambda: train_words(["a\udfff"], 300), DataError, "tokens.surrogate"),
+        (lambda: train_words(["a"], 300).encode("b\udfff"), DataError, "tokens.surrogate"),
+        (lambda: train_words(["a"], 300, ["<|end|>"]), DataError, "tokens.dictionary"),
+        (lambda: train_words(["a"], 300, ["<0x41>"]), DataError, "tokens.dictionary"),
+        (lambda: train_words(["a"], 300, ["a\nb"]), DataError, "tokens.dictionary"),
+        (lambda: train_words(["a"], 300, [" a"]), DataError, "tokens.dictionary"),
+        (lambda: Tokenizer(train_words(["a"], 300).content), DataError, "tokens.file"),
+        (lambda: changed("words", rb'"probe": "..', b'"probe": "00'), DataError, "tokens.segmenter"),
+        (lambda: changed("words", b'"rjieba"', b'"pkuseg"'), DataError, "tokens.segmenter"),
+        (lambda: changed("words", rb'"dictionary": .*', b'"dictionary": [" "]}'), DataError, "tokens.dictionary"),
+        (lambda: changed("words", rb'"probe".*', b""), DataError, "tokens.file"),
+        (lambda: changed("content", b'"Words"', b'"WordLevel"'), DataError, "tokens.file"),
     ],
 )
 def test_what_cannot_be(make, error, code):

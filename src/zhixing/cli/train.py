@@ -20,6 +20,7 @@ def train(
     size: str | None = None,
     tokenizer: str | None = None,
     vocabulary: int | None = None,
+    dictionary: str | None = None,
     steps: int | None = None,
     minutes: float | None = None,
     core_seconds: float | None = None,

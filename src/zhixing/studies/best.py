@@ -165,7 +165,7 @@ def language(
     scored = score_text(ngram, tokenizer, corpus, "validation", tell)
     candidates = [Candidate("ngram", scored.bits, scored.sizes, time.perf_counter() - start, True)]
     tell("best.candidate", name=f"ngram {order}", value=candidates[0].mean)
-    only = {name: given[name] for name in ("tokenizer", "vocabulary", "seed", "threads") if name in given}
+    only = {name: given[name] for name in ("tokenizer", "vocabulary", "dictionary", "seed", "threads") if name in given}
     if left() > LEAST_SECONDS:
         start = time.perf_counter()
         trained = neural(corpus, work, size_for(minutes, given), left(), tell, stop)
@@ -196,7 +196,7 @@ def language(
 
 def counted_settings(given: dict[str, Any]) -> Any:
     """Settle the settings that the tokenizer needs."""
-    return settle("language", {name: given[name] for name in ("tokenizer", "vocabulary") if name in given}).value
+    return settle("language", {name: given[name] for name in ("tokenizer", "vocabulary", "dictionary") if name in given}).value
 
 
 def neural(corpus: Corpus, work: Path, given: dict[str, Any], seconds: float, tell: Tell, stop: Stop | None) -> Artefact:

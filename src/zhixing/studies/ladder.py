@@ -30,6 +30,7 @@ from zhixing.training.train import identify, mix_trained, train
 
 RUNGS = ("unigram", "ngram", "lstm", "qwen3", "mixture")
 COUNTED = {"unigram": {"model": "ngram", "order": 1}, "ngram": {"model": "ngram"}}
+TOLD = ("tokenizer", "vocabulary", "dictionary", "seed", "threads")  # what a counted rung is told of the settings of all
 DECODERS = ("qwen3", "llama")
 RUNG_FOLDERS = "rungs"
 Tell = Callable[..., None]
@@ -140,7 +141,7 @@ def climb(
 def settings_of(name: str, core_seconds: float, given: dict[str, Any]) -> dict[str, Any]:
     """Give what a rung asks of training: a counted one has no budget and no form."""
     if name in COUNTED:
-        return {key: value for key, value in given.items() if key in ("tokenizer", "vocabulary", "seed", "threads")} | COUNTED[name]
+        return {key: value for key, value in given.items() if key in TOLD} | COUNTED[name]
     return {**given, "model": name, "core_seconds": core_seconds}
 
 

@@ -17,7 +17,7 @@ from zhixing.core.files import read_json
 from zhixing.models import catalog
 
 # What a counted model is told by; the rest of the settings speak of loops and layers, which it has not.
-TOLD = {"ngram": ("tokenizer", "vocabulary", "order"), "naive_bayes": ("strength",), "logistic": ("strength",)}
+TOLD = {"ngram": ("tokenizer", "vocabulary", "dictionary", "order"), "naive_bayes": ("strength",), "logistic": ("strength",)}
 LANGUAGE_ONLY = ("mixture",)
 COUNTED = {"language": ("ngram",), "classify": ("naive_bayes", "logistic")}
 DEFAULT_MODEL = {"language": "qwen3", "classify": "logistic"}
@@ -31,7 +31,9 @@ class TrainSettings:
 
     model                     name in the table of models, or naive_bayes, logistic; "auto": by the task
     size                      the dial: tiny, small, medium, large
-    tokenizer                 "characters" or "bpe"; vocabulary: its number of tokens (bpe) or most characters kept; 0: derived
+    tokenizer                 "characters", "bpe", "unigram" or "words"
+    vocabulary                its number of tokens, or the most characters kept; 0: derived
+    dictionary                a file of words for the tokenizer "words", one a line; "": none
     steps, minutes, core_seconds   the length, in one of three measures; time is turned into steps before step 0
     epochs                    length when none of the three is given: passes over the training text
     layers, width, heads, groups, embedding, context   the model's form; groups: key-value heads; context: tokens that a feed-forward model,
@@ -56,6 +58,7 @@ class TrainSettings:
     size: str = "small"
     tokenizer: str = "characters"
     vocabulary: int = 0
+    dictionary: str = ""
     steps: int = 0
     minutes: float = 0.0
     core_seconds: float = 0.0
@@ -93,7 +96,7 @@ class TrainSettings:
 
 CHOICES = {
     "size": ("tiny", "small", "medium", "large"),
-    "tokenizer": ("characters", "bpe"),
+    "tokenizer": ("characters", "bpe", "unigram", "words"),
     "optimizer": ("muon", "adamw"),
     "precision": ("auto", "fp32", "bf16"),
     "prior": ("none", "gaussian", "laplace"),
@@ -200,6 +203,8 @@ def check(settled: Settings) -> None:
     given = [name for name in ("steps", "minutes", "core_seconds") if getattr(value, name)]
     if len(given) > 1:
         raise UsageError("settings.lengths", given=", ".join(given))
+    if value.dictionary and value.tokenizer != "words":
+        raise UsageError("settings.dictionary", path=value.dictionary, tokenizer=value.tokenizer)
     if value.heads and value.width % value.heads:
         raise UsageError("settings.heads", width=value.width, heads=value.heads)
     if value.heads and value.groups and value.heads % value.groups:

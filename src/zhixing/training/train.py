@@ -40,13 +40,16 @@ from zhixing.objectives.prior import PRIORS, Posterior
 from zhixing.tasks import artefact
 from zhixing.tasks.classify import Classify, calibrate, known_rows, log_probabilities
 from zhixing.tasks.task import task_class
-from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters
+from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters, train_unigram, train_words
+from zhixing.tokens.words import read_dictionary
 from zhixing.training import budget, counted, optim, trainer
 from zhixing.training.checkpoint import Checkpoints, State
 from zhixing.training.gradients import Gradients
 from zhixing.training.settings import COUNTED, TrainSettings, as_dict, settle
 
-BPE_SIZES = ((5_000_000, 2048), (50_000_000, 8192), (1 << 62, 32768))  # training bytes up to which a vocabulary is this large
+# Training bytes up to which a vocabulary is this large, of pieces and of words.
+PIECES = ((5_000_000, 2048), (50_000_000, 8192), (1 << 62, 32768))
+WORDS = ((5_000_000, 8192), (50_000_000, 32768), (1 << 62, 65536))
 DROPOUTS = ((1.5, 0.0), (4.5, 0.05), (8.0, 0.1), (float("inf"), 0.2))  # passes over the text up to which dropout is this large
 CHECKPOINTS_KEPT = 4
 Tell = Callable[..., None]
@@ -96,8 +99,11 @@ def make_tokenizer(corpus: Corpus, settings: TrainSettings) -> Tokenizer:
     texts = (example["text"] for example in corpus.examples("train"))
     if settings.tokenizer == "characters":
         return train_characters(texts, limit=settings.vocabulary or None)
-    size = settings.vocabulary or next(size for most, size in BPE_SIZES if corpus.size_bytes("train") <= most)
-    return train_bpe(texts, size=size)
+    sizes = WORDS if settings.tokenizer == "words" else PIECES
+    size = settings.vocabulary or next(size for most, size in sizes if corpus.size_bytes("train") <= most)
+    if settings.tokenizer == "words":
+        return train_words(texts, size, read_dictionary(settings.dictionary) if settings.dictionary else ())
+    return train_bpe(texts, size) if settings.tokenizer == "bpe" else train_unigram(texts, size)
 
 
 def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -> Plan:
