@@ -24,6 +24,7 @@ VERBS = {
     "unpack": "zhixing.cli.unpack:unpack",
     "compare": "zhixing.cli.compare:compare",
     "show": "zhixing.cli.show:show",
+    "serve": "zhixing.cli.serve:serve",
 }
 HELP = ("--help", "-h")
 

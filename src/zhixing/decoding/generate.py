@@ -35,6 +35,7 @@ class Event:
     log_probability  float    the model's own log p(token), before any filter, in nats
     finished         str      "end", "stop" or "length" with the row's last token; "" before
     forgotten        int      tokens of the row's context dropped so far, because it outgrew the model's window
+    top              tuple    the likeliest (token, log p), as many as were asked for, the likeliest first; before any filter, too
     """
 
     row: int
@@ -43,6 +44,7 @@ class Event:
     log_probability: float
     finished: str
     forgotten: int
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Row:
     decoder: Decoder
     holder: Holder
     log_probs: Tensor
+    top: int = 0
     written: int = 0
     history: list[int] = field(default_factory=list)
     forgotten: int = 0
@@ -118,11 +121,12 @@ class Machine:
         """The rows under way."""
         return [row.number for row in self._rows]
 
-    def admit(self, prompt: Sequence[int], sampling: Sampling, lane: int = 0) -> int:
+    def admit(self, prompt: Sequence[int], sampling: Sampling, lane: int = 0, top: int = 0) -> int:
         """Read a prompt and begin a row; allowed at any time between steps.
 
         prompt  list of int, tokens    the end token first when it opens a text
         lane    int                    which of the seed's random streams the row draws from
+        top     int                    how many of the likeliest tokens its events tell
         return  int                    the row
 
         Raises UsageError when the prompt is empty: there is nothing to go on from.
@@ -142,6 +146,7 @@ class Machine:
             decoder=Decoder(self.tokenizer),
             holder=Holder(sampling.stop),
             log_probs=log_probs,
+            top=top,
             history=list(prompt),
             forgotten=forgotten,
         )
@@ -165,17 +170,20 @@ class Machine:
         self._read(tokens)
         return events
 
-    def retire(self, row: int) -> None:
-        """Drop a row before it is finished.
+    def retire(self, *rows: int) -> None:
+        """Drop rows before they are finished.
 
         Raises UsageError when no such row is under way.
         """
-        if row not in self.rows:
-            raise UsageError("generate.no_row", row=row)
-        self._keep([place for place, each in enumerate(self._rows) if each.number != row])
+        for row in rows:
+            if row not in self.rows:
+                raise UsageError("generate.no_row", row=row)
+        self._keep([place for place, each in enumerate(self._rows) if each.number not in rows])
 
     def _write(self, row: Row, token: int) -> Event:
         log_probability = float(row.log_probs[token])
+        best = row.log_probs.topk(min(row.top, len(row.log_probs)))
+        top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
         row.history.append(token)
         row.written += 1
         finished = ""
@@ -194,7 +202,7 @@ class Machine:
                 finished = "stop"
             else:
                 text += row.holder.flush()
-        return Event(row.number, token, text, log_probability, finished, row.forgotten)
+        return Event(row.number, token, text, log_probability, finished, row.forgotten, top)
 
     def _keep(self, places: list[int]) -> None:
         if len(places) == len(self._rows):

@@ -98,7 +98,7 @@ def narrow(log_probs: Tensor, sampling: Sampling, history: Tensor) -> Tensor:
         best = torch.full_like(scores, -torch.inf)
         best[scores.argmax()] = 0.0
         return best
-    scores = scores / sampling.temperature
+    scores = (scores - scores.max()) / sampling.temperature  # the best stays 0, however small the temperature
     if sampling.top_k and sampling.top_k < len(scores):
         kth = scores.topk(sampling.top_k).values[-1]
         scores = scores.masked_fill(scores < kth, -torch.inf)

@@ -1,0 +1,248 @@
+"""The routes: OpenAI's completions, chats and models, `/v1/predict`, health, metrics, and the page.
+
+A route checks, makes a ticket, hands it to the engine and tells what comes back; it does no arithmetic of its own. A client that leaves,
+or that is too slow, has its ticket given up at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+import zhixing
+from zhixing.core.errors import RunError, UsageError, ZhixingError
+from zhixing.core.log import quiet
+from zhixing.evaluation.predict import find_threshold
+from zhixing.serving import asks, problems, schema
+from zhixing.serving.engine import Engine
+from zhixing.serving.guard import Door, Guard
+from zhixing.serving.limits import Limits
+from zhixing.serving.meter import Meter
+from zhixing.serving.queue import Ask, Ticket
+from zhixing.serving.replies import Form, failing
+from zhixing.serving.served import Served
+
+PAGE = Path(__file__).with_name("web")
+LONG = 20_000  # characters of a body from which encoding is left to another thread, so that it holds up nobody
+BODIES = {
+    "/v1/completions": schema.CompletionRequest,
+    "/v1/chat/completions": schema.ChatRequest,
+    "/v1/predict": schema.PredictRequest,
+}
+T = TypeVar("T")
+
+
+def make_app(
+    models: dict[str, Served], engine: Engine, door: Door, limits: Limits, meter: Meter, tell: Callable[..., None] = quiet
+) -> Guard:
+    """Give the whole application, behind its door."""
+    app = make_routes(models, engine, limits, meter)
+    paths = [each.path for each in app.routes if hasattr(each, "path")]
+    return Guard(app, door, limits, meter, paths, tell)
+
+
+def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter: Meter) -> FastAPI:
+    """Give the routes without the door; the door's key is what protects them."""
+    refusals = {number: {"model": schema.ErrorReply} for number in (400, 401, 403, 404, 408, 413, 429, 500, 503, 504)}
+    app = FastAPI(title="zhixing", version=zhixing.__version__, docs_url=None, redoc_url=None, responses=refusals)
+    add_handlers(app)
+
+    @app.get("/health", responses={200: {"model": schema.Health}})
+    async def health() -> Response:
+        """Say whether requests are taken."""
+        state = "failed" if not engine.alive else "draining" if engine.draining else "ok"
+        number = 200 if state == "ok" else 503
+        return JSONResponse({"status": state}, number, problems.headers(number))
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Give the server's figures in the text form of Prometheus."""
+        return Response(meter.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/v1/models", responses={200: {"model": schema.ModelList}})
+    async def list_models() -> Response:
+        """List the models that are served."""
+        return JSONResponse({"object": "list", "data": [each.entry() for each in models.values()]})
+
+    @app.get("/v1/models/{name}", responses={200: {"model": schema.ModelEntry}})
+    async def one_model(name: str) -> Response:
+        """Describe one model."""
+        if name not in models:
+            raise UsageError("serve.model", name=name[:100], among=list(models), param="model")
+        return JSONResponse(models[name].entry())
+
+    @app.post("/v1/completions", responses={200: {"model": schema.CompletionReply}})
+    async def completions(asked: schema.CompletionRequest, request: Request) -> Response:
+        """Continue a text; with `stream`, piece by piece as server-sent events."""
+        served = asks.find(models, asked.model, True)
+        wanted, echo, prompt_tokens = await spare(request, asks.asks_of_completion, asked, served, limits)
+        told = asked.logprobs is not None
+        form = Form("completion", served.name, served.fingerprint, served.artefact.tokenizer, len(wanted), told, asked.logprobs or 0)
+        return await write(engine, meter, request, asked, form, wanted, echo, prompt_tokens)
+
+    @app.post("/v1/chat/completions", responses={200: {"model": schema.ChatReply}})
+    async def chat_completions(asked: schema.ChatRequest, request: Request) -> Response:
+        """Answer messages. A model that has not learnt to chat is given their contents, each followed by a line end, and goes on."""
+        served = asks.find(models, asked.model, True)
+        wanted, echo, prompt_tokens = await spare(request, asks.asks_of_chat, asked, served, limits)
+        told, top = bool(asked.logprobs), asked.top_logprobs or 0
+        form = Form("chat", served.name, served.fingerprint, served.artefact.tokenizer, len(wanted), told, top)
+        return await write(engine, meter, request, asked, form, wanted, echo, prompt_tokens)
+
+    @app.post("/v1/predict", responses={200: {"model": schema.PredictReply}})
+    async def predict(asked: schema.PredictRequest, request: Request) -> Response:
+        """Answer rows, each with its confidence; with `precision`, those below its threshold are marked as abstained."""
+        served = asks.find(models, asked.model, False)
+        threshold = find_threshold(served.artefact, asked.precision)
+        ticket = Ticket(served.name, items=await spare(request, asks.items_of, asked, served, limits))
+        answers: list[Any] = []
+
+        async def collect() -> None:
+            while len(answers) < len(ticket.items):
+                answers.extend(await ticket.take())
+
+        with working(engine, ticket):
+            await while_connected(request, collect())
+        told = [
+            {
+                "answer": each.value,
+                "confidence": None if each.confidence is None else round(each.confidence, 6),
+                "scores": each.scores,
+                "abstained": threshold is not None and each.confidence < threshold,
+            }
+            for each in answers
+        ]
+        return JSONResponse({"model": served.name, "system_fingerprint": served.fingerprint, "answers": told})
+
+    app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    return app
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Turn every error into an answer in OpenAI's form."""
+
+    def answer(request: Request, error: ZhixingError, more: dict[str, str] | None = None) -> Response:
+        number = problems.status(error)
+        headers = {**problems.headers(number), **(more or {})}
+        return JSONResponse(problems.body(error, problems.tongue(request.headers)), number, headers)
+
+    @app.exception_handler(ZhixingError)
+    async def ours(request: Request, error: ZhixingError) -> Response:
+        return answer(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return answer(request, problems.from_validation(error.errors(), BODIES.get(request.url.path)))
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, ZhixingError):
+            return answer(request, error.__cause__)
+        path = request.url.path[:100]
+        if error.status_code == 405:
+            allowed = dict(error.headers or {})
+            return answer(request, UsageError("serve.method", method=request.method, path=path), allowed)
+        if error.status_code == 404:
+            routes = sorted(each.path for each in app.routes if getattr(each, "path", ""))
+            return answer(request, UsageError("serve.route", name=path, among=routes))
+        return answer(request, UsageError("serve.json", problem=str(error.detail)))
+
+
+async def spare(request: Request, function: Callable[..., T], *given: Any) -> T:
+    """Call a function that encodes text: of a long body in another thread, so that the loop goes on."""
+    if int(request.headers.get("content-length", LONG)) < LONG:
+        return function(*given)
+    return await asyncio.to_thread(function, *given)
+
+
+@contextlib.contextmanager
+def working(engine: Engine, ticket: Ticket) -> Any:
+    """Have the engine work on a ticket for as long as the block runs."""
+    engine.submit(ticket)
+    try:
+        yield
+    finally:
+        engine.give_up(ticket)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, None]) -> None:
+    """Do work for as long as the client is there; raises RunError, which nobody hears, when it leaves first."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    doing, leaving = asyncio.ensure_future(work), asyncio.ensure_future(left())
+    try:
+        await asyncio.wait((doing, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise RunError("serve.left")
+        doing.result()
+    finally:
+        doing.cancel()
+        leaving.cancel()
+
+
+async def write(
+    engine: Engine,
+    meter: Meter,
+    request: Request,
+    asked: schema.CompletionRequest | schema.ChatRequest,
+    form: Form,
+    wanted: list[Ask],
+    echo: list[str],
+    prompt_tokens: int,
+) -> Response:
+    """Have texts written, and give them whole or piece by piece."""
+    ticket = Ticket(asked.model, wanted)
+    if asked.stream_options is not None and not asked.stream:
+        raise UsageError("serve.stream_options", param="stream_options")
+    if asked.stream:
+        engine.submit(ticket)  # here, where it can still be refused with a status
+        meter.prompt_tokens.labels(asked.model).inc(prompt_tokens)
+        with_usage = asked.stream_options is not None and asked.stream_options.include_usage
+        pieces = stream(engine, ticket, form, echo, prompt_tokens, with_usage, problems.tongue(request.headers))
+        # Begun here, it ends with giving the ticket up even when the client leaves before anything was sent.
+        await anext(pieces)
+        return StreamingResponse(pieces, media_type="text/event-stream")
+
+    async def collect() -> None:
+        while not form.done:
+            for place, event in await ticket.take():
+                form.add(place, event)
+
+    with working(engine, ticket):
+        meter.prompt_tokens.labels(asked.model).inc(prompt_tokens)
+        await while_connected(request, collect())
+    return JSONResponse(form.whole(prompt_tokens, echo))
+
+
+async def stream(
+    engine: Engine, ticket: Ticket, form: Form, echo: list[str], prompt_tokens: int, with_usage: bool, language: str | None
+) -> AsyncIterator[bytes]:
+    """Give nothing, then the pieces of a stream, all that came since the last one at once; when the reader stops, so does the work."""
+    try:
+        yield b""
+        if opening := form.opening(echo):
+            yield opening
+        while not form.done:
+            pieces = []
+            for place, event in await ticket.take():
+                form.add(place, event)
+                pieces.append(form.piece(place, event))
+            if content := b"".join(pieces):
+                yield content
+        yield form.closing(prompt_tokens, with_usage)
+    except ZhixingError as error:
+        yield failing(problems.body(error, language))
+    finally:
+        engine.give_up(ticket)

@@ -1,0 +1,141 @@
+"""From a request that has the right form to the work that it means: what depends on the server's bounds or on the model is checked here."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from zhixing.core.errors import UsageError
+from zhixing.decoding.generate import open_text
+from zhixing.decoding.sampling import SEEDS, Sampling
+from zhixing.serving.limits import Limits
+from zhixing.serving.problems import show
+from zhixing.serving.queue import Ask
+from zhixing.serving.schema import ChatRequest, CompletionRequest, PredictRequest
+from zhixing.serving.served import Served
+from zhixing.tokens.chat import render
+from zhixing.tokens.tokenizer import FIRST_BYTE
+
+COMPLETION_TOKENS, CHAT_TOKENS = 16, 200  # when a request does not say; 16 is OpenAI's
+TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "number": (int, float)}  # by exact type: true is no number
+
+
+def find(models: dict[str, Served], name: str, writes: bool) -> Served:
+    """Give the model that a request names.
+
+    writes  whether the route wants one that writes texts
+    Raises UsageError when there is none, or it is of the other sort.
+    """
+    if name not in models:
+        raise UsageError("serve.model", name=name[:100], among=list(models), param="model")
+    served = models[name]
+    if served.writes != writes:
+        entry = served.entry()
+        raise UsageError("serve.wrong_route", name=name, task=entry["task"], routes=", ".join(entry["routes"]), param="model")
+    return served
+
+
+def bounded(name: str, value: int, limit: int) -> int:
+    """Give back a number that is within its bound; raises UsageError otherwise."""
+    if value > limit:
+        raise UsageError("serve.limit", name=name, value=value, limit=limit, param=name)
+    return value
+
+
+def sampling_of(asked: CompletionRequest | ChatRequest, limits: Limits) -> Sampling:
+    """Give how a request wants its tokens chosen; without a seed, one is drawn."""
+    stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
+    bounded("stop", len(stop), limits.stops)
+    bounded("stop", max(map(len, stop), default=0), limits.stop_characters)
+    if isinstance(asked, ChatRequest):
+        if asked.max_tokens is not None and asked.max_completion_tokens is not None:
+            raise UsageError("serve.twice", first="max_tokens", second="max_completion_tokens", param="max_tokens")
+        name = "max_tokens" if asked.max_tokens is not None else "max_completion_tokens"
+        wanted = asked.max_tokens or asked.max_completion_tokens or min(CHAT_TOKENS, limits.max_tokens)
+    else:
+        name, wanted = "max_tokens", asked.max_tokens or min(COMPLETION_TOKENS, limits.max_tokens)
+    given = {
+        "temperature": asked.temperature,
+        "top_p": asked.top_p,
+        "top_k": None if asked.top_k is None else max(asked.top_k, 0),
+        "min_p": asked.min_p,
+        "repetition_penalty": asked.repetition_penalty,
+        "seed": secrets.randbelow(SEEDS) if asked.seed is None else asked.seed,
+    }
+    settled = {key: value for key, value in given.items() if value is not None}
+    return Sampling(max_tokens=bounded(name, wanted, limits.max_tokens), stop=stop, **settled)
+
+
+def asks_of_completion(asked: CompletionRequest, served: Served, limits: Limits) -> tuple[list[Ask], list[str], int]:
+    """Give the texts to write, prompt by prompt and `n` for each, what is echoed before each, and the tokens of the prompts.
+
+    Text k draws from the seed's random stream k, as `zhixing generate` does with these prompts and --count n.
+    """
+    prompts = _prompts(asked.prompt)
+    bounded("prompt", len(prompts), limits.prompts)
+    top = bounded("logprobs", asked.logprobs or 0, limits.logprobs)
+    if asked.echo and asked.logprobs is not None:
+        raise UsageError("serve.echo_logprobs", param="echo")
+    echo = []
+    if asked.echo:
+        echo = [each if isinstance(each, str) else served.artefact.tokenizer.decode(_checked(each, served)) for each in prompts]
+    return _spread(prompts, asked.n, sampling_of(asked, limits), served, limits, top, echo)
+
+
+def asks_of_chat(asked: ChatRequest, served: Served, limits: Limits) -> tuple[list[Ask], list[str], int]:
+    """Give the answers to write; the same three things as for completions."""
+    if asked.top_logprobs is not None and not asked.logprobs:
+        raise UsageError("serve.top_logprobs", param="top_logprobs")
+    top = bounded("top_logprobs", asked.top_logprobs or 0, limits.logprobs)
+    text = render([{"role": each.role, "content": each.text()} for each in asked.messages])
+    return _spread([text], asked.n, sampling_of(asked, limits), served, limits, top, [])
+
+
+def _prompts(given: Any) -> list[str | list[int]]:
+    if isinstance(given, str) or (given and isinstance(given[0], int)):
+        return [given]
+    return list(given) or [""]
+
+
+def _checked(ids: Sequence[int], served: Served) -> Sequence[int]:
+    size = served.artefact.tokenizer.vocabulary_size
+    wrong = next((each for each in ids if not FIRST_BYTE <= each < size), None)
+    if wrong is not None:
+        raise UsageError("serve.token", token=wrong, first=FIRST_BYTE, last=size - 1, param="prompt")
+    return ids
+
+
+def _spread(
+    prompts: list[str | list[int]], n: int | None, sampling: Sampling, served: Served, limits: Limits, top: int, echo: list[str]
+) -> tuple[list[Ask], list[str], int]:
+    tokenizer = served.artefact.tokenizer
+    count = bounded("n", n or 1, limits.choices)
+    ids = []
+    for each in prompts:
+        found = open_text(tokenizer, each) if isinstance(each, str) else [tokenizer.end_id, *_checked(each, served)]
+        bounded("prompt", len(found), limits.prompt_tokens)
+        ids.append(found)
+    asks = [Ask(each, sampling, place * count + copy, top) for place, each in enumerate(ids) for copy in range(count)]
+    return asks, [each for each in echo for _ in range(count)], sum(map(len, ids))
+
+
+def items_of(asked: PredictRequest, served: Served, limits: Limits) -> list[Any]:
+    """Give a request's rows as the task encodes them.
+
+    Raises UsageError naming the row and the field that is wrong.
+    """
+    bounded("rows", len(asked.rows), limits.predict_rows)
+    fields = {name: each["type"] for name, each in served.inputs()["properties"].items()}
+    for place, row in enumerate(asked.rows):
+        for name in row:
+            if name not in fields:
+                raise UsageError("serve.field_unknown", name=name[:80], among=list(fields), param=f"rows.{place}")
+        for name, sort in fields.items():
+            param = f"rows.{place}.{name}"
+            if name not in row:
+                raise UsageError("serve.field_missing", name=param, param=param)
+            if type(row[name]) not in TYPES[sort]:
+                raise UsageError("serve.field_value", name=param, value=show(row[name]), wanted=sort, param=param)
+    task, tokenizer = served.artefact.task, served.artefact.tokenizer
+    return [task.encode(row, tokenizer) for row in asked.rows]

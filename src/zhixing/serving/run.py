@@ -1,0 +1,153 @@
+"""A server from its start to its end: models opened, a thread for the engine, one for the web, and a quiet end when it is asked to stop.
+
+Asked to stop (SIGTERM, SIGINT), it takes no new work, says so with 503, finishes what is under way for at most `drain_seconds`, and closes.
+"""
+
+from __future__ import annotations
+
+import stat
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from zhixing.core.errors import DataError, RunError, UsageError
+from zhixing.core.log import quiet
+from zhixing.core.stop import Stop, Stopped
+from zhixing.serving.api import make_app
+from zhixing.serving.engine import Engine
+from zhixing.serving.guard import Door
+from zhixing.serving.limits import Limits
+from zhixing.serving.meter import Meter
+from zhixing.serving.served import open_models
+
+POLL_SECONDS = 0.1
+CLOSE_SECONDS = 5  # for answers that are finished to reach their clients
+IDLE_SECONDS = 20  # a connection without a request
+HEAD_BYTES = 32 << 10
+SHORTEST_KEY = 16
+
+
+class Server:
+    """A server under way in threads of its own.
+
+    address  (host, port): where it listens
+    """
+
+    def __init__(self, paths: Sequence[Path], door: Door, limits: Limits, port: int, tell: Callable[..., None] = quiet) -> None:
+        self.limits = limits
+        self.meter = Meter()
+        self.models = open_models(paths)
+        self.engine = Engine({name: each.artefact for name, each in self.models.items()}, limits, self.meter, tell)
+        self.app = make_app(self.models, self.engine, door, limits, self.meter, tell)
+        config = uvicorn.Config(
+            self.app,
+            host=door.host,
+            port=port,
+            http="h11",
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            limit_concurrency=2 * limits.requests,
+            timeout_keep_alive=IDLE_SECONDS,
+            timeout_graceful_shutdown=CLOSE_SECONDS,
+            h11_max_incomplete_event_size=HEAD_BYTES,
+        )
+        self._web = uvicorn.Server(config)
+        self._problem: BaseException | None = None
+        self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can answer."""
+        return self._thread.is_alive() and self.engine.alive
+
+    def start(self) -> tuple[str, int]:
+        """Begin to listen; gives the address.
+
+        Raises RunError when the address cannot be had.
+        """
+        self.engine.start()
+        self._thread.start()
+        while not self._web.started and self._thread.is_alive():
+            self._thread.join(0.01)
+        if not self._web.started:
+            self.engine.close()
+            problem = self._problem.__context__ if isinstance(self._problem, SystemExit) else self._problem
+            reason = getattr(problem, "strerror", None) or str(problem)
+            raise RunError("serve.address", host=self._web.config.host, port=self._web.config.port, problem=reason)
+        host, port, *_ = self._web.servers[0].sockets[0].getsockname()
+        return host, port
+
+    def stop(self, seconds: float) -> bool:
+        """Finish what is under way, for at most so long, and close; says whether all of it was finished."""
+        self.engine.drain()
+        finished = self.engine.wait_idle(seconds)
+        self.engine.close()
+        self._web.should_exit = True
+        self._thread.join()
+        return finished
+
+    def _serve(self) -> None:
+        try:
+            self._web.run()
+        except BaseException as problem:  # uvicorn quits where it cannot listen
+            self._problem = problem
+
+
+def serve(
+    paths: Sequence[Path], door: Door, limits: Limits, port: int, tell: Callable[..., None], stop: Stop, ready: Callable[..., Any]
+) -> None:
+    """Serve models until asked to stop.
+
+    ready  called with the URL and the models' names once requests are answered
+
+    Raises Stopped when the stop cut something off; RunError when the address cannot be had or the server ended by itself.
+    """
+    server = Server(paths, door, limits, port, tell)
+    host, port = server.start()
+    ready(url=url(host, port), models=", ".join(server.models))
+    while not stop and server.alive:
+        threading.Event().wait(POLL_SECONDS)
+    if not stop:
+        server.stop(0)
+        raise RunError("serve.ended")
+    tell("serve.draining", seconds=limits.drain_seconds)
+    if not server.stop(limits.drain_seconds):
+        raise Stopped(stop.number)
+
+
+def url(host: str, port: int) -> str:
+    """Write an address as a URL."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def read_key(path: Path | None, given: str | None) -> str | None:
+    """Give the key that requests must show: the file's, which only its owner may read, or the one given; None where there is neither.
+
+    Raises DataError for a file that cannot be read or that others may read, UsageError for a key that is easily guessed or cannot be sent.
+    """
+    if path is not None:
+        try:
+            mode = path.stat().st_mode
+            key = path.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            raise DataError("file.missing", path=str(path)) from None
+        except UnicodeDecodeError as problem:
+            raise DataError("file.not_utf8", path=str(path), position=problem.start) from None
+        if mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
+            raise DataError("serve.key_readable", path=str(path))
+    elif given:
+        key = given.strip()
+    else:
+        return None
+    if len(key) < SHORTEST_KEY or not all("!" <= each <= "~" for each in key):
+        raise UsageError("serve.key_form", least=SHORTEST_KEY)
+    return key

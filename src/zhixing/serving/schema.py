@@ -1,0 +1,316 @@
+"""What the routes read and write, as types: OpenAI's names and meanings, vLLM's names for the settings that OpenAI lacks.
+
+A field that is not here is refused by name; a field of OpenAI's that is not offered is refused unless it has the value that changes
+nothing. The types are also the OpenAPI page. This border is the one place with classes that inherit: they are pydantic's models.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, model_validator
+
+from zhixing.core.errors import UsageError
+from zhixing.decoding.sampling import SEEDS
+
+# OpenAI's fields that are not offered, and the values with which each changes nothing.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "audio": (None,),
+    "best_of": (None, 1),
+    "frequency_penalty": (None, 0),
+    "function_call": (None, "none"),
+    "functions": (None, []),
+    "logit_bias": (None, {}),
+    "metadata": (None, {}),
+    "modalities": (None, ["text"]),
+    "parallel_tool_calls": (None, True, False),
+    "prediction": (None,),
+    "presence_penalty": (None, 0),
+    "prompt_cache_key": (None,),
+    "prompt_cache_retention": (None,),
+    "reasoning_effort": (None, "none"),
+    "response_format": (None, {"type": "text"}),
+    "safety_identifier": (None,),
+    "service_tier": (None, "auto", "default"),
+    "store": (None, False),
+    "suffix": (None, ""),
+    "tool_choice": (None, "none", "auto"),
+    "tools": (None, []),
+    "verbosity": (None, "medium"),
+    "web_search_options": (None,),
+}
+MESSAGE_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "annotations": (None, []),
+    "audio": (None,),
+    "function_call": (None,),
+    "name": (None,),
+    "refusal": (None,),
+    "tool_calls": (None, []),
+}
+
+
+def take_out(body: Any, neutral: dict[str, tuple[Any, ...]]) -> Any:
+    """Remove the fields that change nothing; raises UsageError for one that would change something and is not offered."""
+    if not isinstance(body, dict):
+        return body
+    for name in body.keys() & neutral.keys():
+        # 0 == False and 1 == True: the type must be a neutral one's too.
+        if not any(type(body[name]) is type(each) and body[name] == each for each in (*neutral[name], *_floats(neutral[name]))):
+            raise UsageError("serve.unsupported", name=name)
+    return {name: value for name, value in body.items() if name not in neutral}
+
+
+def _floats(values: tuple[Any, ...]) -> list[float]:
+    return [float(each) for each in values if type(each) is int]
+
+
+class Strict(BaseModel):
+    """Exact types, finite numbers, no unknown names."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class StreamOptions(Strict):
+    """How a stream ends: with a last piece that holds the usage, or not."""
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+Word = Annotated[str, Field(min_length=1)]
+Token = Annotated[int, Field(ge=0)]
+
+
+class Choosing(Strict):
+    """What completions and chats have in common; None is the default."""
+
+    model: str
+    temperature: Annotated[float | None, Field(ge=0, le=2)] = None
+    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
+    top_k: Annotated[int | None, Field(ge=-1, description="-1 or 0: all tokens")] = None
+    min_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    repetition_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
+    n: Annotated[int | None, Field(ge=1)] = None
+    seed: Annotated[int | None, Field(ge=0, lt=SEEDS, description="equal seeds, equal texts; without one, each request differs")] = None
+    stop: Word | list[Word] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Annotated[str | None, Field(description="accepted and not used")] = None
+
+
+class CompletionRequest(Choosing):
+    """A text to continue."""
+
+    prompt: Annotated[
+        str | list[str] | list[Token] | list[list[Token]],
+        Field(description="a text, texts, or token ids of a text; control tokens cannot be given"),
+    ] = ""
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    logprobs: Annotated[int | None, Field(ge=0)] = None
+    echo: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, body: Any) -> Any:
+        return take_out(body, NEUTRAL)
+
+
+class Part(Strict):
+    """A piece of a message's text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Strict):
+    """One turn of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, body: Any) -> Any:
+        return take_out(body, MESSAGE_NEUTRAL)
+
+    def text(self) -> str:
+        """Give the content as one text."""
+        return self.content if isinstance(self.content, str) else "".join(each.text for each in self.content)
+
+
+class ChatRequest(Choosing):
+    """Messages to answer; a model that has not learnt to chat continues their texts."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int | None, Field(ge=0)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, body: Any) -> Any:
+        return take_out(body, NEUTRAL)
+
+
+class PredictRequest(Strict):
+    """Rows to answer, each an object with the fields that the model's `input_schema` names."""
+
+    model: str
+    rows: Annotated[list[dict[StrictStr, Any]], Field(min_length=1)]
+    precision: Annotated[float | None, Field(description="abstain below the confidence that reached this precision on validation")] = None
+
+
+class Problem(BaseModel):
+    """What went wrong, in three sentences: what is wrong, what was expected, what to do."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorReply(BaseModel):
+    """Every error, in OpenAI's form."""
+
+    error: Problem
+
+
+class Usage(BaseModel):
+    """Tokens: of the prompts, the end token that opens each included, and those that were chosen, the end token included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class LegacyLogprobs(BaseModel):
+    """The chosen tokens and, of each, the model's own log-probability in nats and the likeliest alternatives."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    """One text; `forgotten` counts the tokens that were no longer read because the text outgrew the model's window."""
+
+    index: int
+    text: str
+    logprobs: LegacyLogprobs | None
+    finish_reason: Literal["stop", "length"]
+    forgotten: int
+
+
+class CompletionReply(BaseModel):
+    """Texts that continue the prompts: prompt by prompt, `n` for each."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class Alternative(BaseModel):
+    """A token, its log-probability in nats, and the bytes it stands for; a control token has none."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChosenToken(Alternative):
+    """The token that was chosen, with the likeliest ones."""
+
+    top_logprobs: list[Alternative]
+
+
+class ChatLogprobs(BaseModel):
+    """The chosen tokens."""
+
+    content: list[ChosenToken]
+    refusal: None = None
+
+
+class ReplyMessage(BaseModel):
+    """The answer's text."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: ReplyMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length"]
+    forgotten: int
+
+
+class ChatReply(BaseModel):
+    """Answers to the messages."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class RowAnswer(BaseModel):
+    """The model's answer to one row; `abstained`: its confidence lies below the threshold that was asked for."""
+
+    answer: Any
+    confidence: float | None
+    scores: dict[str, float] | None
+    abstained: bool
+
+
+class PredictReply(BaseModel):
+    """An answer for each row, in their order."""
+
+    model: str
+    system_fingerprint: str
+    answers: list[RowAnswer]
+
+
+class ModelEntry(BaseModel):
+    """A model that is served: `routes` says where it answers; the schemas are JSON Schemas of one row and one answer of `/v1/predict`."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    task: str
+    family: str
+    system_fingerprint: str
+    routes: list[str]
+    window: int | None
+    vocabulary: int | None
+    parameters: int | None
+    input_schema: dict[str, Any] | None
+    output_schema: dict[str, Any] | None
+    precisions: list[float]
+    scores: dict[str, Any]
+
+
+class ModelList(BaseModel):
+    """The models that are served."""
+
+    object: Literal["list"]
+    data: list[ModelEntry]
+
+
+class Health(BaseModel):
+    """`ok`, or `draining` with status 503 when the server is about to stop."""
+
+    status: Literal["ok", "draining", "failed"]

@@ -1,0 +1,98 @@
+"""The models that are served, by name, and what each says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zhixing.core.errors import UsageError
+from zhixing.core.files import sha256
+from zhixing.core.folder import MANIFEST
+from zhixing.data.schema import Label, Number, Text
+from zhixing.tasks.artefact import Artefact, load
+
+TEXT_ROUTES = ["/v1/completions", "/v1/chat/completions"]
+ROW_ROUTES = ["/v1/predict"]
+JSON_TYPES: dict[type, str] = {Text: "string", Number: "number"}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model with the name that requests call it by; fingerprint: the first digits of its manifest's hash."""
+
+    name: str
+    artefact: Artefact
+    fingerprint: str
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes texts; else it answers rows."""
+        return self.artefact.task.name == "language"
+
+    def inputs(self) -> dict[str, Any]:
+        """Give the JSON Schema of a row, from the task's own schema: every field but the label, which is the answer."""
+        fields = {name: JSON_TYPES[type(each)] for name, each in self.artefact.task.schema.fields.items() if type(each) in JSON_TYPES}
+        properties = {name: {"type": sort} for name, sort in fields.items()}
+        return {"type": "object", "properties": properties, "required": list(fields), "additionalProperties": False}
+
+    def outputs(self) -> dict[str, Any]:
+        """Give the JSON Schema of an answer."""
+        labels = any(isinstance(each, Label) for each in self.artefact.task.schema.fields.values())
+        share = {"type": "number", "minimum": 0, "maximum": 1}
+        answer = {"type": "string", "enum": list(self.artefact.task.labels)} if labels else {}
+        properties = {
+            "answer": answer,
+            "confidence": {"anyOf": [share, {"type": "null"}]},
+            "scores": {"anyOf": [{"type": "object", "additionalProperties": share}, {"type": "null"}]},
+            "abstained": {"type": "boolean"},
+        }
+        return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+    def entry(self) -> dict[str, Any]:
+        """Give the model's entry in `/v1/models`."""
+        card, model = self.artefact.folder.card, self.artefact.model
+        thresholds = getattr(self.artefact.task, "thresholds", {})
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": int((self.artefact.folder.path / MANIFEST).stat().st_mtime),
+            "owned_by": "zhixing",
+            "task": self.artefact.task.name,
+            "family": self.artefact.family,
+            "system_fingerprint": self.fingerprint,
+            "routes": TEXT_ROUTES if self.writes else ROW_ROUTES,
+            "window": getattr(model, "window", None),
+            "vocabulary": self.artefact.tokenizer.vocabulary_size if self.artefact.tokenizer else None,
+            "parameters": card.get("parameters"),
+            "input_schema": None if self.writes else self.inputs(),
+            "output_schema": None if self.writes else self.outputs(),
+            "precisions": sorted(float(name) for name, value in thresholds.items() if value is not None),
+            "scores": scores(card),
+        }
+
+
+def scores(card: dict[str, Any]) -> dict[str, Any]:
+    """Give the figures that a model's card holds of its training: those of validation, by which it was chosen."""
+    found: dict[str, Any] = {}
+    for name in ("training", "chosen", "best"):
+        for key, value in (card.get(name) or {}).items() if isinstance(card.get(name), dict) else ():
+            if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+                found[key] = value
+    return found
+
+
+def open_models(paths: Sequence[Path]) -> dict[str, Served]:
+    """Open Model folders, every byte verified, each under its folder's name.
+
+    Raises UsageError when two have one name, and whatever `load` raises.
+    """
+    found: dict[str, Served] = {}
+    for path in paths:
+        name = path.resolve().name
+        if name in found:
+            raise UsageError("serve.two_names", name=name, path=str(path))
+        artefact = load(path)
+        found[name] = Served(name, artefact, sha256(artefact.folder.path / MANIFEST)[:16])
+    return found
