@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from zhixing.cli.app import VERBS, main
-from zhixing.core.folder import create
+from zhixing.core.folder import FORMAT, create
 
 PARTS = ("what", "expected", "do")
 HAN = re.compile(r"[\u4e00-\u9fff]")
@@ -298,7 +298,7 @@ CASES = [
     Case("show-foreign", "show {p}", 2, "folder.not_ours", "card.json"),
     Case(
         "show-newer", "show {p}/copy", 3, "folder.newer", "format 9",
-        setup=copy("corpus", lambda folder: edit(folder / "manifest.json", '"format": 1', '"format": 9')),
+        setup=copy("corpus", lambda folder: edit(folder / "manifest.json", f'"format": {FORMAT}', '"format": 9')),
     ),
 ]  # fmt: skip
 
