@@ -214,6 +214,63 @@ def test_batched_equals_alone_and_streamed_equals_whole(kind, tokenizer) -> None
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "lstm", "ngram"])
+def test_prompts_are_read_in_bounded_pieces_and_still_batched_equals_alone(kind, tokenizer, monkeypatch) -> None:
+    """Prompts shorter and longer than one step reads, some while others write: no step reads more, and no row notices."""
+    model, sampling = make(kind, tokenizer), Sampling(max_tokens=9, seed=6)
+    prompts = ["the cat sat on the mat", "o", "", "春眠不觉晓，处处闻啼鸟。", "the", "cat sat", "mat"]
+    whole = generate(model, tokenizer, prompts, sampling, rows=2)
+    monkeypatch.setattr("zhixing.decoding.generate.READ", 6)
+    read, ask = [], Machine._ask
+
+    def counted(machine, inputs, cache):
+        read.append(inputs.tokens.numel() if inputs.tokens.shape[1] > 1 or not machine._rows else 0)
+        return ask(machine, inputs, cache)
+
+    monkeypatch.setattr(Machine, "_ask", counted)
+    for rows in (1, 3, 7):
+        found = generate(model, tokenizer, prompts, sampling, rows=rows)
+        assert [each.tokens for each in found] == [each.tokens for each in whole]
+        assert [each.forgotten for each in found] == [each.forgotten for each in whole]
+    assert 0 < max(read) <= 6
+    monkeypatch.setattr("zhixing.decoding.generate.READ", 1000)
+    generate(model, tokenizer, prompts, sampling)
+    assert max(read) > 6  # the count sees a step that reads more
+
+
+def test_rows_given_up_while_they_are_read_leave_nothing_behind(tokenizer, monkeypatch) -> None:
+    monkeypatch.setattr("zhixing.decoding.generate.READ", 4)
+    model, sampling = make("qwen3", tokenizer), Sampling(max_tokens=5, seed=2)
+    machine = Machine(model, tokenizer)
+    first, second, third = (machine.admit(open_text(tokenizer, text), sampling) for text in ("the cat sat", "the", "cat sat on"))
+    assert machine.step() == []  # a piece of the first prompt
+    machine.retire(first, third)
+    with pytest.raises(UsageError):
+        machine.retire(first)
+    written = []
+    while machine.rows:
+        written += machine.step()
+    assert {event.row for event in written} == {second}
+    assert [event.token for event in written] == generate(model, tokenizer, ["the"], sampling)[0].tokens
+
+
+def test_events_tell_the_likeliest_tokens_that_were_asked_for(tokenizer) -> None:
+    from zhixing.layers.kinds import Inputs, next_log_probabilities
+
+    model, prompt = make("ngram", tokenizer), open_text(tokenizer, "the c")
+    machine = Machine(model, tokenizer)
+    tops = [0, 3, 10**6]
+    for top in tops:
+        machine.admit(prompt, Sampling(max_tokens=1, temperature=0, forbidden=(*CONTROL, 1)), top=top)
+    log_probs = next_log_probabilities(model, Inputs(torch.tensor([prompt])), model.cache(1))[0]
+    order = log_probs.argsort(descending=True, stable=True).tolist()
+    for event, top in zip(machine.step(), tops, strict=True):
+        assert len(event.top) == min(top, tokenizer.vocabulary_size)
+        assert [value for _, value in event.top] == [float(log_probs[each]) for each in order[:top]]
+        assert all(value == float(log_probs[token]) for token, value in event.top)
+        assert event.log_probability == float(log_probs[event.token])
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "lstm", "ngram"])
 def test_rows_come_and_go_at_any_time(kind, tokenizer) -> None:
     model, sampling = make(kind, tokenizer), Sampling(max_tokens=12, seed=1)
     alone = {lane: generate(model, tokenizer, ["the c"], sampling, lane=lane)[0].tokens for lane in range(4)}
