@@ -22,8 +22,8 @@ def token_text(tokenizer: Tokenizer, token: int) -> tuple[str, list[int] | None]
         return SPECIALS[token], None
     content = tokenizer.token_bytes(token)
     try:
-        # Two tokens must not share a name: a character tokenizer writes "a" as a character and, where it must, as a byte.
-        if tokenizer.sort == "characters" and token < FIRST_PIECE:
+        # Two tokens must not share a name: all but BPE write "a" as a piece and, where they must, as a byte.
+        if tokenizer.sort != "bpe" and token < FIRST_PIECE:
             raise UnicodeDecodeError("utf-8", content, 0, 1, "a byte of its own")
         name = content.decode("utf-8")
     except UnicodeDecodeError:

@@ -20,6 +20,7 @@ from zhixing.core.errors import DataError
 from zhixing.core.files import write_bytes, write_json
 from zhixing.core.log import quiet
 from zhixing.tokens import bpe, characters, unigram, words
+from zhixing.tokens.chat import TEMPLATE
 from zhixing.tokens.layout import ASSISTANT, BYTES, END, FIRST_BYTE, FIRST_PIECE, PAD, SPECIALS, SYSTEM, USER, Parts
 
 CHUNK = 1 << 22  # characters encoded at a time: bounds memory, not the result
@@ -84,6 +85,7 @@ class Tokenizer:
             "additional_special_tokens": list(SPECIALS[USER:]),
             "clean_up_tokenization_spaces": False,
             "split_special_tokens": True,
+            "chat_template": TEMPLATE,
             "model_max_length": 10**30,
         }
         write_json(Path(folder) / "tokenizer_config.json", settings)
