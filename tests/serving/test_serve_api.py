@@ -52,7 +52,7 @@ def test_fifty_prompts_have_one_answer_in_python_on_the_command_line_and_over_ht
     name: str, client: openai.OpenAI, kit: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One after another and all at once: the texts are equal to the byte, and so are their ends."""
-    opened, settings = load(kit / name), {"max_tokens": 24, "seed": 7, "temperature": 0.9, "top_p": 0.95}
+    opened, settings = load(kit / name), {"max_tokens": 16, "seed": 7, "temperature": 0.9, "top_p": 0.95}
     assert len(PROMPTS) == 50
 
     def over_http(prompt: str) -> tuple[str, str, int]:
@@ -74,7 +74,7 @@ def test_fifty_prompts_have_one_answer_in_python_on_the_command_line_and_over_ht
                 str(kit / name),
                 *prompts,
                 "--max-tokens",
-                "24",
+                "16",
                 "--seed",
                 "7",
                 "--temperature",
