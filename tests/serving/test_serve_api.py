@@ -209,7 +209,7 @@ def test_rows_are_answered_as_python_and_the_command_line_answer_them(running: A
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     answered = [row for row in rows if not row["problem"]]
     assert len(answered) >= 240
-    ours = {text: each for text, each in zip(texts, reply.json["answers"], strict=True)}
+    ours = dict(zip(texts, reply.json["answers"], strict=True))
     assert all((row["answer"], row["confidence"]) == (ours[row["text"]]["answer"], ours[row["text"]]["confidence"]) for row in answered)
 
 
