@@ -17,18 +17,21 @@ from zhixing.core.folder import open_folder
 from zhixing.core.stop import Stop, Stopped
 from zhixing.data.corpus import open_corpus
 from zhixing.evaluation.evaluate import evaluate
+from zhixing.models import catalog
 from zhixing.models.ngram import NGram
 from zhixing.preparation.prepare import Prepare, prepare
 from zhixing.studies import best as study
 from zhixing.studies.best import best
-from zhixing.studies.ladder import RUNGS, compare, read_table
+from zhixing.studies.ladder import ERAS, RUNGS, compare, partner, read_table
 from zhixing.studies.plot import Crossing, Line, crossings, draw, level_at
 from zhixing.tasks.artefact import load
 from zhixing.training import counted
+from zhixing.training.settings import COUNTED
 from zhixing.training.train import train
 
 WORDS = "the quiet old river carries small boats past round stones and 小船 沿 河 而下 石头 不语 , .".split()
 SECONDS = 1.5
+FIVE = ("unigram", "ngram", "lstm", "qwen3", "mixture")
 TINY = {"size": "tiny", "batch": 4, "window": 32, "width": 32, "precision": "fp32", "threads": 1, "evaluations": 4}
 
 
@@ -71,13 +74,13 @@ def climbed(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
             stop.number = 15
 
     with pytest.raises(Stopped):
-        compare(text, out, SECONDS, settings=TINY, tell=tell, stop=stop)
+        compare(text, out, SECONDS, FIVE, TINY, tell=tell, stop=stop)
     assert not out.exists()
     before = {each.parent.name: each.stat().st_mtime_ns for each in out.parent.glob(".made.ladder/rungs/*/manifest.json")}
     assert set(before) == {"unigram", "ngram", "lstm"}
-    compare(text, out, SECONDS, settings=TINY, tell=lambda code, **values: told.append(code))
+    compare(text, out, SECONDS, FIVE, TINY, tell=lambda code, **values: told.append(code))
     after = {each.parent.name: each.stat().st_mtime_ns for each in out.glob("rungs/*/manifest.json")}
-    assert set(after) == set(RUNGS)
+    assert set(after) == set(FIVE)
     return out, [name for name in after if before.get(name) != after[name]]
 
 
@@ -91,7 +94,7 @@ def test_the_table_holds_what_evaluation_finds(climbed: tuple[Path, list[str]], 
     out = climbed[0]
     assert open_folder(out, "comparison").card["core_seconds"] == SECONDS
     rungs = read_table(out)["rungs"]
-    assert [each["name"] for each in rungs] == list(RUNGS)
+    assert [each["name"] for each in rungs] == list(FIVE)
     for each in rungs:
         found = evaluate(out / "rungs" / each["name"], text, rivals=False, save=False)
         assert each["bits_per_byte"] == found.figure("bits_per_byte").value
@@ -114,7 +117,7 @@ def test_the_written_table_is_in_the_true_order(climbed: tuple[Path, list[str]])
     lines = (climbed[0] / "table.md").read_text(encoding="utf-8").splitlines()
     shown = [re.match(r"\| (\w+) \| ([\d.]+) \|", line) for line in lines[2:]]
     rows = [(found[1], float(found[2])) for found in shown if found]
-    assert len(rows) == len(RUNGS) and [value for _, value in rows] == sorted(value for _, value in rows)
+    assert len(rows) == len(FIVE) and [value for _, value in rows] == sorted(value for _, value in rows)
     assert dict(rows) == {each["name"]: round(each["bits_per_byte"], 4) for each in rungs}
     passed = read_table(climbed[0])["overtakes"]
     assert sum(line.startswith("- ") for line in lines) == len(passed)
@@ -154,6 +157,19 @@ def test_a_ladder_of_another_budget_or_order_is_not_mixed_with_the_old(text: Pat
     assert load(tmp_path / "out" / "rungs" / "lstm").folder.card["settings"]["core_seconds"] == 0.75
     now = {each.parent.name: each.stat().st_mtime_ns for each in tmp_path.glob("out/rungs/*/manifest.json")}
     assert set(marks) == {"unigram", "ngram"} and all(marks[name] != now[name] for name in marks)
+
+
+def test_every_era_stands_on_the_ladder(text: Path, tmp_path: Path) -> None:
+    """Each trained family is a rung, none is left out by default but llama, and those that no other test climbs are climbed here."""
+    assert {each["model"] for each in ERAS.values()} == {*catalog.trained(), *COUNTED["language"]}
+    assert RUNGS == tuple(name for name in ERAS if name != "llama")
+    assert partner(RUNGS) == "qwen3" and partner(("qwen3", "lstm", "mixture")) == "qwen3" and partner(("unigram", "mixture")) is None
+    rungs = ("unigram", "feedforward", "rnn", "gru", "convolution", "gpt2", "mixture")
+    assert {*rungs, *FIVE, "llama"} == set(ERAS)
+    found = {each["name"]: each for each in read_table(compare(text, tmp_path / "out", SECONDS, rungs, TINY).path)["rungs"]}
+    assert list(found) == list(rungs)
+    assert all(found[name]["bits_per_byte"] < found["unigram"]["bits_per_byte"] - 0.1 and found[name]["curve"] for name in rungs[1:])
+    assert load(tmp_path / "out" / "rungs" / "mixture").model.parts[0].to_dict()["model_type"] == "gpt2"
 
 
 def test_a_ladder_that_cannot_be_is_refused(text: Path, table: Path, tmp_path: Path) -> None:

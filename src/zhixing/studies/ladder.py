@@ -1,8 +1,8 @@
 """The ladder: every era of language model on one corpus, one metric, one budget; where each overtakes the last; whatever the true order is.
 
 All rungs share one tokenizer. Each trained rung has the same budget of core-seconds, counted rungs take what counting takes, and the
-mixture is the decoder and the best counted model together, so its time is the sum. Choices are made on validation; the test split is
-scored once a rung.
+mixture is the newest trained model and the best counted one together, so its time is the sum. Choices are made on validation; the test
+split is scored once a rung.
 """
 
 from __future__ import annotations
@@ -25,13 +25,25 @@ from zhixing.evaluation.evaluate import SEED, Scored, score_text
 from zhixing.metrics import intervals
 from zhixing.studies.plot import Line, crossings, draw
 from zhixing.tasks.artefact import load
-from zhixing.training.settings import settle
+from zhixing.training.settings import COUNTED, settle
 from zhixing.training.train import identify, mix_trained, train
 
-RUNGS = ("unigram", "ngram", "lstm", "qwen3", "mixture")
-COUNTED = {"unigram": {"model": "ngram", "order": 1}, "ngram": {"model": "ngram"}}
+# From the oldest era to the newest: what each rung asks of training.
+ERAS: dict[str, dict[str, Any]] = {
+    "unigram": {"model": "ngram", "order": 1},
+    "ngram": {"model": "ngram"},
+    "feedforward": {"model": "feedforward"},
+    "rnn": {"model": "rnn"},
+    "gru": {"model": "gru"},
+    "lstm": {"model": "lstm"},
+    "convolution": {"model": "convolution"},
+    "gpt2": {"model": "gpt2"},
+    "llama": {"model": "llama"},
+    "qwen3": {"model": "qwen3"},
+    "mixture": {"model": "mixture"},
+}
+RUNGS = tuple(name for name in ERAS if name != "llama")  # unless others are asked for: llama is qwen3 but for two small norms
 TOLD = ("tokenizer", "vocabulary", "dictionary", "seed", "threads")  # what a counted rung is told of the settings of all
-DECODERS = ("qwen3", "llama")
 RUNG_FOLDERS = "rungs"
 Tell = Callable[..., None]
 
@@ -66,16 +78,16 @@ def compare(
     """Climb the ladder: train each rung under one budget, score it on the test split once, and say where each overtakes the last.
 
     core_seconds  budget of each trained rung
-    models        names of rungs, from the oldest era to the newest; a mixture needs a decoder before it
+    models        names of rungs, from the oldest era to the newest; a mixture needs a trained one before it
     out           a Comparison folder: table.md, table.json, plot.svg, rungs/<name>/ (Model folders); unfinished, it is continued
     """
     opened = open_corpus(corpus)
     if opened.task != "language":
         raise UsageError("ladder.task", path=str(opened.path), task=opened.task)
     for name in models or ("",):
-        if name not in (*RUNGS, "llama"):
-            raise UsageError("ladder.rung", name=name, among=[*RUNGS, "llama"])
-    if "mixture" in models and not any(name in DECODERS for name in models[: models.index("mixture")]):
+        if name not in ERAS:
+            raise UsageError("ladder.rung", name=name, among=list(ERAS))
+    if "mixture" in models and partner(models) is None:
         raise UsageError("ladder.mixture")
     if not core_seconds > 0:
         raise UsageError("settings.range", setting="core_seconds", value=core_seconds, origin="flag")
@@ -128,21 +140,33 @@ def climb(
 ) -> Folder:
     """Make one rung's Model folder, or open it when an earlier, interrupted run has made it of the same corpus, settings and budget."""
     path = work / RUNG_FOLDERS / name
-    decoder = next((each for each in models if each in DECODERS), "")
-    asked = settings_of(decoder if name == "mixture" else name, core_seconds, given)
+    trained = partner(models) if name == "mixture" else name
+    assert trained is not None
+    asked = settings_of(trained, core_seconds, given)
     same = (path / "run.json").exists() and read_json(path / "run.json").get("request") == identify(corpus, settle("language", asked))
     if same and (path / MANIFEST).exists():
         return open_folder(path, "model")
     if name == "mixture":
-        return mix_trained(corpus.path, path.with_name(decoder), path, tell=tell, force=True)
+        return mix_trained(corpus.path, path.with_name(trained), path, tell=tell, force=True)
     return train(corpus.path, path, asked, tell=tell, force=not same, stop=stop)
+
+
+def counted(name: str) -> bool:
+    """Say whether a rung is counted, not trained."""
+    return ERAS[name]["model"] in COUNTED["language"]
+
+
+def partner(models: tuple[str, ...]) -> str | None:
+    """Name the rung that is mixed with counts: the newest trained one of those before the mixture."""
+    earlier = [name for name in models[: models.index("mixture")] if not counted(name)]
+    return max(earlier, key=list(ERAS).index, default=None)
 
 
 def settings_of(name: str, core_seconds: float, given: dict[str, Any]) -> dict[str, Any]:
     """Give what a rung asks of training: a counted one has no budget and no form."""
-    if name in COUNTED:
-        return {key: value for key, value in given.items() if key in TOLD} | COUNTED[name]
-    return {**given, "model": name, "core_seconds": core_seconds}
+    if counted(name):
+        return {key: value for key, value in given.items() if key in TOLD} | ERAS[name]
+    return {**given, **ERAS[name], "core_seconds": core_seconds}
 
 
 def measure(corpus: Corpus, work: Path, name: str, folder: Folder, found: Scored, previous: Scored | None) -> Rung:
@@ -172,7 +196,7 @@ def curve_of(corpus: Corpus, folder: Folder) -> tuple[tuple[float, float], ...]:
     piece = shard(corpus, artefact.tokenizer, "validation")
     factor = (len(piece.tokens) - 1) / (math.log(2) * piece.size_bytes)
     diary = folder.path / "run.jsonl"
-    if folder.card["model"] not in ("ngram", "mixture") and diary.exists():
+    if folder.card["model"] not in (*COUNTED["language"], "mixture") and diary.exists():
         entries = [json.loads(line) for line in diary.read_text(encoding="utf-8").splitlines()]
         return tuple((each["core_seconds"], each["validation"] * factor) for each in entries if "validation" in each)
     chosen = folder.card.get("chosen", {})
