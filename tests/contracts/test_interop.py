@@ -15,7 +15,7 @@ from zhixing.layers.kinds import Inputs
 from zhixing.models import catalog
 from zhixing.tasks import artefact
 from zhixing.tasks.language import Language
-from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters, train_unigram, train_unigram, train_words
+from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters, train_unigram, train_words
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: nothing can be opened in it")
 pytestmark = pytest.mark.interop
@@ -35,7 +35,6 @@ ODD = [
 TOKENIZERS = {
     "characters": lambda: train_characters(TEXTS),
     "bpe": lambda: train_bpe(TEXTS * 3, size=400),
-    "unigram": lambda: train_unigram(TEXTS * 3, size=400),
     "unigram": lambda: train_unigram(TEXTS * 3, size=400),
 }
 DECODER = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,

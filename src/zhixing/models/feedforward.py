@@ -23,14 +23,17 @@ from zhixing.layers.kinds import Inputs
 from zhixing.layers.segments import apart
 
 REMARKS = frozenset({"architectures", "bos_token_id", "eos_token_id", "pad_token_id"})
-# Frozen: a recipe gives the same model for ever.
+# Frozen: a recipe gives the same model for ever. Rates, scale and context are the best of a few runs of `tiny` for 500 steps, judged on the
+# validation text of tiny_shakespeare (the 5 % at its head): bits per byte 2.84 with the decoders' rates and scale (0.004, decay 0.5, 0.3),
+# 2.61 with scale 1 and decay 0.1, 2.55 with the rate 0.01 as well; then a context of 8 gave 2.49, 12 gave 2.55; a width of 512, 2.48.
+RATES = {"learning_rate": 0.01, "weight_decay": 0.1}
 PLANS = {
-    "tiny": {"width": 256, "embedding": 32, "context": 12, "window": 128, "batch": 16, "epochs": 4.0},
-    "small": {"width": 512, "embedding": 48, "context": 16, "window": 128, "batch": 16, "epochs": 8.0},
-    "medium": {"width": 1024, "embedding": 96, "context": 24, "window": 128, "batch": 64, "epochs": 8.0},
-    "large": {"width": 2048, "embedding": 192, "context": 32, "window": 256, "batch": 64, "epochs": 8.0},
+    "tiny": {"width": 256, "embedding": 32, "context": 8, "window": 128, "batch": 16, "epochs": 4.0, **RATES},
+    "small": {"width": 512, "embedding": 64, "context": 10, "window": 128, "batch": 16, "epochs": 8.0, **RATES},
+    "medium": {"width": 1024, "embedding": 96, "context": 16, "window": 128, "batch": 64, "epochs": 8.0, **RATES},
+    "large": {"width": 2048, "embedding": 192, "context": 24, "window": 256, "batch": 64, "epochs": 8.0, **RATES},
 }
-EMBEDDING_SCALE = 0.3
+EMBEDDING_SCALE = 1.0
 
 
 @dataclass(frozen=True)
