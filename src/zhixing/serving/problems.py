@@ -16,6 +16,8 @@ STATUSES = {
     "serve.body_large": 413,
     "serve.busy": 429,
     "serve.draining": 503,
+    "serve.failed": 500,
+    "serve.fault": 500,
     "serve.host": 403,
     "serve.key": 401,
     "serve.late": 504,

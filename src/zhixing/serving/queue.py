@@ -7,6 +7,7 @@ ticket's items are touched by the loop's thread only.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -52,13 +53,13 @@ class Ticket:
             self._waiter.set_result(None)
 
     async def take(self) -> list[Any]:
-        """Wait for what has come since the last time; raises what the engine could not do."""
+        """Wait for what has come since the last time; raises what the engine could not do, after all that it could."""
         if not self._arrived:
             self._waiter = self.loop.create_future()
             await self._waiter
             self._waiter = None
-        found, self._arrived = self._arrived, []
-        for each in found:
-            if isinstance(each, Exception):
-                raise each
+        found = list(itertools.takewhile(lambda each: not isinstance(each, Exception), self._arrived))
+        if not found:
+            raise self._arrived[0]
+        self._arrived = self._arrived[len(found) :]
         return found
