@@ -14,14 +14,12 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 import zhixing
 from zhixing.core.errors import RunError, UsageError, ZhixingError
 from zhixing.core.log import quiet
-from zhixing.evaluation.predict import find_threshold
 from zhixing.serving import asks, problems, schema
 from zhixing.serving.engine import Engine
 from zhixing.serving.guard import Door, Guard
@@ -102,7 +100,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
     async def predict(asked: schema.PredictRequest, request: Request) -> Response:
         """Answer rows, each with its confidence; with `precision`, those below its threshold are marked as abstained."""
         served = asks.find(models, asked.model, False)
-        threshold = find_threshold(served.artefact, asked.precision)
+        threshold = asks.threshold_of(asked, served)
         ticket = Ticket(served.name, items=await spare(request, asks.items_of, asked, served, limits))
         answers: list[Any] = []
 
@@ -123,8 +121,30 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
         ]
         return JSONResponse({"model": served.name, "system_fingerprint": served.fingerprint, "answers": told})
 
-    app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    for path in sorted(PAGE.rglob("*")):
+        if path.is_file():
+            add_file(app, path)
+    plainly = app.openapi
+    page: dict[str, Any] = {}
+
+    def described() -> dict[str, Any]:
+        if not page:
+            page.update(schema.bound(plainly(), limits, {name: each.entry() for name, each in models.items()}))
+        return page
+
+    app.openapi = described
     return app
+
+
+def add_file(app: FastAPI, path: Path) -> None:
+    """Give a file of the page a route of its own: what is not listed here cannot be asked for, however the path is written."""
+    names = ["/" + path.relative_to(PAGE).as_posix(), *(["/"] if path == PAGE / "index.html" else [])]
+
+    async def file() -> Response:
+        return FileResponse(path)
+
+    for name in names:
+        app.api_route(name, methods=["GET", "HEAD"], include_in_schema=False)(file)
 
 
 def add_handlers(app: FastAPI) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from zhixing.core.errors import UsageError
 from zhixing.decoding.generate import open_text
 from zhixing.decoding.sampling import SEEDS, Sampling
+from zhixing.evaluation.predict import find_threshold
 from zhixing.serving.limits import Limits
 from zhixing.serving.problems import show
 from zhixing.serving.queue import Ask
@@ -139,3 +140,15 @@ def items_of(asked: PredictRequest, served: Served, limits: Limits) -> list[Any]
                 raise UsageError("serve.field_value", name=param, value=show(row[name]), wanted=sort, param=param)
     task, tokenizer = served.artefact.task, served.artefact.tokenizer
     return [task.encode(row, tokenizer) for row in asked.rows]
+
+
+def threshold_of(asked: PredictRequest, served: Served) -> float | None:
+    """Give the confidence below which to abstain; None: never.
+
+    Raises UsageError when the model has no threshold for the precision that is asked for.
+    """
+    known = served.artefact.task.thresholds
+    if asked.precision is not None and str(asked.precision) not in known:
+        among = sorted(known) or ["-"]
+        raise UsageError("predict.precision", name=asked.precision, among=among, path=served.name, param="precision")
+    return find_threshold(served.artefact, asked.precision)

@@ -68,7 +68,13 @@ def body(error: ZhixingError, language: str | None = None) -> dict[str, Any]:
     number = status(error)
     known = error if number < 500 or error.code in STATUSES else RunError("serve.fault")
     sort = SORTS.get(number, "invalid_request_error" if number < 500 else "server_error")
-    return {"error": {"message": known.text(language), "type": sort, "param": error.values.get("param"), "code": known.code}}
+    param = error.values.get("param")
+    return {"error": {"message": plain(known.text(language)), "type": sort, "param": param and plain(param), "code": known.code}}
+
+
+def plain(words: str) -> str:
+    """Spell out what cannot be sent: lone surrogates, which a client may have put into a name."""
+    return words.encode("utf-8", "backslashreplace").decode()
 
 
 def tongue(headers: Mapping[str, str]) -> str | None:
@@ -82,8 +88,11 @@ def from_validation(faults: Sequence[Mapping[str, Any]], model: type[BaseModel] 
 
     model  the type that the body was to be; its names help to correct a wrong one
     """
-    fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
-    place = [each for each in fault["loc"] if each != "body"]
+    first = [each for each in faults if each["loc"][:2] == faults[0]["loc"][:2]]
+    # Of a union's branches the one that came furthest is the one that was meant.
+    fault = max(first, key=lambda each: dotted(each["loc"][1:]).count("."))
+    fault = next((each for each in faults if each["type"] == "extra_forbidden"), fault)
+    place = fault["loc"][1:]
     sort, name = fault["type"], dotted(place)
     if sort == "json_invalid":
         return UsageError("serve.json", problem=str(fault.get("ctx", {}).get("error", ""))[:SHOWN])
@@ -92,7 +101,7 @@ def from_validation(faults: Sequence[Mapping[str, Any]], model: type[BaseModel] 
     if sort == "extra_forbidden":
         among = sorted(names(model, place[:-1])) if model is not None else []
         return UsageError("serve.field_unknown", name=str(place[-1])[:SHOWN], among=among, param=name[:SHOWN])
-    branches = {read(each) for each in faults if dotted([part for part in each["loc"] if part != "body"]) == name}
+    branches = {read(each) for each in faults if dotted(each["loc"][1:]) == name}
     values = {"name": name or "body", "value": show(fault.get("input")), "wanted": " | ".join(sorted(branches))}
     return UsageError("serve.field_value", **values, param=name or None)
 

@@ -6,12 +6,14 @@ nothing. The types are also the OpenAPI page. This border is the one place with 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, model_validator
 
 from zhixing.core.errors import UsageError
 from zhixing.decoding.sampling import SEEDS
+from zhixing.serving.limits import Limits
 
 # OpenAI's fields that are not offered, and the values with which each changes nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -70,6 +72,33 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def check_letters(value: Any, place: tuple[str, ...] = ()) -> None:
+    """Refuse lone surrogates, which JSON can spell and which are no characters: no tokenizer and no answer can hold them."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            check_letters(name, place)
+            check_letters(each, (*place, name))
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            check_letters(each, (*place, str(number)))
+    elif isinstance(value, str) and not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as problem:
+            shown, name = ascii(value[problem.start]), ".".join(place)
+            raise UsageError("serve.field_value", name=name or "body", value=shown, wanted="Unicode", param=name or None) from None
+
+
+class Asked(Strict):
+    """A request: whole characters everywhere, and nothing that is not offered."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check(cls, body: Any) -> Any:
+        check_letters(body)
+        return take_out(body, NEUTRAL)
+
+
 class StreamOptions(Strict):
     """How a stream ends: with a last piece that holds the usage, or not."""
 
@@ -77,21 +106,30 @@ class StreamOptions(Strict):
     include_obfuscation: Literal[False] = False
 
 
+def whole(value: Any) -> Any:
+    """Take 2.0 for 2, as JSON Schema does."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = BeforeValidator(whole)
 Word = Annotated[str, Field(min_length=1)]
-Token = Annotated[int, Field(ge=0)]
+Natural = Annotated[int, Field(ge=0), Whole]
+Count = Annotated[int, Field(ge=1), Whole]
+Seed = Annotated[int, Field(ge=0, lt=SEEDS, description="equal seeds, equal texts; without one, each request differs"), Whole]
+Most = Annotated[int, Field(ge=-1, description="-1 or 0: all tokens"), Whole]
 
 
-class Choosing(Strict):
+class Choosing(Asked):
     """What completions and chats have in common; None is the default."""
 
     model: str
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    top_k: Annotated[int | None, Field(ge=-1, description="-1 or 0: all tokens")] = None
+    top_k: Most | None = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     repetition_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
-    n: Annotated[int | None, Field(ge=1)] = None
-    seed: Annotated[int | None, Field(ge=0, lt=SEEDS, description="equal seeds, equal texts; without one, each request differs")] = None
+    n: Count | None = None
+    seed: Seed | None = None
     stop: Word | list[Word] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -102,17 +140,12 @@ class CompletionRequest(Choosing):
     """A text to continue."""
 
     prompt: Annotated[
-        str | list[str] | list[Token] | list[list[Token]],
+        str | list[str] | list[Natural] | list[list[Natural]],
         Field(description="a text, texts, or token ids of a text; control tokens cannot be given"),
     ] = ""
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
-    logprobs: Annotated[int | None, Field(ge=0)] = None
+    max_tokens: Count | None = None
+    logprobs: Natural | None = None
     echo: bool | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, body: Any) -> Any:
-        return take_out(body, NEUTRAL)
 
 
 class Part(Strict):
@@ -142,18 +175,13 @@ class ChatRequest(Choosing):
     """Messages to answer; a model that has not learnt to chat continues their texts."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int | None, Field(ge=0)] = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, body: Any) -> Any:
-        return take_out(body, NEUTRAL)
+    top_logprobs: Natural | None = None
 
 
-class PredictRequest(Strict):
+class PredictRequest(Asked):
     """Rows to answer, each an object with the fields that the model's `input_schema` names."""
 
     model: str
@@ -314,3 +342,44 @@ class Health(BaseModel):
     """`ok`, or `draining` with status 503 when the server is about to stop."""
 
     status: Literal["ok", "draining", "failed"]
+
+
+def bound(page: dict[str, Any], limits: Limits, models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Write a server's own bounds, and the names of its models, into the OpenAPI page.
+
+    models  the entries of the models that are served, by name
+    """
+    requests = page["components"]["schemas"]
+    for request, route in (
+        ("CompletionRequest", "/v1/completions"),
+        ("ChatRequest", "/v1/chat/completions"),
+        ("PredictRequest", "/v1/predict"),
+    ):
+        fields = requests[request]["properties"]
+        names = [name for name, entry in models.items() if route in entry["routes"]]
+        fields["model"] |= {"enum": names} if names else {"description": "no model is served here"}
+    rows = [entry["input_schema"] for entry in models.values() if entry["input_schema"]]
+    fields["rows"] |= {"maxItems": limits.predict_rows} | ({"items": rows[0] if len(rows) == 1 else {"anyOf": rows}} if rows else {})
+    largest = {
+        "max_tokens": limits.max_tokens,
+        "max_completion_tokens": limits.max_tokens,
+        "n": limits.choices,
+        "logprobs": limits.logprobs,
+        "top_logprobs": limits.logprobs,
+    }
+    for request in ("CompletionRequest", "ChatRequest"):
+        fields = requests[request]["properties"]
+        for name, most in largest.items():
+            for branch in fields.get(name, {}).get("anyOf", ()):
+                if branch.get("type") == "integer":
+                    branch["maximum"] = most
+        for branch in fields["stop"]["anyOf"]:
+            if branch.get("type") == "string":
+                branch["maxLength"] = limits.stop_characters
+            if branch.get("type") == "array":
+                branch["maxItems"] = limits.stops
+                branch["items"]["maxLength"] = limits.stop_characters
+    for branch in requests["CompletionRequest"]["properties"]["prompt"]["anyOf"]:
+        if branch.get("type") == "array" and branch["items"].get("type") != "integer":
+            branch["maxItems"] = limits.prompts
+    return page
