@@ -28,6 +28,7 @@ COVERAGE = 0.9995  # of the characters of the text, as SentencePiece's default; 
 ALPHABET = 0.75  # and at most so much of the vocabulary that is left for pieces
 MARK, END_OF_WORD = "\uffff", "\0"  # no character, and the library's own mark between words: neither is part of a piece
 LONGEST = 16  # characters of a piece
+WORDS = 100_000  # different words that pieces are learnt from, the most frequent: each costs time in every round, however rare
 STEP = 1e-4  # by which the library sets required characters that it has no use for apart, in an order that changes from run to run
 PLACES = 4  # decimals of a score; the last bits of the library's sums change from run to run
 
@@ -129,9 +130,11 @@ def train(texts: Iterable[str], size: int, tell: Callable[..., None]) -> bytes:
         for part in split(word, alphabet):
             parts[part] += count
     library = Library(models.Unigram())
-    trainer = trainers.UnigramTrainer(vocab_size=room + 1, max_piece_length=LONGEST, show_progress=False)
-    if parts:
-        library.train_from_iterator(repeat(parts), trainer)
+    kept = Counter({part: parts[part] for part in rank(parts)[:WORDS]})
+    letters = sorted(alphabet)
+    trainer = trainers.UnigramTrainer(vocab_size=room + 1, max_piece_length=LONGEST, initial_alphabet=letters, show_progress=False)
+    if kept:
+        library.train_from_iterator(repeat(kept), trainer)
     learnt: list[tuple[str, float]] = json.loads(library.to_str())["model"]["vocab"]
     pieces = settle([(piece, score) for piece, score in learnt if piece != MARK])
     tell("tokens.unigram", size=FIRST_PIECE + len(pieces), wanted=size, kept=len(alphabet), seen=seen)

@@ -4,7 +4,7 @@ A word outside the vocabulary is written by its characters, and a character outs
 segmenter and a dictionary, which `words.json` holds beside `tokenizer.json`; a segmenter that cuts otherwise is refused when the
 folder is opened. No other program can do this, so its `tokenizer.json` is in a form that the library refuses, and exports refuse it too.
 Source: Unicode Standard Annex 29, whose boundaries are followed between letters with their marks, digits and the rest. Differs: an
-underscore is punctuation, and a run of one punctuation mark is one word. Leaves out: dictionaries for Thai, Lao, Khmer and Japanese.
+underscore is punctuation, and a run of one common mark is one word. Leaves out: dictionaries for Thai, Lao, Khmer and Japanese.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ MINIMUM_COUNT = 2  # a word seen once teaches a model less than its characters d
 ALPHABET = 0.5  # of the vocabulary that is left for pieces: so much is kept for characters
 REMEMBERED = 1 << 16  # words outside the vocabulary whose spelling is kept at hand
 SHORT = 64  # characters: a longer one is not worth keeping
+REPEATED = "!\"#$%&*+,-./:;<=>?@\\^_`|~…—·！？。，、～"  # marks of which a run is one word
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # Our own words, in which segmenters differ: names, overlapping words, numbers, marks, other scripts, spaces and line ends.
 PROBE = (
@@ -52,8 +53,9 @@ def pattern() -> re.Pattern[str]:
     letters = ranges([point for point in classes["L"] if not chosen.match(chr(point))])
     marks, digits = ranges(classes["M"]), ranges(classes["N"])
     word = f"[{letters}{marks}]+"
+    runs = "|".join(re.escape(mark) + "{2,}" for mark in REPEATED)
     return re.compile(
-        rf"([{HAN}]+)| ?{word}(?:['’]{word})*| ?[{digits}]+| ?([^\s{letters}{marks}{digits}{HAN}])\2*"
+        rf"[{HAN}]+| ?{word}(?:['’]{word})*| ?[{digits}]+| ?(?:{runs}|[^\s{letters}{marks}{digits}{HAN}])"
         r"|[\r\n]+|[^\S\r\n]+(?= \S)|[^\S\r\n]+"
     )
 
@@ -110,6 +112,7 @@ def joined(text: str, place: int) -> bool:
     return 0 < place < len(text) and all(each.isalnum() and not "\u3400" <= each <= "\u9fff" for each in text[place - 1 : place + 1])
 
 
+RUN = re.compile(f"[{HAN}]{{2}}")
 NO_WORDS = Dictionary(())
 
 
@@ -120,9 +123,12 @@ def cut(text: str, dictionary: Dictionary = NO_WORDS) -> list[str]:
         if known:
             words.append(stretch)
             continue
-        for match in pattern().finditer(stretch):
-            word = match.group()
-            if match.lastindex == 1 and len(word) > 1:
+        found = pattern().findall(stretch)
+        if not RUN.search(stretch):
+            words += found
+            continue
+        for word in found:
+            if RUN.match(word):
                 words += chinese()(word)
             else:
                 words.append(word)

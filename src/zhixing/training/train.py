@@ -49,7 +49,7 @@ from zhixing.training.settings import COUNTED, TrainSettings, as_dict, settle
 
 # Training bytes up to which a vocabulary is this large, of pieces and of words.
 PIECES = ((5_000_000, 2048), (50_000_000, 8192), (1 << 62, 32768))
-WORDS = ((5_000_000, 8192), (50_000_000, 32768), (1 << 62, 65536))
+WORDS = ((5_000_000, 4096), (50_000_000, 32768), (1 << 62, 65536))
 DROPOUTS = ((1.5, 0.0), (4.5, 0.05), (8.0, 0.1), (float("inf"), 0.2))  # passes over the text up to which dropout is this large
 CHECKPOINTS_KEPT = 4
 Tell = Callable[..., None]
