@@ -23,6 +23,7 @@ from zhixing.layers.kinds import Headed
 from zhixing.layers.scoring import score
 from zhixing.models import catalog
 from zhixing.models.bag import Bag
+from zhixing.models.grammar import Grammar
 from zhixing.models.mixture import Mixture
 from zhixing.models.ngram import NGram
 from zhixing.preparation.prepare import Prepare, prepare
@@ -83,6 +84,7 @@ def ngram() -> NGram:
 
 
 MADE: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "grammar": lambda: (Language(), Grammar.learn(stream(), V, 8, TOKENIZER.end_id)[0]),
     "ngram": lambda: (Language(), ngram()),
     "qwen3": lambda: (Language(), neural("qwen3", **DECODER)),
     "llama": lambda: (Language(), neural("llama", **DECODER)),
@@ -317,6 +319,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     decoder = {"size": "tiny", "layers": 1, "width": 16, "heads": 2, "groups": 1, "window": 32, "batch": 4, "steps": 5, **common}
     lstm = {"model": "lstm", "width": 16, "embedding": 8, "window": 32, "batch": 4, "steps": 5, **common}
     train(top / "text", top / "ngram", {"model": "ngram"})
+    train(top / "text", top / "grammar", {"model": "grammar", "tokenizer": "words", "size": "tiny"})
     train(top / "text", top / "unigram", {"model": "ngram", "tokenizer": "unigram", "vocabulary": 330})
     train(top / "text", top / "words", {"model": "ngram", "tokenizer": "words", "vocabulary": 400})
     train(top / "text", top / "qwen3", {"model": "qwen3", **decoder})
@@ -336,7 +339,7 @@ def place_of_marker(rows: list[dict[str, str]]) -> int:
     return next(seed for seed in range(50) if split_of(rows[0]["text"], seed, 0.2, 0.2) == "train")
 
 
-MODELS = ("ngram", "unigram", "words", "qwen3", "llama", "lstm", "mixture", "naive_bayes", "logistic", "headed")
+MODELS = ("grammar", "ngram", "unigram", "words", "qwen3", "llama", "lstm", "mixture", "naive_bayes", "logistic", "headed")
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -13,6 +13,7 @@ import torch
 from zhixing.core.errors import DataError, RunError, ShapeError, UsageError
 from zhixing.layers.kinds import Inputs, next_log_probabilities
 from zhixing.models import catalog, llama
+from zhixing.models.grammar import Grammar
 from zhixing.models.ngram import NGram
 from zhixing.models.recurrent import TextGenerator
 
@@ -58,10 +59,17 @@ def make(name: str):
 
 
 def count() -> NGram:
-    """Count an n-gram model on a text with structure."""
+    """Count an n-gram model."""
+    return NGram.count(stream(), V, 3, 1)
+
+
+def stream() -> np.ndarray:
+    """Make a text with structure."""
     generator = np.random.default_rng(3)
-    body = np.where(np.arange(400) % 3, generator.integers(5, V, 400), 9)
-    return NGram.count(np.concatenate([[1], body, [1]]), V, 3, 1)
+    return np.concatenate([[1], np.where(np.arange(400) % 3, generator.integers(5, V, 400), 9), [1]])
+
+
+COUNTED = {"ngram": count, "grammar": lambda: Grammar.learn(stream(), V, 6, 1)[0]}
 
 
 def tokens(rows: int = 3, length: int = T, seed: int = 0) -> torch.Tensor:
@@ -79,9 +87,9 @@ def trained(request):
     return make(request.param)
 
 
-@pytest.fixture(params=[*sorted(TRAINED), "ngram"])
+@pytest.fixture(params=[*sorted(TRAINED), *COUNTED])
 def model(request):
-    return count() if request.param == "ngram" else make(request.param)
+    return COUNTED[request.param]() if request.param in COUNTED else make(request.param)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from zhixing.core.stop import Stop, Stopped
 from zhixing.decoding import coding
 from zhixing.layers.scoring import score
 from zhixing.models import catalog
+from zhixing.models.grammar import Grammar
 from zhixing.models.mixture import Mixture
 from zhixing.models.ngram import NGram
 from zhixing.tokens.tokenizer import SPECIALS, train_bpe, train_characters
@@ -23,7 +24,7 @@ from zhixing.tokens.tokenizer import SPECIALS, train_bpe, train_characters
 TOTAL = 1 << coding.TOTAL_BITS
 TEXT = "the cat sat on the mat. 春眠不觉晓，处处闻啼鸟。"
 POEMS = "\n\n".join(f"{TEXT[place % 7 :]}\n{TEXT[: 9 + place % 5]}" for place in range(12))
-KINDS = ("ngram", "qwen3", "lstm", "gru", "gpt2", "convolution", "feedforward", "mixture")
+KINDS = ("ngram", "grammar", "qwen3", "lstm", "gru", "gpt2", "convolution", "feedforward", "mixture")
 NAME = bytes(range(32))
 
 
@@ -39,6 +40,8 @@ def make(kind: str, tokenizer):
     counted = NGram.count(np.concatenate([*documents, [1]]), size, 3, 1)
     if kind == "ngram":
         return counted
+    if kind == "grammar":
+        return Grammar.learn(np.concatenate([*documents, [1]]), size, 5, 1)[0]
     if kind == "mixture":
         return Mixture([make("qwen3", tokenizer), counted], np.full((3, 2), 0.5))
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}

@@ -14,6 +14,7 @@ from zhixing.core.errors import UsageError
 from zhixing.decoding.generate import Holder, Machine, generate, open_text, stream
 from zhixing.decoding.sampling import CONTROL, Sampling, choose, narrow
 from zhixing.models import catalog
+from zhixing.models.grammar import Grammar
 from zhixing.models.ngram import NGram
 from zhixing.tokens.tokenizer import train_characters
 
@@ -30,6 +31,8 @@ def tokenizer():
 def make(kind: str, tokenizer):
     """Make a model of any family over the tokenizer's vocabulary; the trained ones without zeros in their weights."""
     size = tokenizer.vocabulary_size
+    if kind == "grammar":
+        return Grammar.learn(np.concatenate([[1], tokenizer.encode(TEXT), [1]]), size, 5, 1)[0]
     if kind == "ngram":
         return NGram.count(np.concatenate([[1], tokenizer.encode(TEXT), [1]]), size, 3, 1)
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}
@@ -196,7 +199,7 @@ def test_filters_equal_those_of_transformers() -> None:
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "lstm", "ngram"])
+@pytest.mark.parametrize("kind", ["qwen3", "lstm", "ngram", "grammar"])
 def test_batched_equals_alone_and_streamed_equals_whole(kind, tokenizer) -> None:
     """Rows are admitted as others finish, the window of 16 slides, and still each row is what it is alone."""
     model, sampling = make(kind, tokenizer), Sampling(max_tokens=25, seed=4, top_p=0.95)
@@ -213,7 +216,7 @@ def test_batched_equals_alone_and_streamed_equals_whole(kind, tokenizer) -> None
     assert len({tuple(each.tokens) for each in together}) == len(prompts)
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "lstm", "ngram"])
+@pytest.mark.parametrize("kind", ["qwen3", "lstm", "ngram", "grammar"])
 def test_prompts_are_read_in_bounded_pieces_and_still_batched_equals_alone(kind, tokenizer, monkeypatch) -> None:
     """Prompts shorter and longer than one step reads, some while others write: no step reads more, and no row notices."""
     model, sampling = make(kind, tokenizer), Sampling(max_tokens=9, seed=6)
@@ -270,7 +273,7 @@ def test_events_tell_the_likeliest_tokens_that_were_asked_for(tokenizer) -> None
         assert event.log_probability == float(log_probs[event.token])
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "lstm", "ngram"])
+@pytest.mark.parametrize("kind", ["qwen3", "lstm", "ngram", "grammar"])
 def test_rows_come_and_go_at_any_time(kind, tokenizer) -> None:
     model, sampling = make(kind, tokenizer), Sampling(max_tokens=12, seed=1)
     alone = {lane: generate(model, tokenizer, ["the c"], sampling, lane=lane)[0].tokens for lane in range(4)}

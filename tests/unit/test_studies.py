@@ -31,7 +31,7 @@ from zhixing.training.train import train
 
 WORDS = "the quiet old river carries small boats past round stones and 小船 沿 河 而下 石头 不语 , .".split()
 SECONDS = 1.5
-FIVE = ("unigram", "ngram", "lstm", "qwen3", "mixture")
+CLIMBED = ("unigram", "grammar", "ngram", "lstm", "qwen3", "mixture")
 TINY = {"size": "tiny", "batch": 4, "window": 32, "width": 32, "precision": "fp32", "threads": 1, "evaluations": 4}
 
 
@@ -74,13 +74,13 @@ def climbed(text: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
             stop.number = 15
 
     with pytest.raises(Stopped):
-        compare(text, out, SECONDS, FIVE, TINY, tell=tell, stop=stop)
+        compare(text, out, SECONDS, CLIMBED, TINY, tell=tell, stop=stop)
     assert not out.exists()
     before = {each.parent.name: each.stat().st_mtime_ns for each in out.parent.glob(".made.ladder/rungs/*/manifest.json")}
-    assert set(before) == {"unigram", "ngram", "lstm"}
-    compare(text, out, SECONDS, FIVE, TINY, tell=lambda code, **values: told.append(code))
+    assert set(before) == {"unigram", "grammar", "ngram", "lstm"}
+    compare(text, out, SECONDS, CLIMBED, TINY, tell=lambda code, **values: told.append(code))
     after = {each.parent.name: each.stat().st_mtime_ns for each in out.glob("rungs/*/manifest.json")}
-    assert set(after) == set(FIVE)
+    assert set(after) == set(CLIMBED)
     return out, [name for name in after if before.get(name) != after[name]]
 
 
@@ -94,7 +94,7 @@ def test_the_table_holds_what_evaluation_finds(climbed: tuple[Path, list[str]], 
     out = climbed[0]
     assert open_folder(out, "comparison").card["core_seconds"] == SECONDS
     rungs = read_table(out)["rungs"]
-    assert [each["name"] for each in rungs] == list(FIVE)
+    assert [each["name"] for each in rungs] == list(CLIMBED)
     for each in rungs:
         found = evaluate(out / "rungs" / each["name"], text, rivals=False, save=False)
         assert each["bits_per_byte"] == found.figure("bits_per_byte").value
@@ -106,7 +106,9 @@ def test_the_table_holds_what_evaluation_finds(climbed: tuple[Path, list[str]], 
         else:
             assert each["against_last"]["value"] == pytest.approx(each["bits_per_byte"] - last["bits_per_byte"], abs=1e-9)
     by_name = {each["name"]: each for each in rungs}
-    assert by_name["ngram"]["bits_per_byte"] < by_name["unigram"]["bits_per_byte"]
+    assert by_name["ngram"]["bits_per_byte"] < by_name["unigram"]["bits_per_byte"] > by_name["grammar"]["bits_per_byte"]
+    assert load(out / "rungs" / "grammar").model.config.classes == 32, "the dial's size is a grammar's too"
+    assert len(by_name["grammar"]["curve"]) == 1
     assert by_name["mixture"]["core_seconds"] > by_name["qwen3"]["core_seconds"]
     for name in ("lstm", "qwen3"):
         assert by_name[name]["core_seconds"] < 3 * SECONDS and by_name[name]["curve"]
@@ -117,7 +119,7 @@ def test_the_written_table_is_in_the_true_order(climbed: tuple[Path, list[str]])
     lines = (climbed[0] / "table.md").read_text(encoding="utf-8").splitlines()
     shown = [re.match(r"\| (\w+) \| ([\d.]+) \|", line) for line in lines[2:]]
     rows = [(found[1], float(found[2])) for found in shown if found]
-    assert len(rows) == len(FIVE) and [value for _, value in rows] == sorted(value for _, value in rows)
+    assert len(rows) == len(CLIMBED) and [value for _, value in rows] == sorted(value for _, value in rows)
     assert dict(rows) == {each["name"]: round(each["bits_per_byte"], 4) for each in rungs}
     passed = read_table(climbed[0])["overtakes"]
     assert sum(line.startswith("- ") for line in lines) == len(passed)
@@ -165,7 +167,7 @@ def test_every_era_stands_on_the_ladder(text: Path, tmp_path: Path) -> None:
     assert RUNGS == tuple(name for name in ERAS if name != "llama")
     assert partner(RUNGS) == "qwen3" and partner(("qwen3", "lstm", "mixture")) == "qwen3" and partner(("unigram", "mixture")) is None
     rungs = ("unigram", "rnn", "feedforward", "gru", "convolution", "gpt2", "mixture")
-    assert {*rungs, *FIVE, "llama"} == set(ERAS)
+    assert {*rungs, *CLIMBED, "llama"} == set(ERAS)
     found = {each["name"]: each for each in read_table(compare(text, tmp_path / "out", SECONDS, rungs, TINY).path)["rungs"]}
     assert list(found) == list(rungs)
     assert all(each["curve"] for each in found.values())

@@ -11,6 +11,8 @@ from zhixing.core.files import read_json
 from zhixing.core.folder import CARD, MANIFEST, OUTSIDE, open_folder
 from zhixing.core.messages import text
 
+CLASSES, MEMBERS, RULES = 12, 6, 20  # of a grammar, so many are shown
+
 
 def show(folder: Path, /, *, json: bool = False) -> None:
     """Explain a folder; a damaged one is explained as far as it can be, and then refused by name."""
@@ -50,8 +52,31 @@ def explain(folder: Path, damage: DataError | None) -> dict[str, Any]:
         "beside": [name for name in OUTSIDE if (folder / name).is_dir()],
         "card": {name: value for name, value in card.items() if name != "kind"},
         "task": read_json(task) if task.is_file() and damage is None else None,
+        "grammar": grammar(folder) if damage is None and card.get("model") == "grammar" else None,
         "scores": scores,
     }
+
+
+def grammar(folder: Path) -> dict[str, Any]:
+    """Read a grammar: its busiest classes with what they write, and the rules that write the most."""
+    from zhixing.tasks.artefact import load
+
+    opened = load(folder)
+    model, tokenizer = opened.model, opened.tokenizer
+
+    def spell(token: int) -> str:
+        return "<|end|>" if token == tokenizer.end_id else repr(tokenizer.token_bytes(int(token)).decode("utf-8", "backslashreplace"))
+
+    shares = [(float(share), label) for label, share in enumerate(model.unread)]
+    classes = [
+        {"class": label, "share": share, "writes": [spell(token) for token in model.members(label, MEMBERS)]}
+        for share, label in sorted(shares, key=lambda each: (-each[0], each[1]))[:CLASSES]
+    ]
+    rules = [
+        {"rule": f"{each.left} -> {spell(each.token)} {each.right}", "weight": each.weight, "share": each.share}
+        for each in model.rules(RULES)
+    ]
+    return {"classes": classes, "rules": rules}
 
 
 def page(found: dict[str, Any]) -> str:
@@ -62,6 +87,12 @@ def page(found: dict[str, Any]) -> str:
     blocks.append(table([(text("show.card"), heads[1]), *flatten(found["card"])]))
     if found["task"]:
         blocks.append(table([(text("show.task"), heads[1]), *flatten(found["task"])]))
+    if found["grammar"]:
+        parts = found["grammar"]
+        rows = [(each["class"], each["share"], " ".join(each["writes"])) for each in parts["classes"]]
+        blocks.append(table([(text("show.class"), text("show.share"), text("show.writes")), *rows]))
+        rows = [(each["rule"], each["weight"], each["share"]) for each in parts["rules"]]
+        blocks.append(table([(text("show.rule"), text("show.weight"), text("show.share")), *rows]))
     if found["files"]:
         blocks.append(table([(text("show.file"), text("show.bytes")), *found["files"].items()]))
     for name, value in found["scores"].items():

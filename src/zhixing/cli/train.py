@@ -35,6 +35,7 @@ def train(
     accumulate: int | None = None,
     precision: str | None = None,
     threads: int | None = None,
+    classes: int | None = None,
     order: int | None = None,
     recipe: str | None = None,
     best: bool = False,

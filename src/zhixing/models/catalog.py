@@ -32,6 +32,7 @@ MODELS = {
     "rnn": "zhixing.models.recurrent:TextGenerator",
     "gru": "zhixing.models.recurrent:TextGenerator",
     "lstm": "zhixing.models.recurrent:TextGenerator",
+    "grammar": "zhixing.models.grammar:Grammar",
     "ngram": "zhixing.models.ngram:NGram",
     "bag": "zhixing.models.bag:Bag",
     "mixture": "zhixing.models.mixture:Mixture",
@@ -52,12 +53,12 @@ def find(config: Mapping[str, Any]) -> type:
 
 def trained() -> tuple[str, ...]:
     """List the names that the training loop can train, in the table's order."""
-    return tuple(name for name in MODELS if hasattr(find({"model_type": name}), "PLANS"))
+    return tuple(name for name in MODELS if hasattr(find({"model_type": name}), "configure"))
 
 
 def plan(name: str, size: str) -> dict[str, Any]:
-    """Give the frozen plan of a trained family's size, as training settings."""
-    return dict(find({"model_type": name}).PLANS[name][size])
+    """Give the frozen plan of a family's size, as training settings; nothing for a family that the dial does not turn."""
+    return dict(getattr(find({"model_type": name}), "PLANS", {}).get(name, {}).get(size, {}))
 
 
 def configure(settings: Any, vocabulary: int, longest: int) -> dict[str, Any]:

@@ -25,12 +25,13 @@ from zhixing.evaluation.evaluate import SEED, Scored, score_text
 from zhixing.metrics import intervals
 from zhixing.studies.plot import Line, crossings, draw
 from zhixing.tasks.artefact import load
-from zhixing.training.settings import COUNTED, settle
+from zhixing.training.settings import COUNTED, TOLD, settle
 from zhixing.training.train import identify, mix_trained, train
 
 # From the oldest era to the newest: what each rung asks of training.
 ERAS: dict[str, dict[str, Any]] = {
     "unigram": {"model": "ngram", "order": 1},
+    "grammar": {"model": "grammar"},
     "ngram": {"model": "ngram"},
     "feedforward": {"model": "feedforward"},
     "rnn": {"model": "rnn"},
@@ -43,7 +44,6 @@ ERAS: dict[str, dict[str, Any]] = {
     "mixture": {"model": "mixture"},
 }
 RUNGS = tuple(name for name in ERAS if name != "llama")  # unless others are asked for: llama is qwen3 but for two small norms
-TOLD = ("tokenizer", "vocabulary", "dictionary", "seed", "threads")  # what a counted rung is told of the settings of all
 RUNG_FOLDERS = "rungs"
 Tell = Callable[..., None]
 
@@ -165,7 +165,8 @@ def partner(models: tuple[str, ...]) -> str | None:
 def settings_of(name: str, core_seconds: float, given: dict[str, Any]) -> dict[str, Any]:
     """Give what a rung asks of training: a counted one has no budget and no form."""
     if counted(name):
-        return {key: value for key, value in given.items() if key in TOLD} | ERAS[name]
+        told = (*TOLD[ERAS[name]["model"]], "seed", "threads")
+        return {key: value for key, value in given.items() if key in told} | ERAS[name]
     return {**given, **ERAS[name], "core_seconds": core_seconds}
 
 

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from zhixing.core.errors import DataError
+from zhixing.core.random import key
 from zhixing.data.corpus import Corpus
 from zhixing.data.shards import shard
 from zhixing.models.bag import Bag
+from zhixing.models.grammar import Grammar
 from zhixing.models.mixture import Mixture
 from zhixing.models.mixture import fit_weights as weights_by_em
 from zhixing.models.ngram import NGram, best_order
@@ -49,6 +51,19 @@ def count_language(corpus: Corpus, tokenizer: Tokenizer, order: int, tell: Tell)
         if not given:
             tell("train.order", order=order)
     return NGram.count(together(train, held), tokenizer.vocabulary_size, order, tokenizer.end_id), found
+
+
+def learn_grammar(corpus: Corpus, tokenizer: Tokenizer, classes: int, seed: int, tell: Tell) -> tuple[Grammar, dict[str, Any]]:
+    """Learn a grammar, with as many passes as are best on validation; its last pass learns from validation as well."""
+    train, held = splits(corpus, tokenizer, tell)
+    tell("train.classes", classes=classes, tokens=len(train))
+    seed = key(seed, "grammar")
+    model, losses = Grammar.learn(train, tokenizer.vocabulary_size, classes, tokenizer.end_id, seed, held)
+    found: dict[str, Any] = {"classes": classes}
+    if losses:
+        found |= {"passes": losses.index(min(losses)) + 1, "validation_nats": min(losses)}
+        tell("train.passes", passes=found["passes"], value=min(losses))
+    return model, found
 
 
 def mix(corpus: Corpus, tokenizer: Tokenizer, model: Any, order: int, tell: Tell) -> tuple[Mixture, dict[str, Any]]:

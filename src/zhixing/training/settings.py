@@ -17,9 +17,14 @@ from zhixing.core.files import read_json
 from zhixing.models import catalog
 
 # What a counted model is told by; the rest of the settings speak of loops and layers, which it has not.
-TOLD = {"ngram": ("tokenizer", "vocabulary", "dictionary", "order"), "naive_bayes": ("strength",), "logistic": ("strength",)}
+TOLD = {
+    "grammar": ("tokenizer", "vocabulary", "dictionary", "size", "classes"),
+    "ngram": ("tokenizer", "vocabulary", "dictionary", "order"),
+    "naive_bayes": ("strength",),
+    "logistic": ("strength",),
+}
 LANGUAGE_ONLY = ("mixture",)
-COUNTED = {"language": ("ngram",), "classify": ("naive_bayes", "logistic")}
+COUNTED = {"language": ("grammar", "ngram"), "classify": ("naive_bayes", "logistic")}
 DEFAULT_MODEL = {"language": "qwen3", "classify": "logistic"}
 
 CLASSIFY = {"batch": 32, "window": 256, "epochs": 12.0, "learning_rate": 0.001, "dropout": 0.2}
@@ -50,6 +55,7 @@ class TrainSettings:
     saves                     checkpoints in the whole run, besides those of new bests
     precision                 "fp32", "bf16" or "auto": bf16 where the machine multiplies it natively
     threads                   0: as the environment says
+    classes                   of the grammar
     order                     of the n-gram; 0: the best on validation
     strength                  of the prior of a counted classifier; 0: the best on validation
     """
@@ -89,6 +95,7 @@ class TrainSettings:
     saves: int = 10
     precision: str = "auto"
     threads: int = 0
+    classes: int = 0
     order: int = 0
     strength: float = 0.0
     seed: int = 0
@@ -104,7 +111,7 @@ CHOICES = {
 POSITIVE = ("window", "batch", "accumulate", "learning_rate", "matrix_rate", "epochs", "prior_strength")
 NOT_NEGATIVE = (
     *("vocabulary", "steps", "minutes", "core_seconds", "layers", "width", "heads", "groups", "embedding", "context", "weight_decay"),
-    *("table_decay", "clip", "evaluations", "patience", "saves", "threads", "order", "strength", "seed"),
+    *("table_decay", "clip", "evaluations", "patience", "saves", "threads", "classes", "order", "strength", "seed"),
 )
 DECAYS = ("weight_decay", "table_decay")
 RECIPES = "zhixing.recipes"
@@ -150,7 +157,7 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
         raise UsageError("settings.model", name=model, task=task, among=known)
     if first.size not in CHOICES["size"]:
         raise UsageError("settings.choice", setting="size", name=first.size, among=CHOICES["size"])
-    dial = catalog.plan(model, first.size) if model in trained else {}
+    dial = catalog.plan(model, first.size) if model in catalog.MODELS else {}
     if task == "classify" and model in trained:
         dial |= CLASSIFY
     settled = resolve(TrainSettings, ("dial", dial), ("recipe", from_recipe), ("flag", flags))
@@ -183,7 +190,7 @@ def refuse_unused(model: str, flags: dict[str, Any]) -> None:
     """Raise UsageError for a flag that would change nothing; a recipe may hold settings of other models."""
     told = ("model", "seed", "threads", *TOLD.get(model, ()))
     for name, value in flags.items():
-        of_another = name == "strength" or (name == "order" and model != "mixture")
+        of_another = name in ("strength", "classes") or (name == "order" and model != "mixture")
         if value is not None and name not in told and (model in TOLD or of_another):
             raise UsageError("settings.unused", setting=name, model=model)
 

@@ -277,7 +277,10 @@ def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell, begin: Calla
     task = task_class(corpus.task).fit(corpus.examples("train"))
     if corpus.task == "language":
         tokenizer = make_tokenizer(corpus, settings)
-        model, found = counted.count_language(corpus, tokenizer, settings.order, tell)
+        if settings.model == "grammar":
+            model, found = counted.learn_grammar(corpus, tokenizer, settings.classes, settings.seed, tell)
+        else:
+            model, found = counted.count_language(corpus, tokenizer, settings.order, tell)
     else:
         tokenizer = None
         task, model, found = counted.count_classes(corpus, task, settings.model, settings.strength, tell)
