@@ -32,6 +32,7 @@ from zhixing.objectives.loss import Term
 from zhixing.preparation.prepare import Prepare, prepare
 from zhixing.tasks.artefact import load
 from zhixing.tasks.classify import SUPPORT, Classify, calibrate
+from zhixing.tasks.embed import Embed
 from zhixing.tasks.language import Language
 from zhixing.tasks.task import TASKS, Answer, Task, from_dict, task_class, to_dict
 from zhixing.tokens.tokenizer import train_characters
@@ -200,9 +201,15 @@ def body(family: str) -> nn.Module:
     return catalog.build({"model_type": family, "vocab_size": TOKENIZER.vocabulary_size, **BODIES[family]})
 
 
+def vectors() -> nn.Module:
+    torch.manual_seed(0)
+    size = TOKENIZER.vocabulary_size
+    return catalog.build({"model_type": "skipgram", "vocab_size": size, "word_count": size, "embedding_dim": 12})
+
+
 def make(task: Any, family: str) -> nn.Module:
-    """Make a model for a task: a body, and the task's head on it where it has one."""
-    made = body(family)
+    """Make a model for a task: a body, and the task's head on it where it has one; vectors of words have a family of their own."""
+    made = vectors() if isinstance(task, Embed) else body(family)
     head = task.head(made.width)
     made = made if head is None else Headed(made, head)
     with torch.no_grad():
@@ -213,7 +220,10 @@ def make(task: Any, family: str) -> nn.Module:
 
 def batch_of(task: Any, count: int = 12) -> dict[str, torch.Tensor]:
     items = [task.encode(each, TOKENIZER) for each in examples(count)]
-    if "label" not in items[0]:
+    if isinstance(task, Embed):
+        rows = np.stack([item["tokens"][:12] for item in items])
+        arrays = {"words": rows, "texts": np.arange(12) // 5 + np.zeros_like(rows), "negatives": rows[:, ::-1][:, :7].copy()}
+    elif "label" not in items[0]:
         rows = np.stack([item["tokens"][:12] for item in items])
         arrays = {"tokens": rows[:, :-1], "targets": rows[:, 1:].copy()}
         arrays["targets"][0, 3:] = -100
@@ -257,7 +267,7 @@ def test_a_loss_is_the_sum_over_its_rows(task: Any) -> None:
 
 def test_perfect_answers_score_best_and_shuffled_ones_at_chance(task: Any) -> None:
     shown = examples(3000, seed=5)
-    if isinstance(task, Language):
+    if isinstance(task, Language | Embed):
         assert task.metrics([], []) == {}  # judged by its objective
         return
     key = "label" if isinstance(task, Classify) else "number"

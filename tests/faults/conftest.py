@@ -66,6 +66,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = kit / "short.toml"
     recipe.write_text("layers = 1\nwidth = 16\nheads = 2\ngroups = 1\nevaluations = 1\nsaves = 1\n", encoding="utf-8")
     do("train", kit / "corpus", kit / "neural", "--model", "qwen3", "--recipe", recipe, "--steps", 5, "--window", 16, "--batch", 2)
+    do("train", kit / "corpus", kit / "vectors", "--model", "skipgram", "--size", "tiny", "--steps", 5)
     do("train", kit / "table", kit / "classifier", "--model", "naive_bayes")
     return kit
 

@@ -290,6 +290,17 @@ CASES = [
         "unpack-newer", "unpack {k}/ngram {p}/a.zxp {p}/out", 3, "coding.newer", "version 9",
         setup=packed(lambda each: each[:4] + b"\x09" + each[5:]),
     ),
+    # nearest
+    Case("nearest-of-language", "nearest {k}/ngram boat", 2, "embed.no_vectors", "--model skipgram"),
+    Case("nearest-of-classifier", "nearest {k}/classifier boat", 2, "embed.no_vectors", "classify"),
+    Case("nearest-unknown", "nearest {k}/vectors quite", 2, "embed.unknown_word", "'quiet'"),
+    Case("nearest-nothing", "nearest {k}/vectors +", 2, "embed.expression", "king - man + woman"),
+    Case("nearest-sign", "nearest {k}/vectors boat river+", 2, "embed.expression", "'river+'"),
+    Case("nearest-no-word", "nearest {k}/vectors", 2, "usage.word_missing", "WORDS"),
+    Case("nearest-count", "nearest {k}/vectors boat --count 0", 2, "usage.count", "0"),
+    Case("vectors-write", "generate {k}/vectors", 2, "usage.not_language", "embed"),
+    Case("vectors-of-letters", "train {k}/corpus {p}/out --model skipgram --tokenizer bpe --vocabulary 261", 3, "embed.no_words", "bpe"),
+    Case("vectors-as-classifier", "predict {k}/vectors {k}/rows.csv {p}/out.csv", 2, "predict.task", "embed"),
     # compare
     Case("ladder-of-table", "compare {k}/table {p}/out", 2, "ladder.task", "--best"),
     Case("ladder-rung", "compare {k}/corpus {p}/out --models ngarm", 2, "ladder.rung", "'ngram'"),

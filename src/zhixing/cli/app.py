@@ -22,6 +22,7 @@ VERBS = {
     "generate": "zhixing.cli.generate:generate",
     "pack": "zhixing.cli.pack:pack",
     "unpack": "zhixing.cli.unpack:unpack",
+    "nearest": "zhixing.cli.nearest:nearest",
     "compare": "zhixing.cli.compare:compare",
     "show": "zhixing.cli.show:show",
     "serve": "zhixing.cli.serve:serve",

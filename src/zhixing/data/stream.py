@@ -1,6 +1,6 @@
 """Batches as a pure function of (seed, step): nothing has to be saved to resume, and any step can be asked for at any time.
 
-Both streams are one endless row of epochs, each a fresh keyed shuffle; step s takes rows s·B to (s+1)·B of it, so a batch may reach from
+Every stream is one endless row of epochs, each a fresh keyed shuffle; step s takes rows s·B to (s+1)·B of it, so a batch may reach from
 one epoch into the next and no row is left out. Micro-batches are contiguous slices of a step's rows.
 """
 
@@ -17,6 +17,8 @@ from zhixing.core.errors import DataError, UsageError
 from zhixing.core.random import key
 from zhixing.data.batch import pad
 
+ROW_WORDS = 64  # words a row of `Neighbours`: long beside a window, short enough that most products of a row are used
+NOISE_POWER = 0.75  # words are drawn by their count to this power. Source: Mikolov et al. 2013, section 2.2
 POOL_BATCHES = 32  # rows of so many batches are sorted by length together: little padding, order still random
 
 
@@ -122,3 +124,81 @@ class Rows:
         places = _places(step, micro, micros, self.batch_rows, len(self.items))
         chosen = np.concatenate([self._epoch(epoch)[place] for epoch, place in places])
         return pad([self.items[each] for each in chosen], self.pad_id)
+
+
+def kept_share(counts: np.ndarray, subsample: float) -> np.ndarray:
+    """Give the probability with which each place of a word is kept: 1 for rare words, ever less for the most frequent.
+
+    counts     (V,) int
+    subsample  the share of the text above which a word is thinned out; 0: never
+    return     (V,) float64
+
+    Source: Mikolov et al. 2013, section 2.3. Differs: sqrt(t / f) + t / f, as in their code, not sqrt(t / f).
+    """
+    if not subsample:
+        return np.ones(len(counts))
+    ratio = subsample * max(1, counts.sum()) / np.maximum(counts, 1)
+    return np.minimum(1.0, np.sqrt(ratio) + ratio)
+
+
+class Neighbours:
+    """Rows of words in the order of the text, whose neighbours are to be told, each with words drawn at random.
+
+    Each epoch drops other places of frequent words, and what is left is cut into rows anew, from another start; a row may reach into the
+    next text and, the last of them, from the end of the text to its beginning: `texts` says which words belong together.
+
+    words      (N,) int      each 0 <= word < V; places without a word are left out by the caller
+    texts      (N,) int      which text each place belongs to
+    counts     (V,) int      of each word in the training text
+    batch      int           rows a step, of ROW_WORDS words each
+    drawn      int           words drawn for a row; 0: none
+    subsample  float         as in `kept_share`
+    """
+
+    def __init__(
+        self, words: np.ndarray, texts: np.ndarray, counts: np.ndarray, batch: int, seed: int, drawn: int = 0, subsample: float = 0.0
+    ) -> None:
+        if batch < 1:
+            raise UsageError("data.batch", batch=batch, window=0)
+        self.words, self.texts, self.batch_rows, self.seed, self.drawn = words, texts, batch, seed, drawn
+        self.kept = kept_share(counts, subsample).astype(np.float32)  # (V,)
+        expected = float(self.kept[words].sum(dtype=np.float64))
+        if expected < 1:
+            raise DataError("data.no_words")
+        self.rows = max(1, round(expected / ROW_WORDS))
+        noise = np.cumsum(counts.astype(np.float64) ** NOISE_POWER)  # (V,)
+        self.noise = noise / noise[-1]
+        self._epoch: Callable[[int], tuple[np.ndarray, np.ndarray]] = functools.lru_cache(maxsize=2)(self._order)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Count the steps after which every row of an epoch was seen."""
+        return math.ceil(self.rows / self.batch_rows)
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give an epoch's rows in their order: words and texts, both (rows, ROW_WORDS)."""
+        source = generator(self.seed, "neighbours", epoch)
+        alive = np.flatnonzero(source.random(len(self.words), dtype=np.float32) < self.kept[self.words])
+        if not len(alive):  # a text of a few words, all of them unlucky
+            alive = np.arange(len(self.words))
+        turns, places = np.divmod(int(source.integers(len(alive))) + np.arange(self.rows * ROW_WORDS), len(alive))
+        chosen = alive[places]
+        texts = self.texts[chosen] + turns * (int(self.texts[-1]) + 1)  # the beginning does not follow the end
+        order = source.permutation(self.rows)
+        return self.words[chosen].reshape(self.rows, ROW_WORDS)[order], texts.reshape(self.rows, ROW_WORDS)[order]
+
+    def batch(self, step: int, micro: int = 0, micros: int = 1) -> dict[str, np.ndarray]:
+        """Give one micro-batch of a step.
+
+        return  {"words": (B, T) int64, "texts": (B, T) int64, "negatives": (B, N) int64 when words are drawn}
+        """
+        places = _places(step, micro, micros, self.batch_rows, self.rows)
+        parts = [(self._epoch(epoch)[0][place], self._epoch(epoch)[1][place]) for epoch, place in places]
+        words, texts = (np.concatenate(each).astype(np.int64) for each in zip(*parts, strict=True))  # both (B, T)
+        if not self.drawn:
+            return {"words": words, "texts": texts}
+        # Drawn for the whole step and then cut, so that the words do not depend on the number of micro-batches.
+        source = generator(self.seed, "negatives", step)
+        drawn = np.searchsorted(self.noise, source.random((self.batch_rows, self.drawn)), side="right")
+        first, last = (each * self.batch_rows // micros for each in (micro, micro + 1))
+        return {"words": words, "texts": texts, "negatives": np.minimum(drawn, len(self.noise) - 1)[first:last]}

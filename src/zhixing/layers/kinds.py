@@ -78,6 +78,19 @@ class Countable(Protocol):
         """Return an empty cache of so many rows."""
 
 
+@runtime_checkable
+class Lexical(Protocol):
+    """A trained model of words: each has a vector, and a second one as the context of others."""
+
+    width: int
+
+    def vectors(self, words: Tensor) -> Tensor:
+        """Return (..., D) vectors of (...) int words."""
+
+    def contexts(self, words: Tensor | None = None) -> Tensor:
+        """Return (..., D) vectors of (...) int words as contexts; of all words when none are given."""
+
+
 class Headed(nn.Module):
     """A trained body with a task's head on top: what classification trains.
 

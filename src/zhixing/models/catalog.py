@@ -36,6 +36,8 @@ MODELS = {
     "ngram": "zhixing.models.ngram:NGram",
     "bag": "zhixing.models.bag:Bag",
     "mixture": "zhixing.models.mixture:Mixture",
+    "skipgram": "zhixing.models.embeddings:Embeddings",
+    "cbow": "zhixing.models.embeddings:Embeddings",
 }
 
 

@@ -117,7 +117,7 @@ class Artefact:
         return Score(tokens[1:], score(self.model, tokens), len(text.encode("utf-8")))
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Give each text as a vector: the mean of the model's states over its tokens.
+        """Give each text as a vector: the mean of the model's states over its tokens, or what the model itself has for a text's vector.
 
         return  (N, D) float32
 
@@ -128,7 +128,19 @@ class Artefact:
         body = getattr(self.model, "body", self.model)
         if not hasattr(body, "states"):
             raise UsageError("embed.no_states", path=str(self.folder.path), model=self.family)
-        return embed(body, [[self.tokenizer.end_id, *self.tokenizer.encode(text).tolist()] for text in _texts(texts)])
+        tokens = [[self.tokenizer.end_id, *self.tokenizer.encode(text).tolist()] for text in _texts(texts)]
+        return body.embed(tokens) if hasattr(body, "embed") else embed(body, tokens)
+
+    def nearest(self, expression: str, count: int = 10) -> list[tuple[str, float]]:
+        """Give the words nearest to a word, or to words joined by + and - as in "king - man + woman", each with its cosine.
+
+        Raises UsageError when the model is none of words, a word has no vector, or the expression cannot be read.
+        """
+        from zhixing.tasks.embed import nearest
+
+        if self.task.name != "embed":
+            raise UsageError("embed.no_vectors", path=str(self.folder.path), task=self.task.name)
+        return nearest(self.model, self.tokenizer, expression, count)
 
     def _must_write(self) -> None:
         if self.task.name != "language":

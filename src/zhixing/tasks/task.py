@@ -16,6 +16,7 @@ from zhixing.data.schema import Schema
 TASKS = {
     "language": "zhixing.tasks.language:Language",
     "classify": "zhixing.tasks.classify:Classify",
+    "embed": "zhixing.tasks.embed:Embed",
 }
 
 Item = dict[str, Any]

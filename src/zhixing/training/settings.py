@@ -24,6 +24,7 @@ TOLD = {
     "logistic": ("strength",),
 }
 LANGUAGE_ONLY = ("mixture",)
+TASK_OF = {"skipgram": "embed", "cbow": "embed"}  # models that are of another task than their corpus, whatever that is
 COUNTED = {"language": ("grammar", "ngram"), "classify": ("naive_bayes", "logistic")}
 DEFAULT_MODEL = {"language": "qwen3", "classify": "logistic"}
 
@@ -55,6 +56,8 @@ class TrainSettings:
     saves                     checkpoints in the whole run, besides those of new bests
     precision                 "fp32", "bf16" or "auto": bf16 where the machine multiplies it natively
     threads                   0: as the environment says
+    negatives, subsample, minimum   of vectors of words: words drawn against each true pair (0: the exact softmax), share of the text above
+                              which a word is thinned out, how often a word must stand in the text; their window is that of a context
     classes                   of the grammar
     order                     of the n-gram; 0: the best on validation
     strength                  of the prior of a counted classifier; 0: the best on validation
@@ -95,6 +98,9 @@ class TrainSettings:
     saves: int = 10
     precision: str = "auto"
     threads: int = 0
+    negatives: int = 5
+    subsample: float = 1e-3
+    minimum: int = 5
     classes: int = 0
     order: int = 0
     strength: float = 0.0
@@ -112,6 +118,7 @@ POSITIVE = ("window", "batch", "accumulate", "learning_rate", "matrix_rate", "ep
 NOT_NEGATIVE = (
     *("vocabulary", "steps", "minutes", "core_seconds", "layers", "width", "heads", "groups", "embedding", "context", "weight_decay"),
     *("table_decay", "clip", "evaluations", "patience", "saves", "threads", "classes", "order", "strength", "seed"),
+    *("negatives", "subsample", "minimum"),
 )
 DECAYS = ("weight_decay", "table_decay")
 RECIPES = "zhixing.recipes"
@@ -158,7 +165,7 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     if first.size not in CHOICES["size"]:
         raise UsageError("settings.choice", setting="size", name=first.size, among=CHOICES["size"])
     dial = catalog.plan(model, first.size) if model in catalog.MODELS else {}
-    if task == "classify" and model in trained:
+    if TASK_OF.get(model, task) == "classify" and model in trained:
         dial |= CLASSIFY
     settled = resolve(TrainSettings, ("dial", dial), ("recipe", from_recipe), ("flag", flags))
     settled = Settings(

@@ -32,7 +32,7 @@ from zhixing.core.random import key
 from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.shards import shard
-from zhixing.data.stream import Rows, Windows
+from zhixing.data.stream import ROW_WORDS, Rows, Windows
 from zhixing.layers.kinds import Headed
 from zhixing.layers.machine import machine
 from zhixing.models import catalog
@@ -42,10 +42,10 @@ from zhixing.tasks.classify import Classify, calibrate, known_rows, log_probabil
 from zhixing.tasks.task import task_class
 from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters, train_unigram, train_words
 from zhixing.tokens.words import read_dictionary
-from zhixing.training import budget, counted, optim, trainer
+from zhixing.training import budget, counted, optim, trainer, vectors
 from zhixing.training.checkpoint import Checkpoints, State
 from zhixing.training.gradients import Gradients
-from zhixing.training.settings import COUNTED, TrainSettings, as_dict, settle
+from zhixing.training.settings import COUNTED, TASK_OF, TrainSettings, as_dict, settle
 
 # Training bytes up to which a vocabulary is this large, of pieces and of words.
 PIECES = ((5_000_000, 2048), (50_000_000, 8192), (1 << 62, 32768))
@@ -109,9 +109,11 @@ def make_tokenizer(corpus: Corpus, settings: TrainSettings) -> Tokenizer:
 def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -> Plan:
     """Make a neural training ready: task, streams and a builder of the model."""
     settings: TrainSettings = settled.value
-    cls = task_class(corpus.task)
-    fitted = {"longest": settings.window} if corpus.task == "classify" else {}
-    task = cls.fit(corpus.examples("train"), **fitted)
+    name = TASK_OF.get(settings.model, corpus.task)
+    if name == "embed":
+        return ready_vectors(corpus, settled, tokenizer, tell)
+    fitted = {"longest": settings.window} if name == "classify" else {}
+    task = task_class(name).fit(corpus.examples("train"), **fitted)
 
     def build(chosen: TrainSettings) -> nn.Module:
         torch.manual_seed(key(chosen.seed, "init"))
@@ -140,6 +142,23 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -
     stream = Rows(items, settings.batch, settings.seed, tokenizer.pad_id)
     held_out = Rows(held_items, min(settings.batch, len(held_items)), 0, tokenizer.pad_id) if held_items else None
     return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch, len(items), len(items))
+
+
+def ready_vectors(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -> Plan:
+    """Make a training of word vectors ready; its corpus may be of any task, since only texts are read."""
+    settings: TrainSettings = settled.value
+    form = {name: getattr(settings, name) for name in ("window", "negatives", "subsample", "minimum")}
+    task = task_class("embed").fit(corpus.examples("train"), method=settings.model, **form)
+    learnt, stream, held_out = vectors.streams(corpus, tokenizer, task, settings, tell)
+
+    def build(chosen: TrainSettings) -> nn.Module:
+        torch.manual_seed(key(chosen.seed, "init"))
+        config = catalog.configure(chosen, tokenizer.vocabulary_size, chosen.window)
+        return catalog.build({**config, "word_count": len(learnt[-1])}).know(*learnt)
+
+    places = stream.rows * ROW_WORDS
+    units = places * (settings.window + 1) if settings.model == "skipgram" else places  # the weights of a place's pairs
+    return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch * ROW_WORDS, places, units)
 
 
 def dropout_for(settings: TrainSettings, steps: int, plan: Plan) -> float:
@@ -184,7 +203,7 @@ def plan(corpus: str | Path, settings: dict[str, Any] | None = None, recipe: str
     cost = estimate(made, chosen)
     total = budget.whole(cost, budget.schedule(chosen, cost, made.tokens_a_step, made.train_tokens, (0.0, 0.0), made.held_batches))
     parameters = sum(p.numel() for p in made.build(replace(chosen, dropout=0.0)).parameters())
-    return {"settings": shown, "task": opened.task, "parameters": parameters, "estimate": asdict(total)}
+    return {"settings": shown, "task": made.task.name, "parameters": parameters, "estimate": asdict(total)}
 
 
 def train(
