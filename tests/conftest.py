@@ -16,7 +16,8 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["ZHIXING_LANG"] = "en"
-os.environ.pop("ZHIXING_DEBUG", None)
+for _name in ("ZHIXING_DEBUG", "ZHIXING_KEY"):
+    os.environ.pop(_name, None)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
 
 try:

@@ -28,7 +28,7 @@ def do(*words: object) -> None:
 
 @pytest.fixture(scope="session")
 def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make an n-gram and a tiny decoder of one text, and a classifier of a table."""
+    """Make an n-gram, a tiny decoder and vectors of one text, and a classifier of a table."""
     kit, draw = tmp_path_factory.mktemp("kit"), random.Random(3)
     lines = [" ".join(draw.choices(WORDS, k=9)) for _ in range(300)]
     (kit / "text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -53,6 +53,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--batch",
         2,
     )
+    do("train", kit / "corpus", kit / "vectors", "--model", "skipgram", "--size", "tiny", "--steps", 5)
     do("train", kit / "table", kit / "classifier", "--model", "naive_bayes")
     return kit
 

@@ -213,6 +213,19 @@ def test_rows_are_answered_as_python_and_the_command_line_answer_them(running: A
     assert all((row["answer"], row["confidence"]) == (ours[row["text"]]["answer"], ours[row["text"]]["confidence"]) for row in answered)
 
 
+def test_a_model_of_vectors_answers_with_the_nearest_word(start: Any, kit: Path) -> None:
+    running = start("vectors")
+    entry = running.ask("GET", "/v1/models/vectors").json
+    assert (entry["task"], entry["routes"], entry["precisions"]) == ("embed", ["/v1/predict"], [])
+    texts = ["quiet river", "", "船"]
+    reply = running.post("/v1/predict", model="vectors", rows=[{"text": text} for text in texts])
+    python = [(each.value, each.confidence, each.scores, False) for each in load(kit / "vectors").predict(texts)]
+    assert [tuple(each.values()) for each in reply.json["answers"]] == python
+    assert python[0][0] and python[0][1] is None
+    wrong = running.post("/v1/predict", model="vectors", rows=[{"text": "a"}], precision=0.95)
+    assert (wrong.status, wrong.error["code"]) == (400, "predict.precision")
+
+
 def test_rows_below_a_precisions_threshold_abstain(running: Any, kit: Path) -> None:
     from zhixing.evaluation.predict import find_threshold
 

@@ -202,6 +202,21 @@ def test_a_head_without_end_is_cut_off(locked: Any) -> None:
     assert locked.ask("GET", "/health").status == 200
 
 
+def test_a_connection_that_rests_is_closed_and_one_that_asks_now_and_then_is_not(start: Callable[..., Any]) -> None:
+    running = start("classifier", limits=Limits(idle_seconds=1.5))
+    with socket.create_connection((running.host, running.port), timeout=30) as silent:
+        with socket.create_connection((running.host, running.port), timeout=30) as halfway:
+            halfway.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: loc")
+            asking = running.connect()
+            for _ in range(12):
+                asking.request("GET", "/health")
+                assert asking.getresponse().read() == b'{"status":"ok"}'
+                time.sleep(0.5)
+            asking.close()
+            assert halfway.recv(100) == b""
+        assert silent.recv(100) == b""
+
+
 def test_the_description_of_the_interface_is_whole(locked: Any) -> None:
     page = json.loads(locked.ask("GET", "/openapi.json", authorization=bearer(KEY)).body)
     assert set(page["paths"]) == {

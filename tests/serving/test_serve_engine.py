@@ -211,7 +211,7 @@ def test_a_stop_that_may_not_wait_cuts_off_and_says_so(start: Callable[..., Any]
     assert not running.server.alive
 
 
-@pytest.mark.parametrize("name", ["rows", "queue", "body_bytes", "max_tokens", "request_seconds"])
+@pytest.mark.parametrize("name", ["rows", "queue", "body_bytes", "max_tokens", "request_seconds", "idle_seconds"])
 def test_bounds_let_something_through(name: str) -> None:
     from zhixing.core.errors import UsageError
 

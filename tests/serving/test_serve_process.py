@@ -78,7 +78,7 @@ def test_a_server_says_what_it_serves_and_ends_with_0_when_all_is_finished(kit: 
         stream.close()
         assert rest.rstrip().endswith("data: [DONE]") and '"finish_reason": "length"' in rest
         out, err = child.communicate(timeout=60)
-        assert (child.returncode, out) == (0, "")
+        assert (child.returncode, out) == (0, f"http://127.0.0.1:{port}\n")
         assert "no new requests" in err and err.rstrip().endswith("is finished.")
 
 

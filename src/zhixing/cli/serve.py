@@ -27,13 +27,14 @@ def serve(
     body_bytes: int = 1 << 20,
     drain_seconds: float = 30.0,
     threads: int | None = None,
+    json: bool = False,
 ) -> None:
     """Serve models until a signal comes; ends with 0 when everything under way was finished, else with 128 and the signal."""
     if not 0 <= port < 1 << 16:
         raise UsageError("serve.port", port=port)
     if threads is not None and threads < 1:
         raise UsageError("serve.limit_setting", name="--threads", value=threads)
-    console = Console()
+    console = Console(json)
     console.tell("cli.serve.will", models=", ".join(map(str, models)), host=host, port=port or "?")
     from zhixing.core.stop import Stop
     from zhixing.serving.guard import Door
@@ -56,8 +57,9 @@ def serve(
 
         torch.set_num_threads(threads)
 
-    def ready(url: str, models: str) -> None:
-        console.tell("cli.serve.ready", url=url, models=models)
+    def ready(url: str, models: list[str]) -> None:
+        console.answer(url, {"url": url, "models": models})
+        console.tell("cli.serve.ready", url=url, models=", ".join(models))
         console.tell("cli.serve.locked" if door.key else "cli.serve.open")
 
     run(models, door, limits, port, console.tell, stop, ready)

@@ -25,7 +25,7 @@ from zhixing.decoding.sampling import Sampling, choose_rows
 from zhixing.layers.kinds import Inputs, next_log_probabilities
 from zhixing.tokens.tokenizer import Decoder, Tokenizer
 
-READ = 256  # tokens of prompts that one step reads: what rows under way may have to wait for
+READ = 128  # tokens of prompts that one step reads: what rows under way may have to wait for
 
 
 @dataclass(frozen=True)

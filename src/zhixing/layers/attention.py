@@ -75,6 +75,7 @@ class KeyValues:
         self.lengths = lengths
         self.store = store
         self._counts: list[int] = []
+        self._places: tuple[Tensor, Tensor] | None = None  # row (B, 1) and place (B, T) of the new tokens; None: the same for all rows
 
     def prepare(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
         """Make room for new tokens, and say where they stand and what they may see.
@@ -91,6 +92,7 @@ class KeyValues:
             raise RunError("model.cache_segments")
         self._counts = [T] * B if inputs.lengths is None else inputs.lengths.tolist()
         steps = torch.arange(T, device=device)  # (T,)
+        self._places = None
         if len(set(self.lengths)) == 1:
             past = self.lengths[0]
             places = (past + steps).unsqueeze(0)  # (1, T)
@@ -98,6 +100,7 @@ class KeyValues:
                 return places, None
         else:
             places = torch.tensor(self.lengths, device=device).unsqueeze(1) + steps  # (B, T)
+            self._places = (torch.arange(B, device=device).unsqueeze(1), places)
         keys = torch.arange(max(self.lengths) + T, device=device)  # (S,)
         mask = keys <= places.unsqueeze(-1)  # (1 or B, T, S)
         return places, mask.expand(B, -1, -1).unsqueeze(1)  # (B, 1, T, S)
@@ -109,15 +112,14 @@ class KeyValues:
         values  (B, H, T, K) float
         return  two (B, H, S, K) float
         """
-        B, _, T, _ = keys.shape
+        T = keys.shape[2]
         longest = max(self.lengths) + T
         self._reserve(keys, longest)
-        if len(set(self.lengths)) == 1:
+        if self._places is None:
             self.store[0, layer, :, :, longest - T : longest] = keys
             self.store[1, layer, :, :, longest - T : longest] = values
         else:
-            row = torch.arange(B, device=keys.device).unsqueeze(1)  # (B, 1)
-            place = torch.tensor(self.lengths, device=keys.device).unsqueeze(1) + torch.arange(T, device=keys.device)  # (B, T)
+            row, place = self._places
             self.store[0, layer][row, :, place] = keys.transpose(1, 2)
             self.store[1, layer][row, :, place] = values.transpose(1, 2)
         return self.store[0, layer, :, :, :longest], self.store[1, layer, :, :, :longest]

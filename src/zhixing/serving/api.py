@@ -43,9 +43,7 @@ def make_app(
     models: dict[str, Served], engine: Engine, door: Door, limits: Limits, meter: Meter, tell: Callable[..., None] = quiet
 ) -> Guard:
     """Give the whole application, behind its door."""
-    app = make_routes(models, engine, limits, meter)
-    paths = [each.path for each in app.routes if hasattr(each, "path")]
-    return Guard(app, door, limits, meter, paths, tell)
+    return Guard(make_routes(models, engine, limits, meter), door, limits, meter, tell)
 
 
 def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter: Meter) -> FastAPI:

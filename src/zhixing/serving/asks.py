@@ -147,8 +147,10 @@ def threshold_of(asked: PredictRequest, served: Served) -> float | None:
 
     Raises UsageError when the model has no threshold for the precision that is asked for.
     """
-    known = served.artefact.task.thresholds
-    if asked.precision is not None and str(asked.precision) not in known:
+    if asked.precision is None:
+        return None
+    known = getattr(served.artefact.task, "thresholds", {})
+    if str(asked.precision) not in known:
         among = sorted(known) or ["-"]
         raise UsageError("predict.precision", name=asked.precision, among=among, path=served.name, param="precision")
     return find_threshold(served.artefact, asked.precision)

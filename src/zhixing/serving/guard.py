@@ -14,7 +14,7 @@ import hmac
 import ipaddress
 import json
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,11 +88,8 @@ def name_of(host: str) -> str:
 class Guard:
     """An ASGI application around another."""
 
-    def __init__(
-        self, app: App, door: Door, limits: Limits, meter: Meter, routes: Iterable[str] = (), tell: Callable[..., None] = quiet
-    ) -> None:
+    def __init__(self, app: App, door: Door, limits: Limits, meter: Meter, tell: Callable[..., None] = quiet) -> None:
         self.app, self.door, self.limits, self.meter, self.tell = app, door, limits, meter, tell
-        self.routes = frozenset(routes)
         self.under_way = 0
         self.hosts = {*LOOPBACK, door.host.lower(), *(each.lower() for each in door.hosts)} - set(EVERYWHERE)
 
@@ -134,7 +131,7 @@ class Guard:
                 await self.refuse(RunError("serve.fault"), headers, scope, answer)
         finally:
             self.under_way -= 1
-            route = scope["path"] if scope["path"] in self.routes else "other"
+            route = getattr(scope.get("route"), "path", "other")
             self.meter.requests.labels(route, str(began[0]) if began else "none").inc()
 
     def admit(self, scope: Message, headers: dict[str, str]) -> str | None:

@@ -22,6 +22,7 @@ class Limits:
     stops             stop strings of one request, each at most stop_characters long
     logprobs          most alternatives beside a token
     predict_rows      rows of one request to `/v1/predict`
+    idle_seconds      time that a connection may rest without a whole request
     body_seconds      time for a request's body to arrive
     request_seconds   time for a whole request, its answer taken by the client included
     drain_seconds     time that requests under way are given after SIGTERM
@@ -39,6 +40,7 @@ class Limits:
     stop_characters: int = 200
     logprobs: int = 20
     predict_rows: int = 1024
+    idle_seconds: float = 20.0
     body_seconds: float = 30.0
     request_seconds: float = 600.0
     drain_seconds: float = 30.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import stat
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from zhixing.serving.meter import Meter
 from zhixing.serving.served import open_models
 
 POLL_SECONDS = 0.1
+SWEEP_SECONDS = 1
 CLOSE_SECONDS = 5  # for answers that are finished to reach their clients
-IDLE_SECONDS = 20  # a connection without a request
 HEAD_BYTES = 32 << 10
 SHORTEST_KEY = 16
 
@@ -56,12 +57,15 @@ class Server:
             date_header=False,
             proxy_headers=False,
             limit_concurrency=2 * limits.requests,
-            timeout_keep_alive=IDLE_SECONDS,
+            timeout_keep_alive=limits.idle_seconds,
+            callback_notify=self._sweep,
+            timeout_notify=SWEEP_SECONDS,
             timeout_graceful_shutdown=CLOSE_SECONDS,
             h11_max_incomplete_event_size=HEAD_BYTES,
         )
         self._web = uvicorn.Server(config)
         self._problem: BaseException | None = None
+        self._resting: dict[Any, tuple[Any, float]] = {}
         self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
 
     @property
@@ -95,6 +99,17 @@ class Server:
         self._thread.join()
         return finished
 
+    async def _sweep(self) -> None:
+        """Close the connections that have rested too long: uvicorn waits for ever for a request that never comes, or never ends."""
+        now, before = time.monotonic(), self._resting
+        self._resting = {}
+        for line in list(self._web.server_state.connections):
+            if line.cycle is None or line.cycle.response_complete:
+                last, since = before.get(line, (None, now))
+                self._resting[line] = (line.cycle, since if last is line.cycle else now)
+                if now - self._resting[line][1] > self.limits.idle_seconds:
+                    line.transport.close()
+
     def _serve(self) -> None:
         try:
             self._web.run()
@@ -107,13 +122,13 @@ def serve(
 ) -> None:
     """Serve models until asked to stop.
 
-    ready  called with the URL and the models' names once requests are answered
+    ready  called with the url and the models' names, once requests are answered
 
     Raises Stopped when the stop cut something off; RunError when the address cannot be had or the server ended by itself.
     """
     server = Server(paths, door, limits, port, tell)
     host, port = server.start()
-    ready(url=url(host, port), models=", ".join(server.models))
+    ready(url=url(host, port), models=list(server.models))
     while not stop and server.alive:
         threading.Event().wait(POLL_SECONDS)
     if not stop:

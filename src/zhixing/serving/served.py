@@ -38,14 +38,15 @@ class Served:
         return {"type": "object", "properties": properties, "required": list(fields), "additionalProperties": False}
 
     def outputs(self) -> dict[str, Any]:
-        """Give the JSON Schema of an answer."""
+        """Give the JSON Schema of an answer: one of the labels where the task has labels, with probabilities; else a text, with scores."""
         labels = any(isinstance(each, Label) for each in self.artefact.task.schema.fields.values())
         share = {"type": "number", "minimum": 0, "maximum": 1}
-        answer = {"type": "string", "enum": list(self.artefact.task.labels)} if labels else {}
+        answer = {"type": "string", "enum": list(self.artefact.task.labels)} if labels else {"type": "string"}
+        score = share if labels else {"type": "number"}
         properties = {
             "answer": answer,
             "confidence": {"anyOf": [share, {"type": "null"}]},
-            "scores": {"anyOf": [{"type": "object", "additionalProperties": share}, {"type": "null"}]},
+            "scores": {"anyOf": [{"type": "object", "additionalProperties": score}, {"type": "null"}]},
             "abstained": {"type": "boolean"},
         }
         return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
