@@ -319,7 +319,10 @@ CASES = [
     Case("serve-origin", "serve {k}/ngram --allow-origin *", 2, "serve.allow_origin", "*"),
     Case("serve-key-missing", "serve {k}/ngram --key-file {p}/key", 3, "file.missing", "key"),
     Case("serve-key-open", "serve {k}/ngram --key-file {p}/key", 3, "serve.key_readable", "chmod 600", {"key": b"k" * 20}),
-    Case("serve-key-short", "serve {k}/ngram --key-file {p}/key", 2, "serve.key_form", "16", setup=lambda kit, place: (place / "key").touch(0o600)),
+    Case(
+        "serve-key-short", "serve {k}/ngram --key-file {p}/key", 2, "serve.key_form", "16",
+        setup=lambda kit, place: (place / "key").touch(0o600),
+    ),
     # compare
     Case("ladder-of-table", "compare {k}/table {p}/out", 2, "ladder.task", "--best"),
     Case("ladder-rung", "compare {k}/corpus {p}/out --models ngarm", 2, "ladder.rung", "'ngram'"),
