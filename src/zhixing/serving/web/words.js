@@ -1,0 +1,58 @@
+// The page's words in both languages; equal keys and placeholders, held by a test.
+export const WORDS = {
+  en: {
+    other: "中文", views: "Views", answer: "Answer", progress: "Progress",
+    model: "Model", try: "Try", compare: "Compare", next: "Next token", predict: "Answer rows",
+    prompt: "Prompt", prompt_hint: "The text to continue; it may be empty", run: "Write", run_both: "Write all", stop_now: "Stop", copy: "Copy",
+    keys: "Ctrl+Enter writes, Esc stops", command: "The same from a shell", add: "One more", remove: "Remove",
+    temperature: "Temperature", max_tokens: "Most tokens", top_p: "Top-p (1: all)", top_k: "Top-k (0: all)", min_p: "Min-p (0: all)", penalty: "Repetition penalty",
+    seed: "Seed", stop: "Stop before", stop_hint: "\\n is a line end",
+    so_far: "Text so far", look: "Look at the next token", back: "Back",
+    one_text: "One text", answer_it: "Answer", rows: "A whole table", rows_note: "CSV, TSV, JSONL, or one text a line. It is read in this browser and sent to this server only; your columns come back as they were, with answer, confidence, abstained and problem beside them. Cells are kept as they are, also those that a spreadsheet would take for formulas.",
+    file: "File", column: "Column of the text", precision: "Abstain below precision", precision_none: "never", answer_rows: "Answer the rows", save: "Save",
+    key: "Key of this server", key_use: "Use it", key_wanted: "This server wants its key. It is kept until this tab is closed.",
+    working: "Writing …", written: "{tokens} tokens in {seconds} s, {rate} a second; ended by: {reason}", stopped: "Stopped after {tokens} tokens.", forgotten: "The first {forgotten} tokens were no longer read: the text outgrew the window.",
+    reason_stop: "its end or a stop text", reason_length: "the most tokens", copied: "Copied.",
+    token_about: "{token}: probability {probability}", alternatives: "Instead of it:", ends_text: "(end of text)", part: "(part of a character)",
+    next_about: "{count} most probable of {vocabulary} tokens; together {mass}. Choose one to go on.",
+    about_writes: "{family}, task {task}; vocabulary {vocabulary}, window {window}, {parameters} parameters.", about_answers: "{family}, task {task}; answers: {labels}.", unbounded: "unbounded", unknown: "?",
+    wrong_model_writes: "The chosen model answers rows: use the tab “Answer rows”, or choose a model that writes.", wrong_model_answers: "The chosen model writes: choose a model that answers rows.",
+    no_model: "This server serves no model.", gone: "The server does not answer. Is it still running? Start it again, and try once more.", busy: "The server is busy; trying again in {seconds} s.", odd: "The server answered in an unexpected way (status {status}).",
+    rows_found: "{rows} rows, {bad} of them unreadable; columns: {columns}.", rows_none: "The file holds no rows.", rows_header: "The first row must name the columns, each once.", rows_bytes: "The file is not UTF-8. Save it as UTF-8 and choose it again.",
+    rows_going: "{done} of {rows} rows …", rows_done: "{rows} rows: {answered} answered, {abstained} abstained, {problems} with a problem.", rows_stopped: "Stopped: {done} of {rows} rows are answered.", shown: "The first {shown} of {rows} rows",
+    problem_columns: "not as many cells as columns", problem_json: "no JSON object", problem_quote: "a quote that does not end", problem_text: "no text in this column", problem_empty: "an empty text",
+    head_answer: "answer", head_confidence: "confidence", head_abstained: "abstained", head_problem: "problem", yes: "yes", no: "no",
+  },
+  zh: {
+    other: "English", views: "视图", answer: "回答", progress: "进度",
+    model: "模型", try: "试写", compare: "对比", next: "下一个词元", predict: "回答表格",
+    prompt: "开头", prompt_hint: "要续写的文字；可以为空", run: "写", run_both: "全部写", stop_now: "停止", copy: "复制",
+    keys: "Ctrl+Enter 开始，Esc 停止", command: "在终端里做同样的事", add: "再加一栏", remove: "去掉",
+    temperature: "温度", max_tokens: "最多词元数", top_p: "Top-p（1：全部）", top_k: "Top-k（0：全部）", min_p: "Min-p（0：全部）", penalty: "重复惩罚",
+    seed: "随机种子", stop: "遇此即止", stop_hint: "\\n 表示换行",
+    so_far: "已有文字", look: "看下一个词元", back: "退回",
+    one_text: "一段文字", answer_it: "回答", rows: "整张表格", rows_note: "CSV、TSV、JSONL，或每行一段文字。文件在浏览器中读取，只发送给本服务器；您的各列原样返回，旁边加上答案、置信度、是否弃答和问题。单元格保持原样，电子表格可能当作公式的也不改动。",
+    file: "文件", column: "文本所在的列", precision: "低于此精度则弃答", precision_none: "从不", answer_rows: "回答各行", save: "保存",
+    key: "本服务器的密钥", key_use: "使用", key_wanted: "本服务器需要密钥。密钥只保留到关闭此标签页为止。",
+    working: "正在写……", written: "{seconds} 秒内写出 {tokens} 个词元，每秒 {rate} 个；结束原因：{reason}", stopped: "写出 {tokens} 个词元后停止。", forgotten: "文字超出窗口，最前面的 {forgotten} 个词元不再读取。",
+    reason_stop: "文末或停止文字", reason_length: "达到最多词元数", copied: "已复制。",
+    token_about: "{token}：概率 {probability}", alternatives: "其他可能：", ends_text: "（文末）", part: "（字符的一部分）",
+    next_about: "{vocabulary} 个词元中最可能的 {count} 个，合计 {mass}。点选一个继续。",
+    about_writes: "{family}，任务 {task}；词表 {vocabulary}，窗口 {window}，{parameters} 个参数。", about_answers: "{family}，任务 {task}；答案：{labels}。", unbounded: "不限", unknown: "？",
+    wrong_model_writes: "所选模型用于回答表格：请用“回答表格”，或选一个会写的模型。", wrong_model_answers: "所选模型用于写作：请选一个会回答的模型。",
+    no_model: "本服务器没有提供模型。", gone: "服务器没有应答。它还在运行吗？请重新启动后再试。", busy: "服务器繁忙，{seconds} 秒后重试。", odd: "服务器的应答出乎意料（状态码 {status}）。",
+    rows_found: "{rows} 行，其中 {bad} 行无法读取；列：{columns}。", rows_none: "文件中没有任何行。", rows_header: "第一行应给出各列的名称，且不重复。", rows_bytes: "文件不是 UTF-8。请另存为 UTF-8 后重新选择。",
+    rows_going: "已完成 {done} / {rows} 行……", rows_done: "{rows} 行：回答 {answered}，弃答 {abstained}，有问题 {problems}。", rows_stopped: "已停止：{rows} 行中回答了 {done} 行。", shown: "{rows} 行中的前 {shown} 行",
+    problem_columns: "单元格数与列数不符", problem_json: "不是 JSON 对象", problem_quote: "引号没有结束", problem_text: "此列没有文字", problem_empty: "文字为空",
+    head_answer: "答案", head_confidence: "置信度", head_abstained: "弃答", head_problem: "问题", yes: "是", no: "否",
+  },
+};
+
+let chosen = "en";
+
+export function speak(language) { chosen = language in WORDS ? language : "en"; }
+export function language() { return chosen; }
+
+export function say(name, values = {}) {
+  return WORDS[chosen][name].replace(/\{(\w+)\}/g, (_, each) => String(values[each]));
+}
