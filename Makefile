@@ -37,6 +37,10 @@ $(VENV)/test: $(VENV)/core
 	$(PIP) install -c constraints.txt -e '.[test]'
 	touch $@
 
+$(VENV)/system: $(VENV)/test
+	$(PIP) install -c constraints.txt -e '.[system]'
+	touch $@
+
 $(VENV)/interop: $(VENV)/test
 	$(PIP) install -c constraints.txt -e '.[interop]'
 	touch $@
@@ -47,7 +51,7 @@ demo: $(VENV)/texts
 test: $(VENV)/test
 	$(TEST) -n $(WORKERS) --dist loadfile -m 'not slow and not system'
 
-system-test: $(VENV)/test
+system-test: $(VENV)/system
 	$(TEST) -m system
 
 slow: $(VENV)/test

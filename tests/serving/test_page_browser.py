@@ -112,7 +112,7 @@ def test_what_is_shown_is_what_the_server_answers(watch: Any, serving: Any) -> N
         done(page)
         said = serving.post("/v1/completions", model=model, prompt="the old boat", seed=7, max_tokens=40, temperature=0.8)
         assert text(page) == "the old boat" + said.json["choices"][0]["text"]
-    page.locator("#try-text button").nth(3).click()
+    page.locator("#try-text .piece").nth(3).click()
     assert "probability" in page.locator("#try-token").text_content() and page.locator("#try-token meter").count() == 10
     assert '"seed":7' in page.locator("#try-command").text_content()
 
@@ -242,6 +242,10 @@ def test_both_languages_and_the_keyboard_alone(watch: Any) -> None:
     page.keyboard.press("Control+Enter")
     done(page)
     assert text(page).startswith("the old") and len(text(page)) > 10
+    page.locator("#try-text").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#try-text .chosen").text_content() == text(page)[8] and page.locator("#try-token meter").count() == 10
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -21,7 +21,7 @@ function show(token) {
   return token.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll("\r", "␍") || "∅";
 }
 
-const share = (value) => (value >= 0.001 ? `${(100 * value).toFixed(1)} %` : `${(100 * value).toPrecision(2)} %`);
+const share = (value) => (value >= 0.001 ? `${(100 * value).toFixed(1)} %` : value >= 0.00001 ? `${(100 * value).toPrecision(2)} %` : "< 0.001 %");
 
 function warn(problem) {
   const words = problem instanceof Problem ? problem.message : String(problem.message || problem);
@@ -58,8 +58,9 @@ const writes = (model) => model?.routes.includes("/v1/completions");
 function describe() {
   const model = current();
   if (!model) return;
-  const number = (value) => (value == null ? say("unknown") : value.toLocaleString(language()));
-  const values = { family: model.family, task: model.task, vocabulary: number(model.vocabulary), parameters: number(model.parameters) };
+  const number = (value) => (value ?? 0).toLocaleString(language());
+  const values = { family: model.family, task: model.task, vocabulary: number(model.vocabulary) };
+  values.parameters = model.parameters == null ? "" : say("about_parameters", { parameters: number(model.parameters) });
   values.window = model.window == null ? say("unbounded") : number(model.window);
   values.labels = (model.output_schema?.properties.answer.enum ?? []).slice(0, 12).join(", ");
   at("about").textContent = say(writes(model) ? "about_writes" : "about_answers", values);
@@ -144,8 +145,8 @@ async function write(body, place, state, signal, look) {
       const told = choice.logprobs;
       tokens += told ? told.tokens.length : 1;
       if (choice.text || told) {
-        const made = look ? make("button", choice.text, { type: "button" }) : make("span", choice.text);
-        if (look && told) made.addEventListener("click", () => look(made, told));
+        const made = make("span", choice.text);
+        if (look && told) look(made, told);
         if (choice.text) place.append(made);
         place.scrollTop = place.scrollHeight;
       }
@@ -173,9 +174,18 @@ function bars(list, entries, vocabulary, pick) {
   }));
 }
 
-function look(button, told) {
-  at("try-text").querySelectorAll("[aria-pressed]").forEach((each) => each.removeAttribute("aria-pressed"));
-  button.setAttribute("aria-pressed", "true");
+// Every token of the answer can be opened, by pointer or, with the answer in focus, by the arrow keys.
+const opened = new WeakMap();
+
+function look(span, told) {
+  span.className = "piece";
+  opened.set(span, told);
+}
+
+function reveal(span) {
+  const told = opened.get(span);
+  at("try-text").querySelectorAll(".chosen").forEach((each) => each.classList.remove("chosen"));
+  span.classList.add("chosen");
   const list = make("ol", "", { className: "next" });
   const [name, value] = [told.tokens[0], Math.exp(told.token_logprobs[0])];
   const entries = Object.entries(told.top_logprobs?.[0] ?? {}).map(([each, log]) => ({ name: each, value: Math.exp(log), words: show(each), chosen: each === name }));
@@ -183,6 +193,16 @@ function look(button, told) {
   at("try-token").replaceChildren(make("p", say("token_about", { token: show(name), probability: share(value) })), make("p", say("alternatives"), { className: "note" }), list);
   at("try-token").hidden = false;
 }
+
+at("try-text").addEventListener("click", (event) => { if (opened.has(event.target)) reveal(event.target); });
+at("try-text").addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  const all = [...at("try-text").querySelectorAll(".piece")];
+  if (!step || !all.length) return;
+  const now = all.findIndex((each) => each.classList.contains("chosen"));
+  reveal(all[Math.min(Math.max(now + step, 0), all.length - 1)]);
+  event.preventDefault();
+});
 
 function command() {
   const body = { model: at("model").value, prompt: at("try-prompt").value, ...settings(at("try-settings")) };
