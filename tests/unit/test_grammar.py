@@ -16,7 +16,7 @@ from zhixing.cli.app import main
 from zhixing.core.errors import DataError, ShapeError, UsageError
 from zhixing.layers.kinds import Countable, Inputs
 from zhixing.models import grammar
-from zhixing.models.grammar import Grammar, GrammarConfig, expect, weigh
+from zhixing.models.grammar import Counts, Grammar, GrammarConfig, expect
 from zhixing.models.ngram import NGram
 from zhixing.preparation.prepare import Prepare, prepare
 from zhixing.training.train import train
@@ -133,9 +133,8 @@ def test_cache_rows_join_crop_and_padding():
 def test_expected_counts_are_those_of_all_paths():
     model = make(3, 5)
     transitions, emissions = model.transitions.astype(np.float32), model.emissions.astype(np.float32)
-    prior = np.array([[1.0, 2.0, 3.0], [0, 0, 0], [0, 0, 0]])
+    start = np.array([0.2, 0.5, 0.3])
     rows = np.array([[4, END, 6, 4], [2, 2, 9, 10]])
-    start = (prior.sum(0) + grammar.EACH) / (prior.sum(0) + grammar.EACH).sum()
     moves, writes = np.zeros((3, 3)), np.zeros((V, 3))
     for row in rows:
         weights = {}
@@ -148,20 +147,37 @@ def test_expected_counts_are_those_of_all_paths():
                 moves[move] += share
             for token, c in zip(row, path, strict=True):
                 writes[token, c] += share
-    found = expect(transitions, emissions, prior, rows)
+    found = expect(transitions, emissions, start, rows)
     np.testing.assert_allclose(found[0], moves, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found[1], writes, rtol=1e-4, atol=1e-6)
     assert found[1].sum() == pytest.approx(8) and found[0].sum() == pytest.approx(6)
 
 
 def test_weights_leave_nothing_without_some():
-    counts = np.full(V, 0.5)
-    counts[4] = 100
-    transitions, emissions = weigh(np.zeros((3, 3)), np.zeros((V, 3)), counts, END)
+    base = np.full(V, 0.5)
+    base[4], base[END] = 100, 0
+    transitions, emissions = Counts(np.zeros((3, 3)), np.zeros((V, 3)), base).weights(END)
     np.testing.assert_allclose(transitions.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(emissions.sum(0), 1, rtol=1e-6)
     assert (transitions > 0).all() and emissions[END].tolist() == [1, 0, 0] and emissions[:, 0].sum() == 1
     assert (np.delete(emissions, END, 0)[:, 1:] > 0).all() and emissions[4, 1] > 0.9
+
+
+@pytest.mark.parametrize("faded", [0.0, 1.0])
+def test_counts_that_fade_are_the_blend_of_all_steps(faded, monkeypatch):
+    monkeypatch.setattr(grammar, "FADED", faded)
+    text, base = moody(1, 600)[:600].reshape(-1, 20), np.ones(V)
+    base[END] = 0
+    known = Counts.start(base, 4, np.random.default_rng(0))
+    moves, writes = known.moves.copy(), known.writes.copy()
+    for place, rate in enumerate((0.7, 0.5, 0.4)):
+        rows = text[place * 5 : place * 5 + 5]
+        found = expect(*known.weights(END), known.shares(), rows)
+        known.learn(rows, END, 6.0, rate)
+        moves, writes = (1 - rate) * moves + rate * 6 * found[0], (1 - rate) * writes + rate * 6 * found[1]
+        np.testing.assert_allclose(known.moves, moves, rtol=1e-6)
+        np.testing.assert_allclose(known.writes * known.scale, writes, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(known.totals, writes.sum(0), rtol=1e-6)
 
 
 def moody(seed: int, length: int) -> np.ndarray:

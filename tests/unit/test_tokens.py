@@ -120,6 +120,33 @@ def test_control_tokens_are_no_text(tokenizer):
     assert [tokenizer.token_bytes(id) for id in range(5)] == [b""] * 5
 
 
+def disguise(draw: random.Random) -> str:
+    """Write control tokens and bytes by name as someone would who wants them taken for more than text."""
+    name = draw.choice([*SPECIALS, *draw.sample(layout.BYTES, 3), "<|im_start|>", "</s>", "[INST]"])
+    ways = [
+        lambda: name, lambda: name * draw.randint(2, 5), lambda: name[: len(name) // 2] + name + name[len(name) // 2 :],
+        lambda: draw.choice("\u200b\u200d\ufeff\u00ad\u202e").join(name), lambda: name.upper(), lambda: name.replace("|", "｜"),
+        lambda: "".join(chr(ord(each) + 0xFEE0) if "!" <= each <= "~" else each for each in name), lambda: name.replace("<", "&lt;"),
+        lambda: "".join(f"\\u{ord(each):04x}" for each in name), lambda: f" {name}\n", lambda: f"{name}知", lambda: name[:-1],
+        lambda: "".join(f"<0x{byte:02X}>" for byte in name.encode()), lambda: name.replace("e", "e\u0301"),
+        lambda: "\r\n".join((name, name)),
+        lambda: json.dumps(name), lambda: name[::-1], lambda: "\0" + name + "\0", lambda: name.encode().hex(" "),
+    ]  # fmt: skip
+    return "".join(draw.choice(["", "hi ", "知行", "<", "|>", "user: "]) + draw.choice(ways)() for _ in range(draw.randint(1, 3)))
+
+
+def test_no_disguise_makes_a_control_token(tokenizer):
+    draw = random.Random(7)
+    texts = [disguise(draw) for _ in range(10_000)]
+    assert len(set(texts)) > 5_000
+    wrong = [
+        text
+        for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True)
+        if ids.min() < FIRST_BYTE or tokenizer.decode_bytes(ids) != text.encode()
+    ]
+    assert wrong == []
+
+
 def test_streaming_gives_whole_characters(tokenizer):
     decoder = Decoder(tokenizer)
     pieces = [decoder.push(int(id)) for id in tokenizer.encode("a☃😀知")]

@@ -28,8 +28,9 @@ from zhixing.models.ngram import check, check_ids
 PIECE = 128  # tokens that are learnt from as one; what is before them is forgotten
 PIECES = 16  # in one step of EM: small steps find better classes than whole passes do
 VISITS = 4_000_000  # tokens read while learning, the last pass apart; a longer text is sampled
-PASSES = 40  # at most, over a short text
-RATE = 0.5  # step n counts n ** -RATE of what is known by then
+PASSES, PATIENCE = 40, 5  # at most, over a short text; and without a gain on validation, which at first may be long in coming
+RATE = 0.5  # step n is (n + 1) ** -RATE of what is known by then
+FADED = 1e-100  # the smallest scale of faded counts
 # Pseudo-counts: of moves, shared as moves are in all; of tokens, shared as the text's are; and of each token among these.
 MOVES, TOKENS, EACH = 1.0, 10.0, 0.5
 LANE, RUN_UP = 512, 64  # tokens of a lane that is scored beside others, and read before it
@@ -141,36 +142,37 @@ class Grammar:
         config, generator = GrammarConfig(vocabulary, classes, end_id), np.random.default_rng(seed)
         tokens = np.asarray(tokens, np.int64)
         texts = [tokens] if held is None else [tokens, np.asarray(held, np.int64)]
-        counts = sum(np.bincount(text, minlength=vocabulary) for text in texts) + EACH
+        base = sum(np.bincount(text, minlength=vocabulary) for text in texts) + EACH
+        base[end_id] = 0
+        known = Counts.start(base, classes, generator)
         pieces, rest = cut(tokens)
         if pieces.size > VISITS:
             pieces, rest = pieces[np.sort(generator.choice(len(pieces), VISITS // PIECE, replace=False))], rest[:0]
-        known = (generator.uniform(0.5, 1.5, (classes, classes)), counts[:, None] * generator.exponential(1.0, (vocabulary, classes)))
-        best = current = weigh(*known, counts, end_id)
+        best, steps = known.weights(end_id), 0
         losses: list[float] = []
-        steps = 0
         for _ in range(min(PASSES, max(1, VISITS // max(1, pieces.size)))):
             order = generator.permutation(len(pieces))
             for start in range(0, len(pieces), PIECES):
                 some = pieces[order[start : start + PIECES]]
-                found = expect(*current, known[0], some)
-                scale, steps = len(tokens) / some.size, steps + 1
-                new = steps**-RATE
-                known = tuple((1 - new) * old + new * scale * each for old, each in zip(known, found, strict=True))
-                current = weigh(*known, counts, end_id)
+                steps += 1
+                known.learn(some, end_id, len(tokens) / some.size, (steps + 1) ** -RATE)
+            current = known.weights(end_id)
             if held is None:
                 best = current
                 continue
             losses.append(float(-cls(config, *current).score(held).mean()))
             if losses[-1] == min(losses):
                 best = current
-            elif len(losses) > 2 and losses[-1] > losses[-2] > losses[-3]:
+            elif len(losses) - losses.index(min(losses)) > PATIENCE:
                 break
-        moves, writes = np.zeros((classes, classes)), np.zeros((vocabulary, classes))
+        last, opening = Counts(np.zeros((classes, classes)), np.zeros((vocabulary, classes)), base), known.shares()
         for some in whole(pieces, rest, texts[1:]):
-            for total, each in zip((moves, writes), expect(*best, known[0], some), strict=True):
-                total += each
-        return cls(config, *weigh(moves, writes, counts, end_id)), losses
+            ids, places = np.unique(some, return_inverse=True)
+            moves, writes = expect(best[0], best[1][ids], opening, places.reshape(some.shape))
+            last.moves += moves
+            last.writes[ids] += writes
+            last.totals += writes.sum(0)
+        return cls(config, *last.weights(end_id)), losses
 
     def step(self, beliefs: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Read one token a row: the class that wrote it, then the class that it went on to.
@@ -217,9 +219,7 @@ class Grammar:
                 closed[again] = self._read_lanes(tokens, firsts[again], ends[again], closed[lane - 1 : lane], scores)
         return scores
 
-    def _read_lanes(
-        self, tokens: np.ndarray, firsts: np.ndarray, ends: np.ndarray, beliefs: np.ndarray, scores: np.ndarray
-    ) -> np.ndarray:
+    def _read_lanes(self, tokens: np.ndarray, firsts: np.ndarray, ends: np.ndarray, beliefs: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Score each lane from its belief; give the beliefs after the lanes, (B, K)."""
         beliefs = beliefs.copy()
         for place in range(int((ends - firsts).max(initial=0))):
@@ -307,19 +307,18 @@ def whole(pieces: np.ndarray, rest: np.ndarray, texts: list[np.ndarray]) -> Iter
             yield last[None]
 
 
-def expect(transitions: np.ndarray, emissions: np.ndarray, moves: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def expect(transitions: np.ndarray, emissions: np.ndarray, opening: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Count moves and tokens by the classes that they are expected of: the E step, by forward and backward.
 
     transitions, emissions  (K, K), (V, K) float32
-    moves                   (K, K) float             counts so far; a row's first class is as frequent as they say
+    opening                 (K,) float               how likely each class is to come first
     rows                    (B, T) int
     return                  (K, K), (V, K) float64   expected counts
     """
     B, T = rows.shape
     K = len(transitions)
-    before = moves.sum(0) + EACH
     forward, scales = np.empty((T, B, K), np.float32), np.empty((T, B, 1), np.float32)
-    belief = np.tile((before / before.sum()).astype(np.float32), (B, 1))  # (B, K)
+    belief = np.tile(opening.astype(np.float32), (B, 1))  # (B, K)
     for t in range(T):
         wrote = belief * emissions[rows[:, t]]
         scales[t] = wrote.sum(1, keepdims=True)
@@ -341,17 +340,62 @@ def expect(transitions: np.ndarray, emissions: np.ndarray, moves: np.ndarray, ro
     return (found * transitions).astype(np.float64), written
 
 
-def weigh(moves: np.ndarray, writes: np.ndarray, counts: np.ndarray, end_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Turn expected counts into probabilities that leave nothing without some: the M step, under Dirichlet priors.
+class Counts:
+    """Expected counts, and the probabilities that they stand for under Dirichlet priors; only the tokens at hand are ever touched.
 
-    moves, writes  (K, K), (V, K) float
-    counts         (V,) float                 of tokens, none of them 0
-    return         (K, K), (V, K) float32
+    moves   (K, K) float64   from class to class
+    writes  (V, K) float64   of tokens by classes, to be multiplied by `scale`: so all of them fade at the price of one number
+    totals  (K,) float64     their sums
+    base    (V,) float64     how frequent each token is, the end token apart
     """
-    shares = moves.sum(0) + EACH
-    transitions = moves + MOVES * shares / shares.sum()
-    base = counts.astype(np.float64)
-    base[end_id] = 0
-    emissions = writes + TOKENS * (base / base.sum())[:, None]
-    emissions[end_id], emissions[:, 0], emissions[end_id, 0] = 0, 0, 1
-    return (transitions / transitions.sum(1, keepdims=True)).astype(np.float32), (emissions / emissions.sum(0)).astype(np.float32)
+
+    def __init__(self, moves: np.ndarray, writes: np.ndarray, base: np.ndarray) -> None:
+        self.moves, self.writes, self.scale = moves, writes, 1.0
+        self.totals = writes.sum(0)
+        self.base = base / base.sum()
+
+    @classmethod
+    def start(cls, base: np.ndarray, classes: int, generator: np.random.Generator) -> Counts:
+        """Begin with classes that differ by chance; base: (V,) float, counts."""
+        writes = base[:, None] * generator.exponential(1 / classes, (len(base), classes))  # (V, K)
+        return cls(generator.uniform(0.5, 1.5, (classes, classes)), writes, base)
+
+    def shares(self) -> np.ndarray:
+        """Give how frequent each class is, (K,) float64."""
+        shares = self.moves.sum(0) + EACH
+        return shares / shares.sum()
+
+    def transitions(self) -> np.ndarray:
+        """Give p(class' | class), (K, K) float32."""
+        found = self.moves + MOVES * self.shares()
+        return (found / found.sum(1, keepdims=True)).astype(np.float32)
+
+    def emissions(self, ids: np.ndarray, end_id: int) -> np.ndarray:
+        """Give p(token | class) of some tokens; class 0 writes the end token, which no other does.
+
+        ids     (N,) int
+        return  (N, K) float32
+        """
+        found = (self.writes[ids] * self.scale + TOKENS * self.base[ids, None]) / (self.totals + TOKENS)
+        found[:, 0], found[ids == end_id], found[ids == end_id, 0] = 0, 0, 1
+        return found.astype(np.float32)
+
+    def weights(self, end_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give all weights, (K, K) and (V, K) float32."""
+        return self.transitions(), self.emissions(np.arange(len(self.base)), end_id)
+
+    def learn(self, rows: np.ndarray, end_id: int, factor: float, rate: float) -> None:
+        """Blend in what is expected of some rows: one step of EM.
+
+        rows    (B, T) int
+        factor  float       how much of the text a token of the rows stands for
+        rate    float       what share of all counts is theirs from now on
+        """
+        ids, places = np.unique(rows, return_inverse=True)
+        moves, writes = expect(self.transitions(), self.emissions(ids, end_id), self.shares(), places.reshape(rows.shape))
+        self.moves = (1 - rate) * self.moves + rate * factor * moves
+        self.totals = (1 - rate) * self.totals + rate * factor * writes.sum(0)
+        self.scale *= 1 - rate
+        self.writes[ids] += rate * factor / self.scale * writes
+        if self.scale < FADED:
+            self.writes, self.scale = self.writes * self.scale, 1.0
