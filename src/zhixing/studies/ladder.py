@@ -32,6 +32,7 @@ from zhixing.training.train import identify, mix_trained, train
 ERAS: dict[str, dict[str, Any]] = {
     "unigram": {"model": "ngram", "order": 1},
     "grammar": {"model": "grammar"},
+    "dirichlet": {"model": "dirichlet"},
     "ngram": {"model": "ngram"},
     "feedforward": {"model": "feedforward"},
     "rnn": {"model": "rnn"},
