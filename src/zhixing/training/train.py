@@ -309,7 +309,7 @@ def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell, begin: Calla
     artefact.write(out, task, model, tokenizer)
     measured = {"seconds": time.perf_counter() - start, "core_seconds": time.process_time() - core}
     about = {"model": settings.model, "chosen": found, "fitted_on": _fitted_on(corpus, True)}
-    if model.prior is not None:
+    if getattr(model, "prior", None) is not None:
         about["prior"] = model.prior
     return _seal(out, corpus, settled, task, about, measured)
 
