@@ -304,7 +304,7 @@ def learn(place: Path, lines: list[str], **settings: Any) -> Any:
     place.mkdir()
     (place / "text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     prepare(place / "text.txt", place / "corpus", Prepare(unit="line", repeats="keep"))
-    train(place / "corpus", place / "model", {**QUICK, "epochs": 6.0, "subsample": 0.0, **settings})
+    train(place / "corpus", place / "model", {**QUICK, "steps": 490, "subsample": 0.0, **settings})
     return load(place / "model")
 
 
@@ -339,7 +339,7 @@ def test_the_same_words_shuffled_hold_nothing(tmp_path: Path) -> None:
 
 
 def test_training_is_the_same_to_the_bit_also_when_it_was_stopped(tmp_path: Path) -> None:
-    settings = {"epochs": 1.0, "evaluations": 2, "accumulate": 2}
+    settings = {"steps": 8, "evaluations": 2, "accumulate": 2}
     opened = learn(tmp_path / "whole", planted(600), **settings)
 
     class Soon(Stop):

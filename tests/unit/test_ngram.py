@@ -12,8 +12,7 @@ import torch
 from zhixing.core.errors import DataError, ShapeError, UsageError
 from zhixing.layers.kinds import Countable, Inputs
 from zhixing.models import ngram
-from zhixing.models.counts import estimate_discounts
-from zhixing.models.ngram import NGram, NGramConfig, best_order
+from zhixing.models.ngram import NGram, NGramConfig, best_order, estimate_discounts
 
 V, END = 40, 1
 

@@ -28,6 +28,7 @@ from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.shards import shard
 from zhixing.evaluation.baselines import class_rivals, language_rivals
 from zhixing.evaluation.report import Figure, Report, decide, unsure
+from zhixing.evaluation.vectors import judge_vectors
 from zhixing.metrics import intervals
 from zhixing.metrics import labels as judged
 from zhixing.metrics import text as texts
@@ -38,6 +39,7 @@ STRETCH = 512  # tokens of one unit of the bootstrap when there are few document
 SHORT_STRETCH = 64  # and at least: shorter ones depend on their neighbours
 FEW_DOCUMENTS = 30
 SEED = 20231
+ANY_CORPUS = ("embed",)  # tasks that only read texts
 Tell = Callable[..., None]
 
 
@@ -47,7 +49,7 @@ def evaluate(
     """Score a model on a split, with intervals, and the cheap rivals beside each figure.
 
     model   a Model folder
-    corpus  a Corpus folder of the model's task
+    corpus  a Corpus folder of the model's task; of any, for vectors of words, which read its texts
     rivals  fit the cheap rivals too and compare in pairs
     save    write the report to <model>/evaluation/<corpus>-<split>-<hash>.json
 
@@ -55,12 +57,11 @@ def evaluate(
     """
     artefact = model if isinstance(model, Artefact) else load(model)
     opened = open_corpus(corpus)
-    if artefact.task.name != opened.task:
+    if artefact.task.name not in (opened.task, *ANY_CORPUS):
         raise UsageError(
             "evaluate.other_task", model=str(artefact.folder.path), task=artefact.task.name, corpus=str(opened.path), other=opened.task
         )
-    judge = judge_language if opened.task == "language" else judge_classes
-    report = judge(artefact, opened, split, tell, rivals)
+    report = JUDGES[artefact.task.name](artefact, opened, split, tell, rivals)
     if report.details.get("units", report.examples) < intervals.ENOUGH:
         report = unsure(report)
     report = doubt(report, artefact, opened, split)
@@ -265,3 +266,6 @@ def answered_at(threshold: float | None, confidence: np.ndarray, correct: np.nda
         return [first, Figure(names[1], precision)]
     right = intervals.wilson(int(correct[taken].sum()), count)
     return [first, Figure(names[1], right.value, right.low, right.high)]
+
+
+JUDGES: dict[str, Callable[..., Report]] = {"language": judge_language, "classify": judge_classes, "embed": judge_vectors}

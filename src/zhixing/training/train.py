@@ -158,7 +158,8 @@ def ready_vectors(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell:
 
     places = stream.rows * ROW_WORDS
     units = places * (settings.window + 1) if settings.model == "skipgram" else places  # the weights of a place's pairs
-    return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch * ROW_WORDS, places, units)
+    epoch = max(places, vectors.LEAST_WORDS)
+    return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch * ROW_WORDS, epoch, units)
 
 
 def dropout_for(settings: TrainSettings, steps: int, plan: Plan) -> float:
@@ -298,10 +299,8 @@ def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell, begin: Calla
         tokenizer = make_tokenizer(corpus, settings)
         if settings.model == "grammar":
             model, found = counted.learn_grammar(corpus, tokenizer, settings.classes, settings.seed, tell)
-        elif settings.model == "ngram":
-            model, found = counted.count_language(corpus, tokenizer, settings.order, tell)
         else:
-            model, found = counted.count_under_prior(corpus, tokenizer, settings.model, settings.order, settings.strength, tell)
+            model, found = counted.count_language(corpus, tokenizer, settings.order, tell)
     else:
         tokenizer = None
         task, model, found = counted.count_classes(corpus, task, settings.model, settings.strength, tell)
@@ -309,8 +308,6 @@ def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell, begin: Calla
     artefact.write(out, task, model, tokenizer)
     measured = {"seconds": time.perf_counter() - start, "core_seconds": time.process_time() - core}
     about = {"model": settings.model, "chosen": found, "fitted_on": _fitted_on(corpus, True)}
-    if getattr(model, "prior", None) is not None:
-        about["prior"] = model.prior
     return _seal(out, corpus, settled, task, about, measured)
 
 
@@ -406,7 +403,7 @@ def finish(
     about: dict[str, Any] = {"model": settings.model, "parameters": sum(p.numel() for p in model.parameters())}
     about["training"] = {"steps": state.step, "best_step": state.best_step, "validation_nats": state.best, "skipped": state.skipped}
     if settings.prior != "none":
-        about["prior"] = {"name": settings.prior, "strength": settings.prior_strength, "per": "weight"}
+        about["prior"] = {"name": settings.prior, "strength": settings.prior_strength}
     if settings.model == "mixture":
         served, about["chosen"] = counted.mix(corpus, tokenizer, model, settings.order, tell)
     if isinstance(task, Classify) and corpus.counts.get("validation"):

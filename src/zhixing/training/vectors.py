@@ -16,6 +16,8 @@ from zhixing.tasks.embed import Embed, learn_words, place_words
 from zhixing.tokens.tokenizer import Tokenizer
 
 DRAWN = 64  # words that a row of text shares: on film reviews 32 and 128 did as well
+# An epoch of a shorter text goes through it again until so many words are read: 6,000 headlines need about 500 updates of the usual size.
+LEAST_WORDS = 200_000
 Learnt = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
