@@ -103,7 +103,7 @@ def serving(*models: Path) -> Iterator[Server]:
     """Run `zhixing serve` on a free port; it must end with 0."""
     command = [sys.executable, "-m", "zhixing", "serve", *map(str, models), "--port", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ZHIXING_LANG": "en"}
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
     lines = [child.stderr.readline() for _ in range(3)]
     yield Server(int(re.search(r":(\d+) \(", lines[1]).group(1)), child.pid)
     child.terminate()
@@ -319,7 +319,10 @@ def main() -> None:
     out, draw = given.out, random.Random(1)
     model, parameters = make(out / "decoder", SMALL if given.smoke else SHAPE)
     details: dict[str, Any] = {"one": [], "many": []}
-    figures = [Measured("parameters of the decoder (random weights)", parameters)]
+    figures = [
+        Measured("parameters of the decoder (random weights)", parameters),
+        Measured("load of the machine by others when it began, processes that want a core", os.getloadavg()[0]),
+    ]
     with serving(model) as server:
         port, name = server.port, model.name
         asyncio.run(rate(port, name, given.streams, 8, draw))  # warms up

@@ -86,6 +86,8 @@ def ngram() -> NGram:
 MADE: dict[str, Callable[[], tuple[Any, Any]]] = {
     "grammar": lambda: (Language(), Grammar.learn(stream(), V, 8, TOKENIZER.end_id)[0]),
     "ngram": lambda: (Language(), ngram()),
+    "dirichlet": lambda: (Language(), NGram.count(stream(), V, 4, TOKENIZER.end_id, "dirichlet", 3.0)),
+    "additive": lambda: (Language(), NGram.count(stream(), V, 2, TOKENIZER.end_id, "additive", 0.1)),
     "qwen3": lambda: (Language(), neural("qwen3", **DECODER)),
     "llama": lambda: (Language(), neural("llama", **DECODER)),
     "qwen3-tied": lambda: (Language(), neural("qwen3", **DECODER, tie_word_embeddings=True)),
@@ -102,6 +104,7 @@ MADE: dict[str, Callable[[], tuple[Any, Any]]] = {
     "headed-gpt2": lambda: (CLASSES, headed("gpt2", **GPT2)),
 }
 BAGS = ("naive_bayes", "logistic")
+COUNTS = ("ngram", "dirichlet", "additive")
 
 
 def save(path: Path, name: str) -> tuple[Any, Any]:
@@ -226,7 +229,7 @@ def reseal(path: Path) -> None:
     seal(path, "model", {name: value for name, value in card.items() if name not in ("format", "kind")})
 
 
-@pytest.mark.parametrize("name", sorted(set(MADE) - {"ngram", *BAGS}))
+@pytest.mark.parametrize("name", sorted(set(MADE) - {*COUNTS, *BAGS}))
 def test_weights_that_answer_differently_are_refused(tmp_path: Path, name: str) -> None:
     save(tmp_path / "a", name)
     nudge(tmp_path / "a", 1e-8)  # less than a float32 shows: the same answers
@@ -237,7 +240,7 @@ def test_weights_that_answer_differently_are_refused(tmp_path: Path, name: str) 
     assert caught.value.code == "golden.differs", str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "tensor"), [("ngram", "2.counts"), ("naive_bayes", None), ("logistic", None)])
+@pytest.mark.parametrize(("name", "tensor"), [*((name, "2.counts") for name in COUNTS), ("naive_bayes", None), ("logistic", None)])
 def test_counts_that_answer_differently_are_refused(tmp_path: Path, name: str, tensor: str | None) -> None:
     from safetensors.numpy import load_file
     from safetensors.numpy import save as to_bytes

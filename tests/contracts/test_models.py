@@ -58,9 +58,9 @@ def make(name: str):
     return model.eval()
 
 
-def count() -> NGram:
+def count(smoothing: str = "ngram", strength: float | None = None) -> NGram:
     """Count an n-gram model."""
-    return NGram.count(stream(), V, 3, 1)
+    return NGram.count(stream(), V, 3, 1, smoothing, strength)
 
 
 def stream() -> np.ndarray:
@@ -69,7 +69,12 @@ def stream() -> np.ndarray:
     return np.concatenate([[1], np.where(np.arange(400) % 3, generator.integers(5, V, 400), 9), [1]])
 
 
-COUNTED = {"ngram": count, "grammar": lambda: Grammar.learn(stream(), V, 6, 1)[0]}
+COUNTED = {
+    "ngram": count,
+    "dirichlet": lambda: count("dirichlet", 2.0),
+    "additive": lambda: count("additive", 0.1),
+    "grammar": lambda: Grammar.learn(stream(), V, 6, 1)[0],
+}
 
 
 def tokens(rows: int = 3, length: int = T, seed: int = 0) -> torch.Tensor:

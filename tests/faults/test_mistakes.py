@@ -156,6 +156,8 @@ CASES = [
     Case("corpus-one-label", "train {p}/single {p}/out", 3, "task.one_label", "up", setup=one_label),
     Case("setting-unused", "train {k}/corpus {p}/out --model ngram --steps 9", 2, "settings.unused", "'steps'"),
     Case("order-unused", "train {k}/corpus {p}/out --model qwen3 --order 3 --steps 1", 2, "settings.unused", "qwen3"),
+    Case("strength-negative", "train {k}/corpus {p}/out --model dirichlet --strength=-1", 2, "settings.range", "strength"),
+    Case("strength-endless", "train {k}/corpus {p}/out --model additive --strength inf", 2, "settings.range", "inf"),
     Case("prior-unknown", "train {k}/corpus {p}/out --model lstm --prior gausian", 2, "settings.choice", "'gaussian'"),
     Case("prior-and-decay", "train {k}/corpus {p}/out --prior gaussian --weight-decay 0.1", 2, "settings.prior_decay", "weight_decay"),
     Case("prior-missing", "train {k}/corpus {p}/out --prior-strength 3", 2, "settings.no_prior", "--prior gaussian"),

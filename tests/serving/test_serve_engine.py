@@ -153,6 +153,23 @@ def test_a_model_that_fails_fails_its_own_requests_and_no_others(start: Callable
     other.close()
 
 
+def test_a_fault_while_a_client_leaves_does_not_end_the_engine(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    running = start("ngram")
+    line = send(running, "/v1/completions", **LONG, stream=True)
+    running.until("zhixing_running", lambda texts: texts == 1)
+
+    def failing(machine: Machine, *rows: int) -> None:
+        raise ValueError("no")
+
+    monkeypatch.setattr(Machine, "retire", failing)
+    line.close()
+    running.until("zhixing_failures_total", lambda times: times == 1)
+    monkeypatch.undo()
+    assert running.ask("GET", "/health").json == {"status": "ok"}
+    assert running.post("/v1/completions", **SHORT).status == 200
+    assert not running.server.engine._live
+
+
 def test_a_stream_that_fails_in_the_middle_says_so(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     running = start("ngram")
     step, steps = Machine.step, []

@@ -12,7 +12,8 @@ import torch
 from zhixing.core.errors import DataError, ShapeError, UsageError
 from zhixing.layers.kinds import Countable, Inputs
 from zhixing.models import ngram
-from zhixing.models.ngram import NGram, NGramConfig, best_order, estimate_discounts
+from zhixing.models.counts import estimate_discounts
+from zhixing.models.ngram import NGram, NGramConfig, best_order
 
 V, END = 40, 1
 

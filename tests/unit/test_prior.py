@@ -393,7 +393,7 @@ def test_training_under_a_prior_is_judged_by_the_data_alone(tmp_path: Path) -> N
     for strength in (1.0, 1e6):
         form = {**SHORT, "model": "lstm", "prior": "gaussian", "prior_strength": strength, "evaluations": 2}
         folder = train(tmp_path / "corpus", tmp_path / f"model-{strength}", form)
-        assert folder.card["prior"] == {"name": "gaussian", "strength": strength}
+        assert folder.card["prior"] == {"name": "gaussian", "strength": strength, "per": "weight"}
         assert folder.card["settings"]["weight_decay"] == 0 and folder.card["origins"]["weight_decay"] == "prior"
         lines = [json.loads(line) for line in (folder.path / "run.jsonl").read_text().splitlines()]
         losses = [line["loss"] for line in lines if "loss" in line]
@@ -411,4 +411,4 @@ def test_rows_are_trained_under_a_prior_too(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", Prepare(validation=0.2, test=0.1))
     folder = train(tmp_path / "corpus", tmp_path / "model", {**SHORT, "model": "lstm", "prior": "laplace", "prior_strength": 0.1})
-    assert folder.card["prior"] == {"name": "laplace", "strength": 0.1} and folder.card["settings"]["prior"] == "laplace"
+    assert folder.card["prior"] == {"name": "laplace", "strength": 0.1, "per": "weight"} and folder.card["settings"]["prior"] == "laplace"

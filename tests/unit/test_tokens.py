@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -168,6 +169,23 @@ def test_save_and_load(tokenizer, tmp_path):
         return
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert settings["eos_token"] == "<|end|>" and settings["pad_token"] == "<|pad|>" and settings["split_special_tokens"] is True
+
+
+def test_a_kill_while_saving_leaves_nothing_that_cannot_be_opened(tmp_path, monkeypatch):
+    made = MADE["words"]()
+    for writes in (0, 1, 2):
+        folder, left = tmp_path / str(writes), [None] * writes
+        folder.mkdir()
+
+        def write(path, content, left=left):
+            left.pop()
+            path.write_bytes(content)
+
+        monkeypatch.setattr("zhixing.tokens.tokenizer.write_bytes", write)
+        with contextlib.suppress(IndexError):
+            made.save(folder)
+        if (folder / "tokenizer.json").exists():
+            assert writes == 2 and Tokenizer.load(folder).hash == made.hash
 
 
 def test_training_is_a_function_of_the_text():

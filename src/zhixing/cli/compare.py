@@ -19,6 +19,7 @@ def compare(
     size: str | None = None,
     seed: int | None = None,
     threads: int | None = None,
+    priors: bool = False,
     force: bool = False,
     json: bool = False,
 ) -> None:
@@ -33,7 +34,7 @@ def compare(
     rungs = RUNGS if models is None else tuple(name.strip() for name in models.split(",") if name.strip())
     console = Console(json)
     console.tell("cli.compare.will", corpus=corpus, out=out, models=", ".join(rungs), seconds=core_seconds)
-    folder = climb(corpus, out, core_seconds, rungs, settings, tell=console.tell, force=force, stop=Stop().install())
+    folder = climb(corpus, out, core_seconds, rungs, settings, priors=priors, tell=console.tell, force=force, stop=Stop().install())
     words = (folder.path / "table.md").read_text(encoding="utf-8").rstrip()
     console.answer(words, {"path": str(folder.path), **read_json(folder.path / "table.json")})
     console.tell("cli.compare.done", out=folder.path)

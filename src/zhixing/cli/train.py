@@ -37,6 +37,7 @@ def train(
     threads: int | None = None,
     classes: int | None = None,
     order: int | None = None,
+    strength: float | None = None,
     recipe: str | None = None,
     best: bool = False,
     dry_run: bool = False,

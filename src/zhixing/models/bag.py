@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 METHODS = ("naive_bayes", "logistic")
+PRIORS = {"naive_bayes": ("dirichlet", "feature"), "logistic": ("gaussian", "weight")}
 STRENGTHS = {"naive_bayes": (1.0, 0.3, 0.1, 0.03), "logistic": (1.0, 0.25, 0.06, 0.015)}
 STEPS = 60  # of L-BFGS
 TOLERANCE = 1e-4  # relative fall of the loss in a step of L-BFGS; accuracy stands still long before
@@ -216,6 +217,12 @@ class Bag:
                 if len(losses) > 1 and losses[-1] > losses[-2]:
                     break  # the loss falls and then rises along the strengths
         return best, trials
+
+    @property
+    def prior(self) -> dict[str, Any]:
+        """The prior by name, strength and what has so much of it."""
+        name, per = PRIORS[self.config.method]
+        return {"name": name, "strength": self.config.strength, "per": per}
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Give p(label | text).

@@ -34,6 +34,8 @@ MODELS = {
     "lstm": "zhixing.models.recurrent:TextGenerator",
     "grammar": "zhixing.models.grammar:Grammar",
     "ngram": "zhixing.models.ngram:NGram",
+    "dirichlet": "zhixing.models.ngram:NGram",
+    "additive": "zhixing.models.ngram:NGram",
     "bag": "zhixing.models.bag:Bag",
     "mixture": "zhixing.models.mixture:Mixture",
     "skipgram": "zhixing.models.embeddings:Embeddings",

@@ -1,10 +1,14 @@
-"""Interpolated modified Kneser-Ney: the counted language model, of any order, counted and read by sorted arrays alone.
+"""The counted language model, of any order, in three smoothings: what a count means where counts are few.
 
-The grams of one length form a level. A gram's id is its rank among the sorted keys `id of its prefix * V + its last token`, so that a
-level is one sorted int64 array, the next level hangs on it, and counting is a sort, reading a binary search.
-The end token plays both the start and the end of a document: a context reaches back to it and never over it.
-Source: Chen & Goodman 1998, section 3; Heafield et al. 2013 for grams at the start of a document, which keep their raw counts since
-nothing precedes them, and for the discounts where counts of counts are missing. Leaves out: pruning, other smoothings.
+    ngram      interpolated modified Kneser-Ney: a fixed part of every count goes to the shorter context
+    dirichlet  (c + a p) / (n + a), the posterior's mean under a Dirichlet prior of strength a around p, the shorter context's probability
+    additive   (c + a) / (n + a V), the same around the uniform distribution, with a pseudo-counts for each token
+
+with c the count of token after context, n that of the context, V tokens in all. Both Dirichlets are also maximum likelihood of the counts
+with pseudo-counts added, and for a -> 0 that of the counts alone; the older one, additive, forgets that a context never seen ends in one
+that was. How counts are held and read is in counts.py, how a is chosen in dirichlet.py.
+Sources: Chen & Goodman 1998, section 3; MacKay & Peto 1995 (dirichlet); Lidstone 1920 (additive). Leaves out: pruning, and a strength
+of its own for each order.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ from torch import Tensor
 from zhixing.core.config import resolve
 from zhixing.core.errors import DataError, ShapeError, UsageError
 from zhixing.layers.kinds import Inputs
+from zhixing.models.counts import OUTSIDE, Level, contexts_before, continued, count_levels, make_level, pack, reaches, unpack
 
-FALLBACK_DISCOUNTS = (0.0, 0.5, 1.0, 1.5)  # Heafield's lmplz --discount_fallback: for texts too small, or too regular, to estimate them
+SMOOTHINGS = ("ngram", "dirichlet", "additive")
 SCORED_AT_ONCE = 1 << 20  # positions; bounds the memory of scoring, no answer depends on it
 HELD_OUT = 0.05  # of the training tokens, where the order is chosen and there is no validation text
 
@@ -33,141 +38,27 @@ class NGramConfig:
 
     order   int, tokens   the longest gram: order - 1 tokens of context and the token itself
     end_id  int           the token that stands before, between and after documents
+    strength    float or None   of the Dirichlet prior, in pseudo-counts: a context (dirichlet), or a token after each (additive); else None
+    model_type  str             the smoothing: "ngram" (Kneser-Ney), "dirichlet" or "additive"
     """
 
     vocab_size: int
     order: int
     end_id: int
     model_type: str = "ngram"
+    strength: float | None = None
 
-
-@dataclass(frozen=True)
-class Level:
-    """All grams of one length, sorted by key: N of them, and N' one shorter, their prefixes.
-
-    keys       (N,) int64         id of the prefix * V + last token
-    counts     (N,) int32         raw at the highest order; below it, how many different tokens precede the gram
-    starts     (N' + 1,) int64     the grams that continue prefix p are starts[p] .. starts[p + 1]
-    totals     (N',) float64       sum of counts after a prefix
-    backoffs   (N',) float64       the share that a prefix leaves to the shorter context
-    discounts  (4,) float64       what is taken off a count of 0, 1, 2, 3 and more
-    """
-
-    keys: np.ndarray
-    counts: np.ndarray
-    starts: np.ndarray
-    totals: np.ndarray
-    backoffs: np.ndarray
-    discounts: np.ndarray
-
-    def find(self, prefixes: np.ndarray, tokens: np.ndarray, vocabulary: int) -> np.ndarray:
-        """Give the ids of grams, -1 for those never seen; a prefix of -1 was never seen.
-
-        prefixes  (N,) int64
-        tokens    (N,) int64
-        return    (N,) int64
-        """
-        ids = np.full(len(prefixes), -1, np.int64)
-        known = np.flatnonzero(prefixes >= 0)
-        wanted = prefixes[known] * vocabulary + tokens[known]
-        places = np.searchsorted(self.keys, wanted)
-        there = places < len(self.keys)
-        there[there] = self.keys[places[there]] == wanted[there]
-        ids[known[there]] = places[there]
-        return ids
-
-    def take(self, p: np.ndarray, contexts: np.ndarray, grams: np.ndarray) -> np.ndarray:
-        """Interpolate one order more into the probabilities of the order below; the formula of the model.
-
-        p         (N,) float64   p(token | context without its first token)
-        contexts  (N,) int64     id of the context, -1 where it was never seen or reaches over a document's start
-        grams     (N,) int64     id of the context and the token, -1 where never seen
-        return    (N,) float64   (c - D(c)) / total + backoff * p, and p where the context was never continued
-        """
-        read = np.flatnonzero(contexts >= 0)
-        read = read[self.totals[contexts[read]] > 0]
-        context = contexts[read]
-        count = np.where(grams[read] >= 0, self.counts[grams[read]], 0)
-        longer = p.copy()
-        longer[read] = (count - self.discounts[np.minimum(count, 3)]) / self.totals[context] + self.backoffs[context] * p[read]
-        return longer
-
-
-def estimate_discounts(counts: np.ndarray) -> np.ndarray:
-    """Estimate what to take off counts of 0, 1, 2, 3 and more from the counts of counts.
-
-    counts  (N,) int
-    return  (4,) float64   FALLBACK_DISCOUNTS when a count of counts is zero or an estimate is not above 0 and at most j
-    Source: Chen & Goodman 1998, eq. 17: Y = n1 / (n1 + 2 n2), D_j = j - (j + 1) Y n_{j+1} / n_j.
-    """
-    n = np.array([np.count_nonzero(counts == j) for j in range(5)], np.float64)
-    if (n[1:] == 0).any():
-        return np.array(FALLBACK_DISCOUNTS)
-    y = n[1] / (n[1] + 2 * n[2])
-    j = np.arange(1, 4)
-    discounts = j - (j + 1) * y * n[2:] / n[1:4]
-    if (discounts <= 0).any() or (discounts > j).any():
-        return np.array(FALLBACK_DISCOUNTS)
-    return np.concatenate([[0.0], discounts])
-
-
-def make_level(keys: np.ndarray, counts: np.ndarray, parents: int, vocabulary: int) -> Level:
-    """Derive what reading needs from sorted keys and counts."""
-    prefixes = keys // vocabulary
-    discounts = estimate_discounts(counts)
-    starts = np.concatenate([[0], np.cumsum(np.bincount(prefixes, minlength=parents))])
-    totals = np.bincount(prefixes, weights=counts, minlength=parents)
-    taken = np.bincount(prefixes, weights=discounts[np.minimum(counts, 3)], minlength=parents)
-    backoffs = np.divide(taken, totals, out=np.ones(parents), where=totals > 0)
-    return Level(keys, counts, starts, totals, backoffs, discounts)
-
-
-def reaches(tokens: np.ndarray, end_id: int) -> np.ndarray:
-    """Say how many tokens of context each token after the first has: back to the document's start, the end token before it included.
-
-    tokens  (N,) int
-    return  (N-1,) int64
-    """
-    places = np.arange(len(tokens))
-    starts = np.maximum.accumulate(np.where(tokens == end_id, places, 0))
-    return places[1:] - starts[:-1]
-
-
-def count_levels(tokens: np.ndarray, vocabulary: int, end_id: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-    """Count grams of length 1, 2, 3, ... without end, one sort a length.
-
-    tokens  (N,) int   [end] document [end] ... [end]
-    yields  keys (N,) int64; raw counts (N,) int32; the counts of the length before as a lower order, (N',) int32
-    """
-    tokens = tokens.astype(np.int64)  # (N,)
-    reach = reaches(tokens, end_id)  # (N-1,)
-    raw = np.bincount(tokens[1:], minlength=vocabulary).astype(np.int32)  # (V,)
-    ids = tokens  # the id of the gram that ends at each place; its own at length 1
-    yield np.arange(vocabulary, dtype=np.int64), raw, None
-    for length in itertools.count(2):
-        places = np.flatnonzero(reach >= length - 1) + 1
-        keys = ids[places - 1] * vocabulary + tokens[places]
-        order = np.argsort(keys)
-        keys = keys[order]
-        first = np.empty(len(keys), bool)
-        first[:1] = True
-        np.not_equal(keys[1:], keys[:-1], out=first[1:])
-        heads = np.flatnonzero(first)
-        # A gram of this length stands for one token that precedes its last length - 1 tokens. Nothing precedes a document's start:
-        # the grams that begin there are exactly those that no token precedes, and they keep their raw counts.
-        preceded = np.bincount(ids[places[order[heads]]], minlength=len(raw)).astype(np.int32)
-        lower = np.where(preceded > 0, preceded, raw)
-        raw = np.diff(heads, append=len(keys)).astype(np.int32)
-        ids = np.full(len(tokens), -1, np.int64)
-        ids[places[order]] = np.cumsum(first) - 1
-        yield keys[heads], raw, lower
+    @property
+    def added(self) -> float | None:
+        """The prior's pseudo-counts in every context; None in Kneser-Ney."""
+        return self.strength * self.vocab_size if self.strength and self.model_type == "additive" else self.strength
 
 
 class History:
     """What an n-gram model remembers of the texts read so far.
 
     texts  B lists of int     every token read, so that a crop finds its context again
-    ids    (B, order) int64   the id of the context of each length 0 .. order - 1, -1 where never seen
+    ids    (B, order) int64   the id of the context of each length 0 .. order - 1, UNSEEN or OUTSIDE where it has none
     """
 
     def __init__(self, model: NGram, texts: list[list[int]]) -> None:
@@ -205,7 +96,7 @@ class History:
 
 
 class NGram:
-    """An interpolated modified Kneser-Ney model; a Countable kind."""
+    """An n-gram model in one of the three smoothings; a Countable kind."""
 
     def __init__(self, config: NGramConfig, levels: list[Level]) -> None:
         self.config = config
@@ -213,32 +104,50 @@ class NGram:
         self.vocabulary = config.vocab_size
 
     @classmethod
-    def count(cls, tokens: np.ndarray, vocabulary: int, order: int, end_id: int) -> NGram:
+    def count(
+        cls, tokens: np.ndarray, vocabulary: int, order: int, end_id: int, smoothing: str = "ngram", strength: float | None = None
+    ) -> NGram:
         """Count a model of one order.
 
-        tokens  (N,) int   [end] document [end] document ... [end]
+        tokens    (N,) int   [end] document [end] document ... [end]
+        strength  float      of the prior; for dirichlet and additive
         """
         check(tokens, vocabulary, end_id, counted=True)
         if order < 1:
             raise UsageError("ngram.order", order=order)
+        config = NGramConfig(vocabulary, order, end_id, smoothing, None if strength is None else float(strength))
+        check_smoothing(config)
         counted = list(itertools.islice(count_levels(tokens, vocabulary, end_id), order))
         levels, parents = [], 1
         for place, (keys, raw, _) in enumerate(counted):
-            counts = raw if place == order - 1 else counted[place + 1][2]
-            levels.append(make_level(keys, counts, parents, vocabulary))
+            counts = raw if place == order - 1 or config.added is not None else counted[place + 1][2]
+            levels.append(make_level(keys, counts, parents, vocabulary, config.added))
             parents = len(keys)
-        return cls(NGramConfig(vocabulary, order, end_id), levels)
+        return cls(config, levels)
+
+    @property
+    def prior(self) -> dict[str, Any] | None:
+        """The prior by name, strength and what has so many pseudo-counts; None in Kneser-Ney, which has none."""
+        if self.config.strength is None:
+            return None
+        per = "token" if self.config.model_type == "additive" else "context"
+        return {"name": "dirichlet", "strength": self.config.strength, "per": per}
+
+    def believed(self, p: np.ndarray, contexts: np.ndarray) -> np.ndarray:
+        """Give what is believed before a longer context is counted: p of the shorter one, or, additive, that all tokens are alike.
+
+        p         (N,) float64   where there is no longer context, because the document has just begun, it stays
+        contexts  (N,) int64     ids of the longer contexts
+        """
+        return np.where(contexts == OUTSIDE, p, 1 / self.vocabulary) if self.config.model_type == "additive" else p
 
     def walk(self, tokens: np.ndarray) -> Iterator[tuple[Level, np.ndarray, np.ndarray]]:
         """Go up the orders: yield a level and the ids of context and of gram, (N-1,) each, for every token after the first."""
         tokens = tokens.astype(np.int64)
         reach = reaches(tokens, self.config.end_id)
-        contexts = grams = np.zeros(len(reach), np.int64)
+        grams = np.zeros(len(reach), np.int64)
         for length, level in enumerate(self.levels):
-            if length == 1:
-                contexts = tokens[:-1]
-            elif length > 1:
-                contexts = np.where(reach >= length, np.concatenate([[-1], grams[:-1]]), -1)
+            contexts = contexts_before(tokens, length, reach, grams)
             grams = level.find(contexts, tokens[1:], self.vocabulary)
             yield level, contexts, grams
 
@@ -259,7 +168,7 @@ class NGram:
         for part in self.parts(tokens):
             p = np.full(len(part) - 1, 1 / self.vocabulary)
             for level, contexts, grams in self.walk(part):
-                p = level.take(p, contexts, grams)
+                p = level.take(self.believed(p, contexts), contexts, grams)
             new = min(SCORED_AT_ONCE, len(scores) - done)
             scores[done : done + new] = np.log(p[len(p) - new :])
             done += new
@@ -292,7 +201,7 @@ class NGram:
         tokens  (B,) int64
         return  (B, order) int64
         """
-        longer = np.full_like(ids, -1)
+        longer = np.full_like(ids, OUTSIDE)
         longer[:, 0] = 0
         real = tokens >= 0
         if ids.shape[1] > 1:
@@ -305,7 +214,7 @@ class NGram:
     def contexts(self, texts: list[list[int]]) -> np.ndarray:
         """Give the ids of the contexts of each length at the ends of texts, (B, order) int64."""
         span = self.config.order - 1
-        ids = np.full((len(texts), span + 1), -1, np.int64)
+        ids = np.full((len(texts), span + 1), OUTSIDE, np.int64)
         ids[:, 0] = 0
         tails = np.full((len(texts), span), -1, np.int64)
         for row, text in enumerate(texts):
@@ -335,14 +244,15 @@ class NGram:
         """
         p = np.full((len(ids), self.vocabulary), 1 / self.vocabulary)
         for length, level in enumerate(self.levels):
+            p = self.believed(p.T, ids[:, length]).T
             for row in np.flatnonzero(continued(level, ids[:, length])):
                 context = ids[row, length]
                 children = slice(level.starts[context], level.starts[context + 1])
                 counts = level.counts[children]
                 p[row] *= level.backoffs[context]
-                p[row, level.keys[children] - context * self.vocabulary] += (
-                    counts - level.discounts[np.minimum(counts, 3)]
-                ) / level.totals[context]
+                p[row, level.keys[children] - context * self.vocabulary] += (counts - level.discounts[np.minimum(counts, 3)]) / (
+                    level.totals[context] + level.added
+                )
         return p
 
     def matched_next(self, cache: History) -> np.ndarray:
@@ -354,7 +264,7 @@ class NGram:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the configuration as a JSON-able value."""
-        return asdict(self.config)
+        return {name: value for name, value in asdict(self.config).items() if value is not None}
 
     def tensors(self) -> dict[str, Tensor]:
         """Give the counts to be saved, about 4 bytes a gram: last tokens, children of each prefix, counts."""
@@ -374,35 +284,23 @@ class NGram:
             known = {name: value for name, value in config.items() if name != "architectures"}
             config = resolve(NGramConfig, ("config.json", known)).value
         saved = {name: np.asarray(tensor) for name, tensor in tensors.items()}
-        vocabulary = config.vocab_size
-        levels = [make_level(np.arange(vocabulary), unpack("1.counts", saved), 1, vocabulary)]
+        check_smoothing(config)
+        vocabulary, added = config.vocab_size, config.added
+        levels = [make_level(np.arange(vocabulary), unpack("1.counts", saved), 1, vocabulary, added)]
         for length in range(2, config.order + 1):
             children = unpack(f"{length}.children", saved)
             keys = np.repeat(np.arange(len(children)), children) * vocabulary + saved[f"{length}.tokens"].astype(np.int64)
-            levels.append(make_level(keys, unpack(f"{length}.counts", saved), len(children), vocabulary))
+            levels.append(make_level(keys, unpack(f"{length}.counts", saved), len(children), vocabulary, added))
         return cls(config, levels)
 
 
-def continued(level: Level, contexts: np.ndarray) -> np.ndarray:
-    """Say which contexts training saw, and saw followed by something; (N,) int64 -> (N,) bool."""
-    return (contexts >= 0) & (level.totals[contexts] > 0)
-
-
-def pack(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Store counts, nearly all of them small, in a byte each; those of 255 and more stand apart, with their places."""
-    large = np.flatnonzero(values >= 255)
-    return {
-        name: np.minimum(values, 255).astype(np.uint8),
-        f"{name}.places": large.astype(np.int32),
-        f"{name}.values": values[large].astype(np.int32),
-    }
-
-
-def unpack(name: str, saved: dict[str, np.ndarray]) -> np.ndarray:
-    """Read back what `pack` stored, (N,) int32."""
-    values = saved[name].astype(np.int32)
-    values[saved[f"{name}.places"]] = saved[f"{name}.values"]
-    return values
+def check_smoothing(config: NGramConfig) -> None:
+    """Raise UsageError when a smoothing is unknown, lacks its strength or is given one that it has not."""
+    if config.model_type not in SMOOTHINGS:
+        raise UsageError("ngram.smoothing", name=config.model_type, among=SMOOTHINGS)
+    strength = config.strength
+    if (strength is None) != (config.model_type == "ngram") or not (strength is None or 0 < strength < float("inf")):
+        raise UsageError("ngram.strength", smoothing=config.model_type, strength=strength)
 
 
 def check(tokens: np.ndarray, vocabulary: int, end_id: int, counted: bool = False) -> None:
@@ -419,6 +317,24 @@ def check_ids(tokens: np.ndarray, vocabulary: int) -> None:
         raise ShapeError("ngram.token", token=int(wrong[0]), vocabulary=vocabulary)
 
 
+def check_choice(
+    train: np.ndarray, validation: np.ndarray | None, vocabulary: int, end_id: int, orders: Iterable[int]
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Check what a choice is made of: the text to count, the text to choose by, the orders to try, in their order.
+
+    validation  (N,) int or None   None: the last 5 % of the training tokens stand apart
+    """
+    if validation is None or len(validation) < 2:
+        cut = min(max(1, round(len(train) * (1 - HELD_OUT))), max(1, len(train) - 2))
+        train, validation = train[:cut], train[cut - 1 :]
+    check(train, vocabulary, end_id, counted=True)
+    check(validation, vocabulary, end_id)
+    wanted = sorted(set(orders))
+    if not wanted or wanted[0] < 1:
+        raise UsageError("ngram.order", order=wanted[0] if wanted else "-")
+    return train, validation, wanted
+
+
 def best_order(
     train: np.ndarray, validation: np.ndarray | None, vocabulary: int, end_id: int, orders: Iterable[int] = range(1, 11)
 ) -> tuple[int, dict[int, float]]:
@@ -430,14 +346,7 @@ def best_order(
 
     All orders share their lower orders, so that each costs one sort more and one interpolation more.
     """
-    if validation is None or len(validation) < 2:
-        cut = min(max(1, round(len(train) * (1 - HELD_OUT))), max(1, len(train) - 2))
-        train, validation = train[:cut], train[cut - 1 :]
-    check(train, vocabulary, end_id, counted=True)
-    check(validation, vocabulary, end_id)
-    wanted = sorted(set(orders))
-    if not wanted or wanted[0] < 1:
-        raise UsageError("ngram.order", order=wanted[0] if wanted else "-")
+    train, validation, wanted = check_choice(train, validation, vocabulary, end_id, orders)
     losses: dict[int, float] = {}
     levels = count_levels(train, vocabulary, end_id)
     keys, raw, _ = next(levels)
@@ -454,6 +363,6 @@ def best_order(
                 break
         longer, longer_raw, lower = next(levels)
         p = make_level(keys, lower, parents, vocabulary).take(p, contexts, grams)
-        contexts = validation[:-1].astype(np.int64) if order == 1 else np.where(reach >= order, np.concatenate([[-1], grams[:-1]]), -1)
+        contexts = contexts_before(validation, order, reach, grams)
         parents, keys, raw = len(keys), longer, longer_raw
     return min(losses, key=lambda order: (losses[order], order)), losses

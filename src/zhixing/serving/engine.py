@@ -94,52 +94,55 @@ class Engine:
         self._thread.join()
 
     def _run(self) -> None:
-        while self._listen():
+        while (gone := self._listen()) is not None:
             found: Found = []
             for name, worker in self.workers.items():
-                if worker.busy:
-                    found += self._turn(name, worker)
+                mine = [ticket for ticket in gone if ticket.model == name]
+                if worker.busy or mine:
+                    found += self._turn(name, worker, mine)
             self._post(found)
         self._post([(ticket, RunError("serve.draining")) for ticket in list(self._live)])
 
-    def _listen(self) -> bool:
-        """Take in what has come and give up what is no longer wanted; waits when there is nothing else to do. False: the end."""
+    def _listen(self) -> list[Ticket] | None:
+        """Take in what has come, and give what is no longer wanted; waits when there is nothing else to do. None: the end."""
         with self._change:
             self._change.wait_for(lambda: self._closing or self._new or self._gone or any(each.busy for each in self.workers.values()))
             if self._closing:
-                return False
+                return None
             while self._new:
                 ticket = self._new.popleft()
                 self.workers[ticket.model].add(ticket)
             gone = list(self._gone)
             self._gone.clear()
-        for name, worker in self.workers.items():
-            if mine := [ticket for ticket in gone if ticket.model == name]:
-                worker.drop(mine)
-                self._meter.running.labels(name).set(worker.running)
-        now = time.monotonic()
-        for ticket in gone:
-            self._meter.given_up.inc()
-            self._meter.stop_seconds.observe(now - ticket.cancelled)
-        if gone:
-            self._settle(gone)
-        return True
+        return gone
 
-    def _turn(self, name: str, worker: Writer | Answerer) -> Found:
+    def _turn(self, name: str, worker: Writer | Answerer, gone: list[Ticket]) -> Found:
+        """Give up what is no longer wanted of one model and let it work for a turn; a fault ends all that it had in hand."""
         start = time.monotonic()
         try:
-            found = worker.turn()
+            if gone:
+                worker.drop(gone)
+                self._count(gone)
+            found = worker.turn() if worker.busy else []
         except Exception as problem:
             self._meter.failures.labels(name).inc()
             self._tell("serve.failed", model=name, problem=f"{type(problem).__name__}: {problem}")
             reason = problem if isinstance(problem, ZhixingError) else RunError("serve.failed", model=name)
             found = [(ticket, reason) for ticket in worker.abandon()]
         else:
-            end = time.monotonic()
-            self._meter.turn_seconds.observe(end - start)
+            self._meter.turn_seconds.observe(time.monotonic() - start)
             (self._meter.tokens if isinstance(worker, Writer) else self._meter.answers).labels(name).inc(len(found))
+        if gone:
+            self._settle(gone)
         self._meter.running.labels(name).set(worker.running)
         return found
+
+    def _count(self, gone: list[Ticket]) -> None:
+        """Count tickets whose work has just ended before it was done."""
+        now = time.monotonic()
+        for ticket in gone:
+            self._meter.given_up.inc()
+            self._meter.stop_seconds.observe(now - ticket.cancelled)
 
     def _post(self, found: Found) -> None:
         """Hand what was found to the loops that wait for it, one call a loop, and close the tickets that are done."""

@@ -23,7 +23,8 @@ from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.shards import shard
 from zhixing.evaluation.evaluate import SEED, Scored, score_text
 from zhixing.metrics import intervals
-from zhixing.studies.plot import Line, crossings, draw
+from zhixing.studies import priors as prior_study
+from zhixing.studies.plot import Line, crossings, draw, stack
 from zhixing.tasks.artefact import load
 from zhixing.training.settings import COUNTED, TOLD, settle
 from zhixing.training.train import identify, mix_trained, train
@@ -32,6 +33,7 @@ from zhixing.training.train import identify, mix_trained, train
 ERAS: dict[str, dict[str, Any]] = {
     "unigram": {"model": "ngram", "order": 1},
     "grammar": {"model": "grammar"},
+    "dirichlet": {"model": "dirichlet"},
     "ngram": {"model": "ngram"},
     "feedforward": {"model": "feedforward"},
     "rnn": {"model": "rnn"},
@@ -71,6 +73,7 @@ def compare(
     models: tuple[str, ...] = RUNGS,
     settings: dict[str, Any] | None = None,
     *,
+    priors: bool = False,
     tell: Tell = quiet,
     force: bool = False,
     stop: Stop | None = None,
@@ -79,6 +82,7 @@ def compare(
 
     core_seconds  budget of each trained rung
     models        names of rungs, from the oldest era to the newest; a mixture needs a trained one before it
+    priors        besides the curves of priors over counts, train those of priors over weights: an eighth of a rung's budget each
     out           a Comparison folder: table.md, table.json, plot.svg, rungs/<name>/ (Model folders); unfinished, it is continued
     """
     opened = open_corpus(corpus)
@@ -99,7 +103,7 @@ def compare(
         settle("language", settings_of(name, core_seconds, given))
     opened.file("test")
     with locked(out):
-        return _compare(opened, out, work, core_seconds, models, given, tell, force, stop)
+        return _compare(opened, out, work, core_seconds, models, given, priors, tell, force, stop)
 
 
 def _compare(
@@ -109,6 +113,7 @@ def _compare(
     core_seconds: float,
     models: tuple[str, ...],
     given: dict[str, Any],
+    priors: bool,
     tell: Tell,
     force: bool,
     stop: Stop | None,
@@ -125,7 +130,13 @@ def _compare(
         previous = scored[models[place - 1]] if place else None
         rungs.append(measure(opened, work, name, folder, scored[name], previous))
         tell("ladder.scored", name=name, value=rungs[-1].bits_per_byte, core_seconds=rungs[-1].core_seconds)
-    return write(opened, out, work, rungs, core_seconds, force)
+    curves: list[prior_study.Curve] = []
+    if opened.counts.get("validation"):
+        tell("ladder.priors")
+        curves = prior_study.over_counts(opened, given, tell)
+        if priors:
+            curves += prior_study.over_weights(opened, work, core_seconds, given, tell, stop)
+    return write(opened, out, work, rungs, curves, core_seconds, force)
 
 
 def climb(
@@ -207,7 +218,9 @@ def curve_of(corpus: Corpus, folder: Folder) -> tuple[tuple[float, float], ...]:
     return ((folder.card["measured"]["core_seconds"], nats * factor),) if nats is not None else ()
 
 
-def write(corpus: Corpus, out: Path, work: Path, rungs: list[Rung], core_seconds: float, force: bool) -> Folder:
+def write(
+    corpus: Corpus, out: Path, work: Path, rungs: list[Rung], curves: list[prior_study.Curve], core_seconds: float, force: bool
+) -> Folder:
     """Write the table and the plot, and give the folder its name."""
     lines = [Line(rung.name, rung.curve) for rung in rungs if rung.curve]
     passed = crossings(lines)
@@ -216,12 +229,17 @@ def write(corpus: Corpus, out: Path, work: Path, rungs: list[Rung], core_seconds
         "core_seconds": core_seconds,
         "rungs": [rung.__dict__ for rung in rungs],
         "overtakes": [each.__dict__ for each in passed],
+        "priors": [{"name": each.name, "best": each.best, "points": each.points} for each in curves],
     }
     write_json(work / "table.json", table)
-    write_text(work / "table.md", as_text(rungs, lines))
+    write_text(work / "table.md", as_text(rungs, lines, curves))
     if lines:
         title = f"{corpus.path.name}: bits per byte against core-seconds (validation)"
-        write_text(work / "plot.svg", draw(lines, title, "core-seconds", "bits per byte"))
+        panels = [draw(lines, title, "core-seconds", "bits per byte")]
+        if curves:
+            title = f"{corpus.path.name}: bits per byte against the strength of a prior (validation)"
+            panels.append(draw([each.line for each in curves], title, "pseudo-counts, precision or rate", "bits per byte", race=False))
+        write_text(work / "plot.svg", stack(*panels))
     card = {"corpus": {"path": str(corpus.path), "manifest_sha256": sha256(corpus.path / MANIFEST)}, "core_seconds": core_seconds}
     folder = seal(work, "comparison", card)
     check_new(out, force)
@@ -229,8 +247,8 @@ def write(corpus: Corpus, out: Path, work: Path, rungs: list[Rung], core_seconds
     return Folder(out, "comparison", folder.card)
 
 
-def as_text(rungs: list[Rung], lines: list[Line]) -> str:
-    """Give the table in Markdown, best first, and the points where each rung overtakes another."""
+def as_text(rungs: list[Rung], lines: list[Line], curves: list[prior_study.Curve]) -> str:
+    """Give the table in Markdown, best first, the points where each rung overtakes another, and the best strength of each prior."""
     rows = ["| model | test bits per byte | 95 % interval | nats per token | core-seconds | parameters |", "|---|---|---|---|---|---|"]
     for rung in sorted(rungs, key=lambda each: each.bits_per_byte):
         rows.append(
@@ -238,6 +256,12 @@ def as_text(rungs: list[Rung], lines: list[Line]) -> str:
             f"| {rung.core_seconds:.1f} | {rung.parameters:,} |"
         )
     rows += ["", *(f"- {c.winner} < {c.loser}: {c.x:.0f} core-seconds ({c.y:.4f})" for c in crossings(lines)), ""]
+    if curves:
+        rows += ["| prior | best strength | validation bits per byte | weakest | strongest |", "|---|---|---|---|---|"]
+        for each in curves:
+            ends = (each.points[0][1], each.points[-1][1])
+            rows.append(f"| {each.name} | {each.best[0]:g} | {each.best[1]:.4f} | {ends[0]:.4f} | {ends[1]:.4f} |")
+        rows.append("")
     return "\n".join(rows)
 
 

@@ -8,7 +8,10 @@ from html import escape
 
 WIDTH, HEIGHT = 760, 460
 LEFT, RIGHT, TOP, BOTTOM = 64, 190, 40, 56
-COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
+COLOURS = (
+    *("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2"),
+    *("#7f7f7f", "#bcbd22", "#0b3d91", "#7a0019", "#004d25", "#c49102"),
+)
 FONT = "font-family='Noto Sans, Noto Sans CJK SC, Helvetica, Arial, sans-serif'"
 
 
@@ -69,14 +72,25 @@ def _ticks(low: float, high: float, count: int = 6) -> list[float]:
     return [first + k * step for k in range(int((high - first) / step + 1e-9) + 1)]
 
 
-def draw(lines: list[Line], title: str, x_name: str, y_name: str) -> str:
-    """Draw lines over a logarithmic x as an SVG document."""
+def stack(*panels: str) -> str:
+    """Set plots one below the other, as one SVG document."""
+    height = HEIGHT * len(panels)
+    inside = "".join(each.replace("<svg ", f"<svg y='{HEIGHT * place}' ", 1) for place, each in enumerate(panels))
+    return f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' width='{WIDTH}' height='{height}'>\n{inside}</svg>\n"
+
+
+def draw(lines: list[Line], title: str, x_name: str, y_name: str, race: bool = True) -> str:
+    """Draw lines over a logarithmic x as an SVG document.
+
+    race  lines are runs in time, low where they end: their last level goes on, and where one overtakes another is marked; else they are
+          curves, of which the lowest point counts
+    """
     xs = [max(x, 1e-3) for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     left, right = math.log10(min(xs)), math.log10(max(xs))
     right = max(right, left + 0.3)
     low, high = min(ys), max(ys)
-    best_last = sorted(line.points[-1][1] for line in lines)
+    best_last = sorted(line.points[-1][1] if race else min(y for _, y in line.points) for line in lines)
     high = min(high, best_last[len(best_last) // 2] * 1.6)  # the first moments of training would flatten all that matters
     margin = (high - low) * 0.08 or 0.1
     low, high = low - margin, high + margin
@@ -110,19 +124,21 @@ def draw(lines: list[Line], title: str, x_name: str, y_name: str) -> str:
     for number, line in enumerate(lines):
         colour = COLOURS[number % len(COLOURS)]
         places = [at(x, y) for x, y in line.points]
-        last_x, last_y = places[-1]
+        told = line.points[-1] if race else min(line.points, key=lambda point: point[1])
+        last_x, last_y = at(*told)
         if len(places) > 1:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
             parts.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
         parts.append(f"<circle cx='{last_x:.1f}' cy='{last_y:.1f}' r='3.5' fill='{colour}'/>")
-        parts.append(
-            f"<line x1='{last_x:.1f}' y1='{last_y:.1f}' x2='{end}' y2='{last_y:.1f}' stroke='{colour}' "
-            "stroke-dasharray='4 4' opacity='0.5'/>"
-        )
+        if race:
+            parts.append(
+                f"<line x1='{last_x:.1f}' y1='{last_y:.1f}' x2='{end}' y2='{last_y:.1f}' stroke='{colour}' "
+                "stroke-dasharray='4 4' opacity='0.5'/>"
+            )
         label_y = TOP + 14 + 20 * number
         parts.append(f"<rect x='{end + 14}' y='{label_y - 9}' width='12' height='12' fill='{colour}'/>")
-        parts.append(f"<text x='{end + 31}' y='{label_y + 1}' font-size='12'>{escape(line.name)}  {line.points[-1][1]:.3f}</text>")
-    for crossing in crossings(lines):
+        parts.append(f"<text x='{end + 31}' y='{label_y + 1}' font-size='12'>{escape(line.name)}  {told[1]:.3f}</text>")
+    for crossing in crossings(lines) if race else ():
         x, y = at(crossing.x, crossing.y)
         parts.append(
             f"<circle cx='{x:.1f}' cy='{y:.1f}' r='6' fill='none' stroke='black'>"

@@ -72,9 +72,9 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write the files; `tokenizer_config.json`, by which transformers opens a tokenizer, only beside a portable one."""
-        write_bytes(Path(folder) / TOKENIZER, self.content)
-        if self.words is not None:
+        if self.words is not None:  # first: where a kill leaves a tokenizer.json, all that it needs is there
             write_bytes(Path(folder) / WORDS, self.words)
+        write_bytes(Path(folder) / TOKENIZER, self.content)
         if not self.portable:
             return
         settings = {

@@ -16,6 +16,7 @@ from zhixing.core.errors import DataError
 from zhixing.core.random import key
 from zhixing.data.corpus import Corpus
 from zhixing.data.shards import shard
+from zhixing.models import dirichlet
 from zhixing.models.bag import Bag
 from zhixing.models.grammar import Grammar
 from zhixing.models.mixture import Mixture
@@ -64,6 +65,27 @@ def learn_grammar(corpus: Corpus, tokenizer: Tokenizer, classes: int, seed: int,
         found |= {"passes": losses.index(min(losses)) + 1, "validation_nats": min(losses)}
         tell("train.passes", passes=found["passes"], value=min(losses))
     return model, found
+
+
+def count_under_prior(
+    corpus: Corpus, tokenizer: Tokenizer, smoothing: str, order: int, strength: float, tell: Tell
+) -> tuple[NGram, dict[str, Any]]:
+    """Count an n-gram under a Dirichlet prior; what is not given of order and strength is chosen on validation, which is counted then too.
+
+    smoothing  "dirichlet" or "additive"
+    """
+    train, held = splits(corpus, tokenizer, tell)
+    size, end = tokenizer.vocabulary_size, tokenizer.end_id
+    found: dict[str, Any] = {"order": order, "strength": strength}
+    if held is not None or not (order and strength):
+        given = order and strength
+        orders, strengths = (order,) if order else ORDERS, (strength,) if strength else ()
+        order, strength, trials = dirichlet.choose(train, held, size, end, smoothing, orders, strengths)
+        found = {"order": order, "strength": strength, "validation_nats": {str(each): nats for each, (_, nats) in trials.items()}}
+        found["strengths"] = {str(each): best for each, (best, _) in trials.items()}
+        if not given:
+            tell("train.prior", smoothing=smoothing, order=order, strength=strength)
+    return NGram.count(together(train, held), size, order, end, smoothing, strength), found
 
 
 def mix(corpus: Corpus, tokenizer: Tokenizer, model: Any, order: int, tell: Tell) -> tuple[Mixture, dict[str, Any]]:

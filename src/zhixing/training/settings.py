@@ -20,12 +20,12 @@ from zhixing.models import catalog
 TOLD = {
     "grammar": ("tokenizer", "vocabulary", "dictionary", "size", "classes"),
     "ngram": ("tokenizer", "vocabulary", "dictionary", "order"),
-    "naive_bayes": ("strength",),
-    "logistic": ("strength",),
+    **dict.fromkeys(("dirichlet", "additive"), ("tokenizer", "vocabulary", "dictionary", "order", "strength")),
+    **dict.fromkeys(("naive_bayes", "logistic"), ("strength",)),
 }
 LANGUAGE_ONLY = ("mixture",)
 TASK_OF = {"skipgram": "embed", "cbow": "embed"}  # models that are of another task than their corpus, whatever that is
-COUNTED = {"language": ("grammar", "ngram"), "classify": ("naive_bayes", "logistic")}
+COUNTED = {"language": ("grammar", "ngram", "dirichlet", "additive"), "classify": ("naive_bayes", "logistic")}
 DEFAULT_MODEL = {"language": "qwen3", "classify": "logistic"}
 
 CLASSIFY = {"batch": 32, "window": 256, "epochs": 12.0, "learning_rate": 0.001, "dropout": 0.2}
@@ -60,7 +60,8 @@ class TrainSettings:
                               which a word is thinned out, how often a word must stand in the text; their window is that of a context
     classes                   of the grammar
     order                     of the n-gram; 0: the best on validation
-    strength                  of the prior of a counted classifier; 0: the best on validation
+    strength                  of the prior of a counted model; 0: the best on validation. Pseudo-counts of a context (dirichlet), of a token
+                              (additive), of a feature (naive_bayes); precision of each weight (logistic)
     """
 
     model: str = "auto"

@@ -299,8 +299,10 @@ def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell, begin: Calla
         tokenizer = make_tokenizer(corpus, settings)
         if settings.model == "grammar":
             model, found = counted.learn_grammar(corpus, tokenizer, settings.classes, settings.seed, tell)
-        else:
+        elif settings.model == "ngram":
             model, found = counted.count_language(corpus, tokenizer, settings.order, tell)
+        else:
+            model, found = counted.count_under_prior(corpus, tokenizer, settings.model, settings.order, settings.strength, tell)
     else:
         tokenizer = None
         task, model, found = counted.count_classes(corpus, task, settings.model, settings.strength, tell)
@@ -308,6 +310,8 @@ def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell, begin: Calla
     artefact.write(out, task, model, tokenizer)
     measured = {"seconds": time.perf_counter() - start, "core_seconds": time.process_time() - core}
     about = {"model": settings.model, "chosen": found, "fitted_on": _fitted_on(corpus, True)}
+    if getattr(model, "prior", None) is not None:
+        about["prior"] = model.prior
     return _seal(out, corpus, settled, task, about, measured)
 
 
@@ -403,7 +407,7 @@ def finish(
     about: dict[str, Any] = {"model": settings.model, "parameters": sum(p.numel() for p in model.parameters())}
     about["training"] = {"steps": state.step, "best_step": state.best_step, "validation_nats": state.best, "skipped": state.skipped}
     if settings.prior != "none":
-        about["prior"] = {"name": settings.prior, "strength": settings.prior_strength}
+        about["prior"] = {"name": settings.prior, "strength": settings.prior_strength, "per": "weight"}
     if settings.model == "mixture":
         served, about["chosen"] = counted.mix(corpus, tokenizer, model, settings.order, tell)
     if isinstance(task, Classify) and corpus.counts.get("validation"):
