@@ -96,6 +96,33 @@ def test_a_server_that_cuts_something_off_ends_with_the_signals_code(kit: Path, 
         assert time.monotonic() - start < 20
 
 
+def test_a_server_under_load_gives_everyone_the_answer_of_a_quiet_one(kit: Path) -> None:
+    """Another process asks for texts and rows from 16 threads at once, some of them leaving: answers are those of one after another."""
+    texts = [{"model": "ngram", "prompt": word, "max_tokens": 40, "seed": 5} for word in ("the", "月", "old boat", "")]
+    rows = [{"model": "classifier", "rows": [{"text": f"{word}ward"} for word in ("down", "up", "no")] * 30}]
+    asked = [("/v1/completions", body) for body in texts] + [("/v1/predict", body) for body in rows]
+
+    def content(reply: tuple[int, Any]) -> Any:
+        assert reply[0] == 200, reply
+        return reply[1].get("choices") or reply[1]["answers"]
+
+    with process(kit / "ngram", kit / "classifier", "--rows", "6") as (child, port, _):
+        quiet = [content(ask(port, path, body)) for path, body in asked]
+
+        def client(number: int) -> None:
+            for turn in range(8):
+                if (number + turn) % 4 == 0:
+                    begin(port, LONG).close()  # and leaves
+                place = (number + turn) % len(asked)
+                assert content(ask(port, *asked[place])) == quiet[place]
+
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            list(pool.map(client, range(16)))
+        child.terminate()
+        child.communicate(timeout=60)
+        assert child.returncode == 0
+
+
 def test_a_second_signal_ends_at_once(kit: Path) -> None:
     with process(kit / "ngram", "--drain-seconds", "60") as (child, port, _):
         stream = begin(port, LONG)
