@@ -302,7 +302,8 @@ CASES = [
     Case("nearest-count", "nearest {k}/vectors boat --count 0", 2, "usage.count", "0"),
     Case("vectors-write", "generate {k}/vectors", 2, "usage.not_language", "embed"),
     Case("vectors-of-letters", "train {k}/corpus {p}/out --model skipgram --tokenizer bpe --vocabulary 261", 3, "embed.no_words", "bpe"),
-    Case("vectors-as-classifier", "predict {k}/vectors {k}/rows.csv {p}/out.csv", 2, "predict.task", "embed"),
+    Case("vectors-window", "train {k}/corpus {p}/out --model skipgram --window 40", 2, "train.wide_window", "32"),
+    Case("vectors-as-classifier", "predict {k}/vectors {k}/rows.csv {p}/out.csv", 2, "predict.task", "zhixing nearest"),
     # serve
     Case("serve-nothing", "serve", 2, "usage.word_missing", "MODELS"),
     Case("serve-flag", "serve {k}/ngram --prot 1", 2, "usage.flag_unknown", "'--port'"),

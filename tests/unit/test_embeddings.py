@@ -27,7 +27,8 @@ from zhixing.tasks.embed import Embed, learn_words, parse, words_of
 from zhixing.tokens.lexicon import ENDS, STARTS, Lexicon, find_pieces
 from zhixing.tokens.tokenizer import train_bpe, train_characters, train_words
 from zhixing.training.gradients import Gradients
-from zhixing.training.train import train
+from zhixing.training.train import plan, train
+from zhixing.training.vectors import LEAST_WORDS
 
 FORM = {"model_type": "skipgram", "vocab_size": 40, "word_count": 30, "embedding_dim": 8}
 QUICK = {"model": "skipgram", "width": 16, "minimum": 2, "batch": 8, "learning_rate": 0.02, "precision": "fp32", "threads": 1}
@@ -373,6 +374,11 @@ def test_a_corpus_of_labels_gives_vectors_too(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
     prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", Prepare(repeats="keep"))
     train(tmp_path / "corpus", tmp_path / "model", {**QUICK, "steps": 5})
+    told = plan(tmp_path / "corpus", {**QUICK, "epochs": 2.0})
+    assert told["task"] == "embed" and told["estimate"]["steps"] == round(2 * LEAST_WORDS / (8 * ROW_WORDS)), "a short text is read again"
+    train(tmp_path / "corpus", tmp_path / "pulled", {**QUICK, "steps": 5, "prior": "gaussian", "prior_strength": 100.0})
+    free, pulled = (np.abs(load(tmp_path / name).model.embeddings.weight.detach().numpy()).mean() for name in ("model", "pulled"))
+    assert pulled < 0.9 * free, "a prior pulls vectors to zero"
     opened = load(tmp_path / "model")
     assert isinstance(opened.task, Embed) and opened.family == "skipgram" and opened.folder.card["task"] == "embed"
 

@@ -147,6 +147,8 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -
 def ready_vectors(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -> Plan:
     """Make a training of word vectors ready; its corpus may be of any task, since only texts are read."""
     settings: TrainSettings = settled.value
+    if settings.window > ROW_WORDS // 2:
+        raise UsageError("train.wide_window", window=settings.window, most=ROW_WORDS // 2, row=ROW_WORDS)
     form = {name: getattr(settings, name) for name in ("window", "negatives", "subsample", "minimum")}
     task = task_class("embed").fit(corpus.examples("train"), method=settings.model, **form)
     learnt, stream, held_out = vectors.streams(corpus, tokenizer, task, settings, tell)
