@@ -258,6 +258,19 @@ def test_muon_orthogonalises() -> None:
         assert 0.5 < float(singular.min()) and float(singular.max()) < 1.3
 
 
+def test_matrices_side_by_side_are_taken_each_by_itself() -> None:
+    torch.manual_seed(0)
+    parts, grads = torch.randn(3, 8, 12), torch.randn(3, 8, 12) * torch.tensor([1.0, 1e-3, 1e-3])[:, None, None]
+    apart, beside, whole = [nn.Parameter(each.clone()) for each in parts], *(nn.Parameter(torch.cat(list(parts), 1)) for _ in range(2))
+    for each, grad in zip(apart, grads, strict=True):
+        each.grad = grad
+    beside.grad = whole.grad = torch.cat(list(grads), 1)
+    optim.Muon([*apart, beside, whole], 0.1, 0.9, 0.5, False, {beside: 3}).step()
+    wanted = torch.cat([each.detach() for each in apart], 1)
+    assert torch.allclose(beside.detach(), wanted, atol=1e-6)
+    assert float((whole.detach() - wanted).abs().max()) > 0.01, "together, the small ones are moved otherwise"
+
+
 def test_training_learns(tmp_path: Path) -> None:
     text = np.tile(np.arange(5, 17), 300)
     made = model()

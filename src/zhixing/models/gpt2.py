@@ -45,7 +45,8 @@ PLANS = {
     "medium": {"layers": 8, "width": 384, "heads": 6, "window": 256, "batch": 32, "epochs": 8.0},
     "large": {"layers": 12, "width": 768, "heads": 12, "window": 1024, "batch": 16, "accumulate": 4, "epochs": 4.0},
 }
-TABLE_SCALE = 0.02  # Source: as in GPT-2, nearly uniform at first
+TABLE_SCALE = 0.02  # as in GPT-2: nearly uniform at first
+POSITION_SCALE, LONGEST_WAVE = 0.06, 100.0
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,14 @@ class GPT2Config:
 
 
 class Projection(nn.Module):
-    """A linear map whose weight is (in, out), as Hugging Face's Conv1D keeps it."""
+    """A linear map whose weight is (in, out), as Hugging Face's Conv1D keeps it.
 
-    def __init__(self, width: int, out: int) -> None:
+    pieces  int    how many maps lie side by side in it; the optimiser of matrices takes each by itself
+    """
+
+    def __init__(self, width: int, out: int, pieces: int = 1) -> None:
         super().__init__()
+        self.pieces = pieces
         self.weight = nn.Parameter(torch.empty(width, out))
         self.bias = nn.Parameter(torch.empty(out))
 
@@ -90,7 +95,7 @@ class Attention(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.head_width = config.n_embd // config.n_head
-        self.c_attn = Projection(config.n_embd, 3 * config.n_embd)
+        self.c_attn = Projection(config.n_embd, 3 * config.n_embd, pieces=3)
         self.c_proj = Projection(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValues | None, layer: int) -> Tensor:
@@ -154,6 +159,18 @@ class Transformer(nn.Module):
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.embd_pdrop)
+
+
+def waves(positions: int, width: int, device: torch.device) -> Tensor:
+    """Give each position a vector of sines and cosines of many lengths, so that a shift in place is the same turn everywhere.
+
+    return  (T, D) float, of mean square 1
+
+    Source: Vaswani et al. 2017, section 3.5, arXiv:1706.03762. Differs: all sines stand before all cosines.
+    """
+    pairs = torch.arange(0, width, 2, device=device)[: width // 2]  # (N,), N = D / 2
+    angles = torch.arange(positions, device=device).unsqueeze(1) * LONGEST_WAVE ** (-pairs / width)  # (T, N)
+    return F.pad(2**0.5 * torch.cat([angles.sin(), angles.cos()], -1), (0, width % 2))  # (T, D)
 
 
 class GPT2(nn.Module):
@@ -235,7 +252,12 @@ class GPT2(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith(("c_proj.weight", ".bias")):
                 parameter.zero_()
-            elif ".wte." in name or ".wpe." in name:
+            elif name.endswith("wte.weight"):
                 parameter.normal_(0.0, TABLE_SCALE)
+            elif name.endswith("wpe.weight"):
+                parameter.copy_(POSITION_SCALE * waves(*parameter.shape, parameter.device))
             elif parameter.dim() == 2:
                 parameter.normal_(0.0, parameter.shape[0] ** -0.5)
+            if name.endswith("c_attn.weight"):
+                queries, keys, _ = parameter.chunk(3, 1)  # (D, D)
+                keys.copy_(queries)  # like meets like: a place looks at those near it from the first step on

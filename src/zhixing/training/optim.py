@@ -36,27 +36,39 @@ def orthogonalize(matrices: Tensor, low_precision: bool) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalised per matrix, decoupled weight decay. Every parameter must be a matrix."""
+    """Momentum orthogonalised per matrix, decoupled weight decay. Every parameter must be a matrix.
 
-    def __init__(self, params: list[Tensor], lr: float, momentum: float, weight_decay: float, low_precision: bool) -> None:
+    pieces  {parameter: count}   matrices that lie side by side in one parameter are orthogonalised each by itself: together, the one
+                                 whose gradient is largest would leave the others next to nothing
+    """
+
+    def __init__(
+        self,
+        params: list[Tensor],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        low_precision: bool,
+        pieces: dict[Tensor, int] | None = None,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "low_precision": low_precision})
+        self.pieces = pieces or {}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """Update every matrix once."""
         for group in self.param_groups:
-            shapes: dict[tuple[int, ...], list[Tensor]] = {}
+            shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor, Tensor]]] = {}
             for p in group["params"]:
-                if p.grad is not None:
-                    shapes.setdefault(tuple(p.shape), []).append(p)
-            for (rows, columns), alike in shapes.items():
-                buffers = []
-                for p in alike:
-                    state = self.state[p]
-                    if "momentum" not in state:
-                        state["momentum"] = torch.zeros_like(p)
-                    buffers.append(state["momentum"])
-                grads = [p.grad for p in alike]
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(p)
+                for matrix in zip(*(each.chunk(self.pieces.get(p, 1), 1) for each in (p, p.grad, state["momentum"])), strict=True):
+                    shapes.setdefault(tuple(matrix[0].shape), []).append(matrix)
+            for (rows, columns), matrices in shapes.items():
+                alike, grads, buffers = (list(each) for each in zip(*matrices, strict=True))
                 torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
                 nesterov = torch._foreach_lerp(grads, buffers, group["momentum"])
                 update = orthogonalize(torch.stack(nesterov), group["low_precision"])  # (L, Y, X)
@@ -111,7 +123,8 @@ class Optimizers:
 def build(model: nn.Module, settings: Any, low_precision: bool) -> Optimizers:
     """Give each parameter its optimiser: Muon for hidden matrices when asked, AdamW for all else; vectors are never decayed.
 
-    Embeddings are known by their module, heads by name: lm_head, head, output.
+    Embeddings are known by their module, heads by name: lm_head, head, output. A module that has several matrices side by side in its
+    weight says how many: `pieces`.
 
     settings  has optimizer, learning_rate, matrix_rate, weight_decay, momentum
     """
@@ -134,7 +147,8 @@ def build(model: nn.Module, settings: Any, low_precision: bool) -> Optimizers:
             torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-9, fused=fused)
         )
     if matrices:
-        parts.append(Muon(matrices, settings.matrix_rate, settings.momentum, settings.weight_decay, low_precision))
+        pieces = {each.weight: each.pieces for each in model.modules() if hasattr(each, "pieces")}
+        parts.append(Muon(matrices, settings.matrix_rate, settings.momentum, settings.weight_decay, low_precision, pieces))
     return Optimizers(parts, names)
 
 
