@@ -296,6 +296,10 @@ def test_settings_layers_and_origins() -> None:
     ("flags", "code"),
     [
         ({"model": "qwem3"}, "settings.model"),
+        ({"model": "feedforward", "context": -1}, "settings.range"),
+        ({"model": "convolution", "contxt": 3}, "settings.unknown"),
+        ({"model": "gpt2", "heads": 7}, "settings.heads"),
+        ({"model": "gru", "order": 3}, "settings.unused"),
         ({"sise": "small"}, "settings.unknown"),
         ({"size": "giant"}, "settings.choice"),
         ({"steps": -1}, "settings.range"),
