@@ -24,12 +24,14 @@ from zhixing.layers.kinds import Inputs
 from zhixing.layers.segments import apart
 
 REMARKS = frozenset({"architectures", "bos_token_id", "eos_token_id", "pad_token_id"})
-# Frozen: a recipe gives the same model for ever.
+# Frozen: a recipe gives the same model for ever. Of a few runs of `tiny` for 250 steps, judged in bits per byte on the validation text of
+# tiny_shakespeare (the 5 % at its head): 2.446 at the decoders' rate of 0.004, 2.414 at 0.01; embeddings of scale 1 instead of 0.3, 2.466.
+RATES = {"learning_rate": 0.01}
 PLANS = {
-    "tiny": {"layers": 6, "width": 96, "context": 3, "window": 128, "batch": 16, "epochs": 4.0},
-    "small": {"layers": 8, "width": 160, "context": 3, "window": 256, "batch": 8, "epochs": 4.0},
-    "medium": {"layers": 10, "width": 384, "context": 3, "window": 256, "batch": 32, "epochs": 8.0},
-    "large": {"layers": 16, "width": 768, "context": 3, "window": 512, "batch": 32, "epochs": 8.0},
+    "tiny": {"layers": 6, "width": 96, "context": 3, "window": 128, "batch": 16, "epochs": 4.0, **RATES},
+    "small": {"layers": 8, "width": 160, "context": 3, "window": 256, "batch": 8, "epochs": 4.0, **RATES},
+    "medium": {"layers": 10, "width": 384, "context": 3, "window": 256, "batch": 32, "epochs": 8.0, **RATES},
+    "large": {"layers": 16, "width": 768, "context": 3, "window": 512, "batch": 32, "epochs": 8.0, **RATES},
 }
 DOUBLINGS = 4  # layers after which the steps apart begin again at 1
 EMBEDDING_SCALE = 0.3

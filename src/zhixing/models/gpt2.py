@@ -2,8 +2,8 @@
 
 Parameter and config names are Hugging Face's, so that the weights open in transformers unchanged; so is the form of its projections, whose
 weights are (in, out).
-Source: Radford et al. 2019, section 2.3; the projection is Hugging Face's Conv1D. Differs, at the start of training only: output projections
-are zero, other matrices as large as their inputs ask, positions waves, keys like queries.
+Source: Radford et al. 2019, section 2.3; the projection is Hugging Face's Conv1D. Differs, at the start of training only: output
+projections are zero, other matrices as large as their inputs ask, positions waves, keys like queries.
 Leaves out: dropout of attention probabilities, cross-attention, heads of other tasks; a config that asks to compute otherwise is refused
 by name.
 """
