@@ -170,7 +170,6 @@ CASES = [
     Case("order-of-grammar", "train {k}/corpus {p}/out --model grammar --order 3", 2, "settings.unused", "grammar"),
     Case("grammar-of-rows", "train {k}/table {p}/out --model grammar", 2, "settings.model", "classify"),
     Case("model-unknown", "train {k}/corpus {p}/out --model ngrams", 2, "settings.model", "'ngram'"),
-    Case("model-era", "train {k}/corpus {p}/out --model gpt", 2, "settings.model", "'gpt2'"),
     Case("model-of-other-task", "train {k}/corpus {p}/out --model naive_bayes", 2, "settings.model", "language"),
     Case("size-unknown", "train {k}/corpus {p}/out --size smal", 2, "settings.choice", "'small'"),
     Case("tokenizer-unknown", "train {k}/corpus {p}/out --tokenizer char", 2, "settings.choice", "characters"),
