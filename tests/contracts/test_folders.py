@@ -304,6 +304,9 @@ def test_a_change_of_greedy_text_counts_only_where_it_was_certain() -> None:
     assert golden.differ(before, {**before, "greedy": [6, 8, 9]}, 1e-4) == "greedy token 1: 7"
     assert golden.differ(before, {**before, "logs": [-2.001]}, 1e-4) and golden.differ(before, {**before, "logs": [-2.0001]}, 1e-4) is None
     assert golden.differ(before, {**before, "logs": [float("nan")]}, 1e-4)
+    judged = {"value": "up", "scores": {"up": 0.7, "down": 0.3}}
+    assert golden.differ(judged, judged, 1e-4) is None
+    assert golden.differ(judged, {"value": "up", "scores": {"up": 0.7}}, 1e-4) == "scores: down"
 
 
 # Whole trainings: the card, and whose text is in the folder.

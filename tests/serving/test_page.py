@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -43,9 +45,7 @@ def test_both_languages_say_the_same(web: Path) -> None:
     for name, text in tables["en"].items():
         assert set(re.findall(r"\{(\w+)\}", text)) == set(re.findall(r"\{(\w+)\}", tables["zh"][name])), name
     assert all(
-        re.search(r"[\u4e00-\u9fff]", text)
-        for name, text in tables["zh"].items()
-        if name not in ("other", "top_p", "top_k", "min_p")
+        re.search(r"[\u4e00-\u9fff]", text) for name, text in tables["zh"].items() if name not in ("other", "top_p", "top_k", "min_p")
     )
 
 
@@ -122,3 +122,24 @@ def test_the_page_is_served_with_its_types_and_its_policy(running: Any, web: Pat
         assert "default-src 'none'" in policy and "unsafe" not in policy and "script-src 'self'" in policy
         assert reply.headers["x-content-type-options"] == "nosniff"
     assert running.ask("GET", "/").body == (web / "index.html").read_bytes()
+
+
+def test_rows_come_back_as_they_were(web: Path, tmp_path: Path) -> None:
+    """Run the page's own reader and writer: long numbers, cells too many, and old line ends."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not on this machine; the browser's test covers the rest")
+    shutil.copyfile(web / "rows.js", tmp_path / "rows.mjs")
+    (tmp_path / "run.mjs").write_text(
+        'import { parse, render } from "./rows.mjs";\n'
+        "const read = (name, text) => parse(name, new TextEncoder().encode(text));\n"
+        'const lines = read("a.jsonl", \'{"id":1234567890123456789,"x":1.0}\\n{}\\n\');\n'
+        'console.log(JSON.stringify(render(lines, [{ answer: "up" }, { problem: "none" }])));\n'
+        'const cells = read("a.csv", "id,text\\r1,good,EXTRA\\r2,bad\\r");\n'
+        'console.log(JSON.stringify(render(cells, [{ problem: "cells" }, { answer: "down" }])));\n'
+    )
+    done = subprocess.run([node, tmp_path / "run.mjs"], capture_output=True, text=True, check=True)
+    lines, cells = map(json.loads, done.stdout.splitlines())
+    assert lines.splitlines()[0].startswith('{"id":1234567890123456789,"x":1.0,"answer":"up"')
+    assert [json.loads(each) for each in lines.splitlines()][1] == {"answer": "", "confidence": "", "abstained": "", "problem": "none"}
+    assert cells.splitlines()[1:] == ["1,good,,,,cells,EXTRA", "2,bad,down,,,"]

@@ -34,6 +34,7 @@ RANGE_BITS = 64  # after each token the range is kept above 2^56, so that a shar
 # Tokens of a lane. Opening it costs what the text before would have told: 0.8 to 1.5 bytes a lane on tiny_shakespeare in characters, by an
 # n-gram, a decoder of 2M parameters and their mixture; of the 1,100 bytes or so that a lane becomes, about 0.1 %.
 LANE = 4096
+MOST_THREADS = 1024  # of a machine that packed; a file that claims more is damaged
 LANES = 64  # at most: bounds the memory of their caches
 SEPARATORS = (b"", b"\n", b"\n\n")  # what may divide a text into documents as the model knows them
 TRIED_BYTES = 8192  # by which the separator is chosen
@@ -339,7 +340,7 @@ def read_file(data: bytes, origin: str = "-") -> tuple[Header, bytes]:
         header = Header(body[:32], body[32:64], *numbers, texts[0], texts[1].decode())
     except (IndexError, UnicodeDecodeError):
         raise DataError("coding.damaged", path=origin) from None
-    if not 1 <= header.lanes <= LANES or header.tokens > header.size_bytes:
+    if not 1 <= header.lanes <= LANES or header.tokens > header.size_bytes or not 1 <= header.threads <= MOST_THREADS:
         raise DataError("coding.damaged", path=origin)
     return header, body[place:]
 
@@ -376,6 +377,8 @@ def pack(
     """
     separator = choose_separator(model, tokenizer, data)
     tokens = to_tokens(tokenizer, data, separator)
+    if to_bytes(tokenizer, tokens, separator) != data:
+        raise RunError("coding.not_lossless")
     name, threads = arithmetic()
     header = Header(identity, hashlib.sha256(data).digest(), len(data), len(tokens), lanes_for(len(tokens)), threads, separator, name)
     told = watch(len(tokens), len(data), tell, stop)

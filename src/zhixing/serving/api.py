@@ -36,6 +36,7 @@ BODIES = {
     "/v1/chat/completions": schema.ChatRequest,
     "/v1/predict": schema.PredictRequest,
 }
+STREAMED: dict[str, Any] = {"content": {"text/event-stream": {}}}
 T = TypeVar("T")
 
 
@@ -76,7 +77,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
             raise UsageError("serve.model", name=name[:100], among=list(models), param="model")
         return JSONResponse(models[name].entry())
 
-    @app.post("/v1/completions", responses={200: {"model": schema.CompletionReply}})
+    @app.post("/v1/completions", responses={200: {"model": schema.CompletionReply, **STREAMED}})
     async def completions(asked: schema.CompletionRequest, request: Request) -> Response:
         """Continue a text; with `stream`, piece by piece as server-sent events."""
         served = asks.find(models, asked.model, True)
@@ -85,7 +86,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
         form = Form("completion", served.name, served.fingerprint, served.artefact.tokenizer, len(wanted), told, asked.logprobs or 0)
         return await write(engine, meter, request, asked, form, wanted, echo, prompt_tokens)
 
-    @app.post("/v1/chat/completions", responses={200: {"model": schema.ChatReply}})
+    @app.post("/v1/chat/completions", responses={200: {"model": schema.ChatReply, **STREAMED}})
     async def chat_completions(asked: schema.ChatRequest, request: Request) -> Response:
         """Answer messages. A model that has not learnt to chat is given their contents, each followed by a line end, and goes on."""
         served = asks.find(models, asked.model, True)

@@ -112,6 +112,7 @@ def _spread(
 ) -> tuple[list[Ask], list[str], int]:
     tokenizer = served.artefact.tokenizer
     count = bounded("n", n or 1, limits.choices)
+    bounded("prompt", len(prompts) * count, limits.prompts)
     ids = []
     for each in prompts:
         found = open_text(tokenizer, each) if isinstance(each, str) else [tokenizer.end_id, *_checked(each, served)]

@@ -144,7 +144,7 @@ class Guard:
             raise UsageError("serve.host", host=host[:100])
         origin = headers.get("origin")
         foreign = origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}")
-        if foreign and origin not in self.door.origins:
+        if foreign and origin.lower() not in {each.lower() for each in self.door.origins}:
             raise UsageError("serve.origin", origin=origin[:100])
         if self.under_way > self.limits.requests:
             raise RunError("serve.busy", requests=self.limits.requests)

@@ -54,9 +54,10 @@ class Writer:
     def turn(self) -> Found:
         """Let waiting texts in where there is room, and write one token of each."""
         while self._waiting and len(self._running) < self.rows:
-            ticket, place, ask = self._waiting.popleft()
+            ticket, place, ask = self._waiting[0]  # it goes only once it runs: a fault must find its ticket in one of the two
             ticket.started = True
             self._running[self._machine.admit(ask.prompt, ask.sampling, ask.lane, ask.top)] = (ticket, place)
+            self._waiting.popleft()
         found: Found = []
         for event in self._machine.step():
             ticket, place = self._running[event.row]

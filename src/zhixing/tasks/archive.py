@@ -106,4 +106,6 @@ def _place(source: Path, out: Path, force: bool) -> Iterator[bytes]:
     if out.exists() and out.samefile(source):
         raise UsageError("output.is_source", path=str(out))
     with locked(out):
+        if os.path.lexists(out) and not force:  # it came into being while this waited
+            raise UsageError("output.exists", path=str(out))
         yield data

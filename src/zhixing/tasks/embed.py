@@ -24,6 +24,7 @@ from zhixing.tokens.lexicon import Lexicon, find_pieces, fold
 READ_AHEAD = 512  # texts whose nearest words are looked up at once
 WORDS_ANSWERED = 10
 SIGNS = {"+": 1, "-": -1, "＋": 1, "－": -1, "−": -1}
+LEAST_LENGTH = 1e-3  # of a sum of unit vectors; a shorter one is rounding, not a direction
 # Where signs stand without spaces they part words only where no word can hold them: "well-known" is one word.
 TIGHT = re.compile(r"^[-−－]|[+＋]|(?<=[\u3400-\u9fff])[-−－](?=[\u3400-\u9fff])")
 
@@ -180,6 +181,8 @@ def nearest(model: Any, tokenizer: Any, expression: str, count: int = 10) -> lis
     signs = torch.tensor([float(sign) for sign, _ in terms])
     with torch.no_grad():
         vector = signs @ F.normalize(model.vectors(own), dim=1)  # (D,)
+    if vector.norm() < LEAST_LENGTH:  # such as king - king: nothing is near to nothing
+        raise UsageError("embed.expression", expression=expression, piece=expression)
     cosines, found = model.nearest(vector[None].numpy(), count + len(terms))
     pairs = zip(found[0].tolist(), cosines[0].tolist(), strict=True)
     return [(words[word], cosine) for word, cosine in pairs if word not in own.tolist()][:count]

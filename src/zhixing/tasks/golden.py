@@ -61,9 +61,10 @@ def ask(task: Any, model: Any, tokenizer: Any, kept: Sequence[dict[str, Any]] = 
     else:
         items = [task.encode({"text": text}, tokenizer) for text in texts]
         found = []
-        for answer in task.answers(model, items, tokenizer):
-            best = sorted((answer.scores or {}).items(), key=lambda entry: (-entry[1], entry[0]))[:SCORES]
-            found.append({"value": answer.value, "scores": {name: _short(score) for name, score in best}})
+        for number, answer in enumerate(task.answers(model, items, tokenizer)):
+            scores = answer.scores or {}
+            best = kept[number]["scores"] if kept else sorted(scores, key=lambda name: (-scores[name], name))[:SCORES]
+            found.append({"value": answer.value, "scores": {name: _short(scores[name]) for name in best if name in scores}})
     return [{"text": text, **each} for text, each in zip(texts, found, strict=True)]
 
 
@@ -156,11 +157,13 @@ def _differ_in_text(before: dict[str, Any], now: dict[str, Any], margin: float) 
 
 
 def _differ_in_scores(before: dict[str, Any], now: dict[str, Any], tolerance: float) -> str | None:
-    names: Sequence[str] = sorted(set(before["scores"]) & set(now["scores"]))
+    if missing := sorted(set(before["scores"]) - set(now["scores"])):
+        return f"scores: {missing[0]}"
+    names = sorted(before["scores"])
     values = sorted(before["scores"].values(), reverse=True)
     scale = max([abs(value) for value in values], default=1.0) or 1.0
     gap = max((abs(before["scores"][name] - now["scores"][name]) for name in names), default=0.0)
-    if before["scores"] and (not names or not gap <= tolerance * scale):
+    if not gap <= tolerance * scale:
         return f"scores: {gap / scale:.2e}"
     sure = len(values) < 2 or values[0] - values[1] > 2 * tolerance * scale
     return f"answer: {before['value']}" if sure and before["value"] != now["value"] else None

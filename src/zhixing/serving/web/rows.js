@@ -18,7 +18,7 @@ function split(text, mark) {
       else cell += letter;
     } else if (letter === '"' && cell === "") quoted = true;
     else if (letter === mark) close();
-    else if (letter === "\n" || (letter === "\r" && text[place + 1] === "\n")) { if (letter === "\r") place += 1; end(); }
+    else if (letter === "\n" || letter === "\r") { if (letter === "\r" && text[place + 1] === "\n") place += 1; end(); }
     else cell += letter;
     place += 1;
   }
@@ -42,7 +42,7 @@ export function parse(name, bytes) {
     for (const { cells, wrong } of read.slice(1)) {
       const values = {};
       columns.forEach((column, place) => { values[column] = cells[place] ?? ""; });
-      rows.push({ values, problem: wrong ? "problem_quote" : cells.length !== columns.length ? "problem_columns" : "" });
+      rows.push({ values, extra: cells.slice(columns.length), problem: wrong ? "problem_quote" : cells.length !== columns.length ? "problem_columns" : "" });
     }
   } else if (form === "jsonl" || form === "ndjson") {
     const known = new Set();
@@ -52,12 +52,12 @@ export function parse(name, bytes) {
       try { values = JSON.parse(line); } catch { /* told in its row */ }
       const right = values !== null && typeof values === "object" && !Array.isArray(values);
       if (right) Object.keys(values).forEach((each) => known.add(each));
-      rows.push({ values: right ? values : { text: line }, problem: right ? "" : "problem_json" });
+      rows.push({ values: right ? values : { text: line }, raw: right ? line.trim() : "", problem: right ? "" : "problem_json" });
     }
     columns = [...known];
   } else {
     columns = ["text"];
-    for (const line of text.split(/\r?\n/)) if (line.trim()) rows.push({ values: { text: line }, problem: "" });
+    for (const line of text.split(/\r\n?|\n/)) if (line.trim()) rows.push({ values: { text: line }, problem: "" });
   }
   if (!rows.length) throw new Error("rows_none");
   return { form: form === "ndjson" ? "jsonl" : form, columns, rows };
@@ -70,7 +70,12 @@ export function render({ form, columns, rows }, answers) {
   const names = ADDED.map((name) => (columns.includes(name) ? `zhixing_${name}` : name));
   const added = answers.map((each) => [each.answer ?? "", each.confidence ?? "", each.abstained ?? "", each.problem ?? ""]);
   if (form === "jsonl") {
-    return rows.map(({ values }, place) => JSON.stringify({ ...values, ...Object.fromEntries(names.map((name, n) => [name, added[place][n]])) }) + "\n").join("");
+    // The line itself is kept and only grows: numbers that JavaScript cannot hold come back as they were.
+    return rows.map(({ values, raw }, place) => {
+      const more = JSON.stringify(Object.fromEntries(names.map((name, n) => [name, added[place][n]]))).slice(1);
+      const line = raw || JSON.stringify(values);
+      return `${line.slice(0, line.lastIndexOf("}"))}${Object.keys(values).length ? "," : ""}${more}\n`;
+    }).join("");
   }
   const mark = form === "tsv" ? "\t" : ",";
   const cell = (value) => {
@@ -78,5 +83,5 @@ export function render({ form, columns, rows }, answers) {
     return text.includes(mark) || /["\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const line = (cells) => cells.map(cell).join(mark) + "\n";
-  return line([...columns, ...names]) + rows.map(({ values }, place) => line([...columns.map((each) => values[each] ?? ""), ...added[place]])).join("");
+  return line([...columns, ...names]) + rows.map(({ values, extra = [] }, place) => line([...columns.map((each) => values[each] ?? ""), ...added[place], ...extra])).join("");
 }
