@@ -221,6 +221,7 @@ CASES = [
     Case("words-in-wrong-order", "evaluate {k}/corpus {k}/ngram", 2, "folder.wrong_kind", "corpus"),
     Case("task-differs", "evaluate {k}/classifier {k}/corpus", 2, "evaluate.other_task", "classify"),
     Case("split-unknown", "evaluate {k}/ngram {k}/corpus --split tset", 2, "data.split", "'test'"),
+    Case("samples-negative", "evaluate {k}/ngram {k}/corpus --samples=-1", 2, "evaluate.samples", "-1"),
     Case("split-empty", "evaluate {k}/ngram {k}/bare", 3, "data.empty_split", "test"),
     Case("label-unseen", "evaluate {k}/classifier {k}/other", 3, "task.label_unseen", "'sideways'"),
     Case(

@@ -88,6 +88,8 @@ def test_evaluate_says_what_the_function_says(model: Path, corpus: Path, capsys:
     out, _ = ask(capsys, "evaluate", model, corpus)
     value = next(each["value"] for each in expected["figures"] if each["name"] == "bits_per_byte")
     assert f"{value:.4f}" in out and "unigram" in out
+    assert "held_out" in out and "copied_10" in out and "Neither more nor less is better" in out
+    assert "held_out" not in ask(capsys, "evaluate", model, corpus, "--samples", 0)[0]
     out, _ = ask(capsys, "show", model)
     assert "bits_per_byte" in out and "language" in out
 

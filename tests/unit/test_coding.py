@@ -19,7 +19,7 @@ from zhixing.models import catalog
 from zhixing.models.grammar import Grammar
 from zhixing.models.mixture import Mixture
 from zhixing.models.ngram import NGram
-from zhixing.tokens.tokenizer import SPECIALS, train_bpe, train_characters
+from zhixing.tokens.tokenizer import SPECIALS, train_bpe, train_characters, train_unigram, train_words
 
 TOTAL = 1 << coding.TOTAL_BITS
 TEXT = "the cat sat on the mat. 春眠不觉晓，处处闻啼鸟。"
@@ -205,13 +205,13 @@ def test_any_bytes_come_back(models, tokenizer, kind, data) -> None:
 @budget(max_examples=50)
 @given(data=some.lists(pieces, max_size=9).map(b"".join), separator=some.sampled_from(coding.SEPARATORS))
 def test_bytes_are_tokens_and_bytes_again(tokenizer, data, separator) -> None:
-    for each in (tokenizer, BPE):
+    for each in (tokenizer, *OTHERS):
         tokens = coding.to_tokens(each, data, separator)
         assert coding.to_bytes(each, tokens, separator) == data
         assert coding.allow(each, bool(separator))[tokens].all() and len(tokens) <= len(data)
 
 
-BPE = train_bpe([TEXT * 3], 300)
+OTHERS = (train_bpe([TEXT * 3], 300), train_unigram([TEXT * 3], 300), train_words([TEXT * 3], 300))
 
 
 @pytest.mark.parametrize("kind", KINDS)

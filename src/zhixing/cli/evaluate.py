@@ -9,13 +9,13 @@ from zhixing.cli.console import Console, table
 from zhixing.core.messages import text
 
 
-def evaluate(model: Path, corpus: Path, /, *, split: str = "test", json: bool = False) -> None:
+def evaluate(model: Path, corpus: Path, /, *, split: str = "test", samples: int = 64, json: bool = False) -> None:
     """Score a model on a split it was not trained on."""
     from zhixing.evaluation.evaluate import evaluate as score
 
     console = Console(json)
     console.tell("cli.evaluate.will", model=model, corpus=corpus, split=split)
-    report = score(model, corpus, split=split, tell=console.tell)
+    report = score(model, corpus, split=split, tell=console.tell, samples=samples)
     console.answer(page(report), report.to_dict())
     console.tell("cli.evaluate.done", model=model)
 
@@ -27,6 +27,8 @@ def page(report: Any) -> str:
     blocks = [table(report.table())]
     if any(each.name.startswith("answered_") for each in report.figures):
         blocks.append(text("verdict.thresholds"))
+    if written := report.details.get("samples"):
+        blocks.append(text("verdict.samples", **written))
     if report.comparisons:
         heads = tuple(text(f"verdict.head.{name}") for name in ("rival", "difference", "ends", "p"))
         rows = [

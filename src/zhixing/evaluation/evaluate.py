@@ -28,6 +28,7 @@ from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.shards import shard
 from zhixing.evaluation.baselines import class_rivals, language_rivals
 from zhixing.evaluation.report import Figure, Report, decide, unsure
+from zhixing.evaluation.samples import SAMPLES, judge_samples
 from zhixing.evaluation.vectors import judge_vectors
 from zhixing.metrics import intervals
 from zhixing.metrics import labels as judged
@@ -44,17 +45,26 @@ Tell = Callable[..., None]
 
 
 def evaluate(
-    model: str | Path | Artefact, corpus: str | Path, split: str = "test", tell: Tell = quiet, rivals: bool = True, save: bool = True
+    model: str | Path | Artefact,
+    corpus: str | Path,
+    split: str = "test",
+    tell: Tell = quiet,
+    rivals: bool = True,
+    save: bool = True,
+    samples: int = SAMPLES,
 ) -> Report:
     """Score a model on a split, with intervals, and the cheap rivals beside each figure.
 
-    model   a Model folder
-    corpus  a Corpus folder of the model's task; of any, for vectors of words, which read its texts
-    rivals  fit the cheap rivals too and compare in pairs
-    save    write the report to <model>/evaluation/<corpus>-<split>-<hash>.json
+    model    a Model folder
+    corpus   a Corpus folder of the model's task; of any, for vectors of words, which read its texts
+    rivals   fit the cheap rivals too and compare in pairs
+    save     write the report to <model>/evaluation/<corpus>-<split>-<hash>.json
+    samples  how many texts a language model writes, to be measured beside real ones (`samples.py`); 0: none
 
     Raises UsageError when model and corpus are of different tasks, DataError when the model knows none of the split's labels.
     """
+    if samples < 0:
+        raise UsageError("evaluate.samples", value=samples)
     artefact = model if isinstance(model, Artefact) else load(model)
     opened = open_corpus(corpus)
     if artefact.task.name not in (opened.task, *ANY_CORPUS):
@@ -62,13 +72,15 @@ def evaluate(
             "evaluate.other_task", model=str(artefact.folder.path), task=artefact.task.name, corpus=str(opened.path), other=opened.task
         )
     report = JUDGES[artefact.task.name](artefact, opened, split, tell, rivals)
+    if artefact.task.name == "language" and samples:
+        report = add_samples(report, artefact, opened, split, tell, samples)
     if report.details.get("units", report.examples) < intervals.ENOUGH:
         report = unsure(report)
     report = doubt(report, artefact, opened, split)
     if save:
         where = artefact.folder.path / "evaluation"
         where.mkdir(exist_ok=True)
-        identity = fingerprint([sha256(opened.path / MANIFEST), split, rivals])[:8]
+        identity = fingerprint([sha256(opened.path / MANIFEST), split, rivals, samples])[:8]
         write_json(where / f"{opened.path.name}-{split}-{identity}.json", report.to_dict())
     return report
 
@@ -82,21 +94,30 @@ def doubt(report: Report, artefact: Artefact, corpus: Corpus, split: str) -> Rep
     return replace(report, verdict="overlap" if overlap else report.verdict, details={**report.details, "overlap": overlap})
 
 
-def count_overlap(origin: dict[str, Any], corpus: Corpus, split: str) -> int | None:
-    """Count the texts of a split that stand, character by character, in the train or validation split of a model's training corpus.
+def open_origin(origin: dict[str, Any]) -> Corpus | None:
+    """Open the corpus that a model was made from.
 
     origin  what the model's card says of that corpus
     return  None when the corpus does not lie there any more, or is another by now
+    """
+    try:
+        learned = open_corpus(origin["path"])
+        return learned if sha256(learned.path / MANIFEST) == origin["manifest_sha256"] else None
+    except (ZhixingError, OSError, KeyError):
+        return None
+
+
+def count_overlap(origin: dict[str, Any], corpus: Corpus, split: str) -> int | None:
+    """Count the texts of a split that stand, character by character, in the train or validation split of a model's training corpus.
+
+    return  None when there is no such corpus (`open_origin`)
     """
 
     def mark(example: dict[str, Any]) -> bytes:
         return hashlib.blake2b(example["text"].encode("utf-8"), digest_size=16).digest()
 
-    try:
-        learned = open_corpus(origin["path"])
-        if sha256(learned.path / MANIFEST) != origin["manifest_sha256"]:
-            return None
-    except (ZhixingError, OSError, KeyError):
+    learned = open_origin(origin)
+    if learned is None:
         return None
     asked = Counter(mark(example) for example in corpus.examples(split))
     parts = [part for part in ("train", "validation") if learned.counts.get(part)]
@@ -174,6 +195,19 @@ def judge_language(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, r
     details = {"tokens": len(logs), "bytes": size_bytes, "documents": found.documents, "units": len(found.starts)}
     verdict = decide(comparisons, False)
     return Report(str(artefact.folder.path), str(corpus.path), split, "language", found.documents, figures, comparisons, verdict, details)
+
+
+def add_samples(report: Report, artefact: Artefact, corpus: Corpus, split: str, tell: Tell, count: int) -> Report:
+    """Add what a language model writes, measured beside the split's own text."""
+    tokens = np.asarray(shard(corpus, artefact.tokenizer, split, tell).tokens)
+    card = artefact.folder.card
+    learned = open_origin(card.get("corpus", {}))
+    known = (each["text"] for part in card.get("fitted_on", ("train",)) for each in learned.examples(part)) if learned else None
+    apart = report.details["documents"] >= FEW_DOCUMENTS
+    figures, settings = judge_samples(artefact.model, artefact.tokenizer, tokens, apart, known, count, tell)
+    if not figures:
+        return report
+    return replace(report, figures=(*report.figures, *figures), details={**report.details, "samples": settings})
 
 
 def judge_classes(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
