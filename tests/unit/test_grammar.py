@@ -193,14 +193,17 @@ def moody(seed: int, length: int) -> np.ndarray:
 
 def test_a_hidden_grammar_is_learnt():
     learnt, held, test = moody(1, 20_000), moody(2, 3000), moody(3, 3000)
-    model, losses = Grammar.learn(learnt, V, 4, END, seed=1, held=held)
+    model, losses = Grammar.learn(learnt, V, 4, END, seed=0, held=held)
     nats = {order: -NGram.count(np.concatenate([held, learnt[1:]]), V, order, END).score(test).mean() for order in (1, 2)}
     mine = -model.score(test).mean()
     assert mine < nats[2] - 0.01 < nats[1], "memory longer than a pair"
-    assert 1 < len(losses) <= grammar.PASSES
-    assert min(losses) == pytest.approx(-Grammar.learn(learnt, V, 4, END, 1)[0].score(held).mean(), abs=0.03)
-    again, _ = Grammar.learn(learnt, V, 4, END, seed=1, held=held)
-    assert all(np.array_equal(again.weights[name], model.weights[name]) for name in model.weights)
+    assert 1 < len(losses) <= grammar.PASSES and losses[0] > min(losses) + 0.1
+
+
+def test_learning_depends_on_the_text_and_the_seed_alone():
+    one, again, other = (Grammar.learn(moody(1, 1500), V, 4, END, seed, moody(2, 300))[0] for seed in (1, 1, 2))
+    assert all(np.array_equal(again.weights[name], one.weights[name]) for name in one.weights)
+    assert not np.array_equal(other.weights["emissions"], one.weights["emissions"])
 
 
 def test_the_last_pass_learns_from_validation_as_well():

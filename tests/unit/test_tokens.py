@@ -199,7 +199,7 @@ def test_training_is_a_function_of_the_text():
 PROGRAM = """
 import sys
 from zhixing.tokens.tokenizer import train_unigram
-print(train_unigram([sys.argv[1]], int(sys.argv[2])).hash)
+print(*(train_unigram([sys.argv[1]], size).hash for size in (290, 400)))
 """
 
 
@@ -208,12 +208,8 @@ def test_unigram_pieces_are_the_same_in_every_process():
     draw = random.Random(5)
     odd = [chr(0x4E00 + 7 * number) for number in range(60)]
     text = " ".join(draw.choice(["abab", "baba", "caca", "acac", "xyx", "yxy", *odd]) * draw.randint(1, 2) for _ in range(3000))
-    hashes = {
-        subprocess.run([sys.executable, "-c", PROGRAM, text, size], capture_output=True, text=True, check=True).stdout
-        for size in ("290", "400")
-        for _ in range(3)
-    }
-    assert len(hashes) == 2
+    runs = [subprocess.run([sys.executable, "-c", PROGRAM, text], capture_output=True, text=True, check=True).stdout for _ in range(3)]
+    assert len(set(runs)) == 1 and len(set(runs[0].split())) == 2
 
 
 def test_idle_characters_and_last_bits_are_settled():
@@ -241,9 +237,9 @@ def test_the_size_of_bpe_is_told():
 def test_one_character_many_times_is_not_slow(tokenizer, letter):
     text = letter * 300_000
     tokenizer.encode("中 a")  # dictionaries are read before the clock starts
-    start = time.perf_counter()
+    start = time.process_time()
     ids = tokenizer.encode(text)
-    assert time.perf_counter() - start < 3  # 10 MB stay below 10 s only when the time is linear: see the bound in SPLIT
+    assert time.process_time() - start < 3  # 10 MB stay below 10 s only when the time is linear: see the bound in SPLIT
     assert tokenizer.decode(ids[:600]).rstrip("\ufffd").strip(letter) == "" and tokenizer.decode_bytes(ids) == text.encode()
 
 
