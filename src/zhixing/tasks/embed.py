@@ -26,7 +26,7 @@ WORDS_ANSWERED = 10
 SIGNS = {"+": 1, "-": -1, "＋": 1, "－": -1, "−": -1}
 LEAST_LENGTH = 1e-3  # of a sum of unit vectors; a shorter one is rounding, not a direction
 # Where signs stand without spaces they part words only where no word can hold them: "well-known" is one word.
-TIGHT = re.compile(r"^[-−－]|[+＋]|(?<=[\u3400-\u9fff])[-−－](?=[\u3400-\u9fff])")
+TIGHT = re.compile(r"^[-−－]|[+＋]|(?<=[\u3400-\u9fff])[-−－]|[-−－](?=[\u3400-\u9fff])")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def words_of(model: Any, tokenizer: Any) -> list[str]:
 
 
 def parse(expression: str, known: Iterable[str]) -> list[tuple[int, str]]:
-    """Read words joined by + and -; a sign needs spaces around it, except + and what stands between Chinese characters.
+    """Read words joined by + and -; a sign needs spaces around it, except + and what touches a Chinese character.
 
     known   words that are never taken apart
     return  (1 or -1, word) pairs
