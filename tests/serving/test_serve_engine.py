@@ -67,12 +67,20 @@ def test_work_stops_within_a_tenth_of_a_second_when_its_client_leaves(running: A
     assert running.figure("zhixing_tokens_total") == done
 
 
+def empty(running: Any, seconds: float = 20) -> None:
+    """Wait until the engine holds no ticket; on a busy machine the server notices a client's going later than the client goes."""
+    end = time.monotonic() + seconds
+    while running.server.engine._live:
+        assert time.monotonic() < end, "a ticket that nobody waits for is still held"
+        time.sleep(0.01)
+
+
 def test_a_client_that_leaves_before_anything_was_sent_holds_nothing(running: Any) -> None:
     for _ in range(20):
         send(running, "/v1/completions", **LONG, stream=True).close()
     running.until("zhixing_running", lambda texts: texts == 0)
     running.until("zhixing_waiting", lambda requests: requests == 0)
-    assert not running.server.engine._live
+    empty(running)
 
 
 def test_rows_that_nobody_waits_for_are_not_answered(running: Any) -> None:
@@ -80,7 +88,7 @@ def test_rows_that_nobody_waits_for_are_not_answered(running: Any) -> None:
     line = send(running, "/v1/predict", model="classifier", rows=[{"text": "downward " * 50}] * 1000)
     line.close()
     running.until("zhixing_waiting", lambda requests: requests == 0)
-    assert not running.server.engine._live
+    empty(running)
     assert running.figure("zhixing_answers_total") - before <= 1000
 
 
@@ -167,7 +175,7 @@ def test_a_fault_while_a_client_leaves_does_not_end_the_engine(start: Callable[.
     monkeypatch.undo()
     assert running.ask("GET", "/health").json == {"status": "ok"}
     assert running.post("/v1/completions", **SHORT).status == 200
-    assert not running.server.engine._live
+    empty(running)
 
 
 def test_a_stream_that_fails_in_the_middle_says_so(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
