@@ -88,6 +88,7 @@ def packed(then: Callable[[bytes], bytes] = lambda content: content) -> Setup:
 
 LANGUAGE = b"A sentence that is long enough to be a corpus on its own. " * 40
 TABLE = b"text,label\ngood day,a\nbad day,b\n"
+DICTIONARY = "train {k}/corpus {p}/out --model ngram --tokenizer words --dictionary {p}/a"
 CASES = [
     Case("verb", "trian {k}/corpus {p}/out", 2, "usage.verb_unknown", "'train'"),
     Case("flag", "prepare {k}/text.txt {p}/out --sedd 1", 2, "usage.flag_unknown", "'--seed'"),
@@ -176,18 +177,9 @@ CASES = [
     Case("pieces-few", "train {k}/corpus {p}/out --model ngram --tokenizer unigram --vocabulary 10", 2, "tokens.size", "262"),
     Case("dictionary-unused", "train {k}/corpus {p}/out --model ngram --dictionary {k}/text.txt", 2, "settings.dictionary", "characters"),
     Case("dictionary-missing", "train {k}/corpus {p}/out --model ngram --tokenizer words --dictionary {p}/no", 3, "file.missing", "no"),
-    Case(
-        "dictionary-empty", "train {k}/corpus {p}/out --model ngram --tokenizer words --dictionary {p}/a", 3, "tokens.no_dictionary",
-        "--dictionary", {"a": b"\n"},
-    ),
-    Case(
-        "dictionary-of-tokens", "train {k}/corpus {p}/out --model ngram --tokenizer words --dictionary {p}/a", 3, "tokens.dictionary",
-        "<|end|>", {"a": b"boat\n<|end|>\n"},
-    ),
-    Case(
-        "dictionary-binary", "train {k}/corpus {p}/out --model ngram --tokenizer words --dictionary {p}/a", 3, "file.not_utf8",
-        "a", {"a": b"\xd0\xa1\xff"},
-    ),
+    Case("dictionary-empty", DICTIONARY, 3, "tokens.no_dictionary", "--dictionary", {"a": b"\n"}),
+    Case("dictionary-of-tokens", DICTIONARY, 3, "tokens.dictionary", "<|end|>", {"a": b"boat\n<|end|>\n"}),
+    Case("dictionary-binary", DICTIONARY, 3, "file.not_utf8", "a", {"a": b"\xd0\xa1\xff"}),
     Case("steps-negative", "train {k}/corpus {p}/out --steps -3", 2, "settings.range", "-3"),
     Case("batch-zero", "train {k}/corpus {p}/out --batch 0", 2, "settings.range", "batch"),
     Case("minutes-nan", "train {k}/corpus {p}/out --minutes nan", 2, "settings.range", "nan"),
