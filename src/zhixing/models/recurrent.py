@@ -32,8 +32,13 @@ PLANS = {
     "medium": {"layers": 2, "width": 640, "embedding": 256, "window": 128, "batch": 64, "epochs": 8.0, "weight_decay": 0.1},
     "large": {"layers": 3, "width": 1024, "embedding": 512, "window": 256, "batch": 64, "epochs": 8.0, "weight_decay": 0.1},
 }
+# The others take the LSTM's sizes. In bits per byte on the validation text of tiny_shakespeare (the 5 % at its head): an Elman network,
+# after 300 steps of `tiny`, 2.71 at the rate 0.004 and 2.64 at 0.01; a GRU, after 200 steps, 3.09 and 2.93.
+FASTER = {size: {**plan, "learning_rate": 0.01} for size, plan in PLANS.items()}
 CELLS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
-FORGET_BIAS = 1.0  # a fresh cell remembers. Source: Jozefowicz et al. 2015, section 3
+# The bias of the gate that says how much of the state stays, which stands second in both. A fresh LSTM remembers. Source: Jozefowicz et al.
+# 2015, section 3. A GRU begins by renewing: judged as above, after 200 steps 2.93 at 1, 2.84 at 0 and 2.80 at -1.
+KEEPING = {"lstm": 1.0, "gru": -1.0}
 
 
 @dataclass
@@ -78,7 +83,7 @@ class TextGenerator(nn.Module):
     cell        str    "rnn" (Elman's, tanh), "gru" or "lstm"; its parameters are named after it
     """
 
-    PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"rnn": PLANS, "gru": PLANS, "lstm": PLANS}
+    PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"rnn": FASTER, "gru": FASTER, "lstm": PLANS}
 
     def __init__(
         self,
@@ -200,5 +205,5 @@ class TextGenerator(nn.Module):
         for name, parameter in self.recurrence.named_parameters():
             if "bias" in name:
                 parameter.zero_()
-            if "bias_ih" in name and self.cell != "rnn":  # an LSTM's gate to forget, a GRU's to keep: both stand second
-                parameter[self.width : 2 * self.width] = FORGET_BIAS
+            if "bias_ih" in name and self.cell in KEEPING:
+                parameter[self.width : 2 * self.width] = KEEPING[self.cell]
