@@ -47,6 +47,15 @@ ERAS: dict[str, dict[str, Any]] = {
 }
 RUNGS = tuple(name for name in ERAS if name != "llama")  # unless others are asked for: llama is qwen3 but for two small norms
 RUNG_FOLDERS = "rungs"
+# Plots of priors: the title, whether of priors over weights, and what their strength is.
+PANELS = (
+    (
+        "bits per byte against a Dirichlet prior over counts (validation)",
+        False,
+        "pseudo-counts of a token (additive), of a context (dirichlet)",
+    ),
+    ("bits per byte against a prior over weights (excerpt, held out)", True, "precision (gaussian), rate (laplace)"),
+)
 Tell = Callable[..., None]
 
 
@@ -82,7 +91,7 @@ def compare(
 
     core_seconds  budget of each trained rung
     models        names of rungs, from the oldest era to the newest; a mixture needs a trained one before it
-    priors        besides the curves of priors over counts, train those of priors over weights: an eighth of a rung's budget each
+    priors        besides the curves of priors over counts, train those of priors over weights: some seconds for each strength
     out           a Comparison folder: table.md, table.json, plot.svg, rungs/<name>/ (Model folders); unfinished, it is continued
     """
     opened = open_corpus(corpus)
@@ -133,9 +142,9 @@ def _compare(
     curves: list[prior_study.Curve] = []
     if opened.counts.get("validation"):
         tell("ladder.priors")
-        curves = prior_study.over_counts(opened, given, tell)
-        if priors:
-            curves += prior_study.over_weights(opened, work, core_seconds, given, tell, stop)
+        curves = prior_study.over_counts(opened, artefact.tokenizer, tell)
+    if priors:
+        curves += prior_study.over_weights(opened, work, given, tell, stop)
     return write(opened, out, work, rungs, curves, core_seconds, force)
 
 
@@ -229,16 +238,17 @@ def write(
         "core_seconds": core_seconds,
         "rungs": [rung.__dict__ for rung in rungs],
         "overtakes": [each.__dict__ for each in passed],
-        "priors": [{"name": each.name, "best": each.best, "points": each.points} for each in curves],
+        "priors": [{"name": each.name, "of": each.of, "best": each.best, "points": each.points} for each in curves],
     }
     write_json(work / "table.json", table)
     write_text(work / "table.md", as_text(rungs, lines, curves))
     if lines:
         title = f"{corpus.path.name}: bits per byte against core-seconds (validation)"
         panels = [draw(lines, title, "core-seconds", "bits per byte")]
-        if curves:
-            title = f"{corpus.path.name}: bits per byte against the strength of a prior (validation)"
-            panels.append(draw([each.line for each in curves], title, "pseudo-counts, precision or rate", "bits per byte", race=False))
+        for about, weighed, axis in PANELS:
+            drawn = [each.line for each in curves if (each.of == "weight") == weighed]
+            if drawn:
+                panels.append(draw(drawn, f"{corpus.path.name}: {about}", axis, "bits per byte", race=False))
         write_text(work / "plot.svg", stack(*panels))
     card = {"corpus": {"path": str(corpus.path), "manifest_sha256": sha256(corpus.path / MANIFEST)}, "core_seconds": core_seconds}
     folder = seal(work, "comparison", card)
@@ -257,10 +267,10 @@ def as_text(rungs: list[Rung], lines: list[Line], curves: list[prior_study.Curve
         )
     rows += ["", *(f"- {c.winner} < {c.loser}: {c.x:.0f} core-seconds ({c.y:.4f})" for c in crossings(lines)), ""]
     if curves:
-        rows += ["| prior | best strength | validation bits per byte | weakest | strongest |", "|---|---|---|---|---|"]
+        rows += ["| prior | best strength | of each | held-out bits per byte | weakest | strongest |", "|---|---|---|---|---|---|"]
         for each in curves:
             ends = (each.points[0][1], each.points[-1][1])
-            rows.append(f"| {each.name} | {each.best[0]:g} | {each.best[1]:.4f} | {ends[0]:.4f} | {ends[1]:.4f} |")
+            rows.append(f"| {each.name} | {each.best[0]:g} | {each.of} | {each.best[1]:.4f} | {ends[0]:.4f} | {ends[1]:.4f} |")
         rows.append("")
     return "\n".join(rows)
 

@@ -12,6 +12,7 @@ COLOURS = (
     *("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2"),
     *("#7f7f7f", "#bcbd22", "#0b3d91", "#7a0019", "#004d25", "#c49102"),
 )
+LEAST_SECONDS, MANY_DECADES = 1e-3, 5  # where a logarithmic axis of time begins at the latest; from where on it has no room for 3, 30 ..
 FONT = "font-family='Noto Sans, Noto Sans CJK SC, Helvetica, Arial, sans-serif'"
 
 
@@ -83,21 +84,26 @@ def draw(lines: list[Line], title: str, x_name: str, y_name: str, race: bool = T
     """Draw lines over a logarithmic x as an SVG document.
 
     race  lines are runs in time, low where they end: their last level goes on, and where one overtakes another is marked; else they are
-          curves, of which the lowest point counts
+          curves, of which the lowest point counts, and what rises far above the highest of these leaves the picture
     """
-    xs = [max(x, 1e-3) for line in lines for x, _ in line.points]
+    least = LEAST_SECONDS if race else min(x for line in lines for x, _ in line.points)
+    xs = [max(x, least) for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     left, right = math.log10(min(xs)), math.log10(max(xs))
     right = max(right, left + 0.3)
     low, high = min(ys), max(ys)
-    best_last = sorted(line.points[-1][1] if race else min(y for _, y in line.points) for line in lines)
-    high = min(high, best_last[len(best_last) // 2] * 1.6)  # the first moments of training would flatten all that matters
+    if race:
+        best_last = sorted(line.points[-1][1] for line in lines)
+        high = min(high, best_last[len(best_last) // 2] * 1.6)  # the first moments of training would flatten all that matters
+    else:
+        lowest = [min(y for _, y in line.points) for line in lines]
+        high = min(high, max(max(lowest) * 1.15, min(lowest) * 1.6))
     margin = (high - low) * 0.08 or 0.1
     low, high = low - margin, high + margin
 
     def at(x: float, y: float) -> tuple[float, float]:
-        across = LEFT + (math.log10(max(x, 1e-3)) - left) / (right - left) * (WIDTH - LEFT - RIGHT)
-        return across, TOP + (high - min(y, high)) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        across = LEFT + (math.log10(max(x, least)) - left) / (right - left) * (WIDTH - LEFT - RIGHT)
+        return across, TOP + (high - (min(y, high) if race else y)) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     parts = [
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {HEIGHT}' width='{WIDTH}' height='{HEIGHT}' {FONT}>",
@@ -110,7 +116,7 @@ def draw(lines: list[Line], title: str, x_name: str, y_name: str, race: bool = T
         parts.append(f"<line x1='{LEFT}' y1='{y:.1f}' x2='{end}' y2='{y:.1f}' stroke='#e5e5e5'/>")
         parts.append(f"<text x='{LEFT - 6}' y='{y + 4:.1f}' font-size='11' text-anchor='end'>{tick:g}</text>")
     for power in range(math.floor(left), math.ceil(right) + 1):
-        for factor in (1, 3):
+        for factor in (1, 3) if right - left < MANY_DECADES else (1,):
             tick = factor * 10.0**power
             if left <= math.log10(tick) <= right:
                 x, _ = at(tick, low)
@@ -128,7 +134,9 @@ def draw(lines: list[Line], title: str, x_name: str, y_name: str, race: bool = T
         last_x, last_y = at(*told)
         if len(places) > 1:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-            parts.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
+            inside = f"x='{LEFT}' y='{TOP}' width='{end - LEFT}' height='{HEIGHT - TOP - BOTTOM}'"  # what leaves it is not drawn
+            seen = f"viewBox='{LEFT} {TOP} {end - LEFT} {HEIGHT - TOP - BOTTOM}'"
+            parts.append(f"<svg {inside} {seen}><polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/></svg>")
         parts.append(f"<circle cx='{last_x:.1f}' cy='{last_y:.1f}' r='3.5' fill='{colour}'/>")
         if race:
             parts.append(
@@ -136,8 +144,9 @@ def draw(lines: list[Line], title: str, x_name: str, y_name: str, race: bool = T
                 "stroke-dasharray='4 4' opacity='0.5'/>"
             )
         label_y = TOP + 14 + 20 * number
+        where = "" if race else f" at {told[0]:g}"
         parts.append(f"<rect x='{end + 14}' y='{label_y - 9}' width='12' height='12' fill='{colour}'/>")
-        parts.append(f"<text x='{end + 31}' y='{label_y + 1}' font-size='12'>{escape(line.name)}  {told[1]:.3f}</text>")
+        parts.append(f"<text x='{end + 31}' y='{label_y + 1}' font-size='12'>{escape(line.name)}  {told[1]:.3f}{where}</text>")
     for crossing in crossings(lines) if race else ():
         x, y = at(crossing.x, crossing.y)
         parts.append(
