@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from zhixing import compare, prepare, train
+from zhixing.core.errors import DataError
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.preparation.prepare import Prepare
 from zhixing.studies import priors
@@ -103,6 +104,16 @@ def test_an_excerpt_is_of_the_training_text_alone(corpus: Corpus, small: None, t
     assert 1150 < sum(map(len, parts.values())) <= 1200 and 200 < len(parts["validation"]) < 280
 
 
+def test_a_text_too_short_for_priors_over_weights_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("A sentence to count. " * 20, encoding="utf-8")
+    prepare(tmp_path / "text.txt", tmp_path / "corpus", Prepare(split="tail", validation=0.2, test=0.2))
+    told: list[str] = []
+    with pytest.raises(DataError) as caught:
+        compare(tmp_path / "corpus", tmp_path / "out", 1.0, ("unigram",), priors=True, tell=lambda code, **v: told.append(code))
+    assert caught.value.code == "train.short_corpus" and "ladder.rung" not in told
+    assert compare(tmp_path / "corpus", tmp_path / "out", 1.0, ("unigram",)).kind == "comparison"
+
+
 def test_the_ladder_shows_priors_over_counts_and_weights(corpus: Corpus, small: None, tmp_path: Path) -> None:
     told: list[str] = []
     rungs = ("unigram", "dirichlet", "ngram")
@@ -125,7 +136,8 @@ def test_the_ladder_shows_priors_over_counts_and_weights(corpus: Corpus, small: 
 
 def test_a_curve_is_told_by_its_lowest_point_and_a_race_by_its_last() -> None:
     line = Line("curve", ((0.1, 3.0), (1.0, 2.0), (10.0, 2.5)))
-    assert "curve  2.500<" in draw([line], "a", "x", "y") and "curve  2.000 at 1<" in draw([line], "a", "x", "y", race=False)
+    assert "curve  2.500<" in draw([line], "a", "x", "y") and "at 1<" not in draw([line], "a", "x", "y")
+    assert "curve  2.000<" in draw([line], "a", "x", "y", race=False) and "at 1<" in draw([line], "a", "x", "y", race=False)
     both = stack(draw([line], "a", "x", "y"), draw([line], "b", "x", "y", race=False))
     assert ElementTree.fromstring(both).get("height") == "920"
 

@@ -129,6 +129,8 @@ def _compare(
 ) -> Folder:
     """Climb the ladder in a place that is held for this process."""
     work.mkdir(parents=True, exist_ok=True)
+    if priors:
+        prior_study.excerpt(opened, work / prior_study.FOLDER)  # a text too short for it is refused before anything is trained
     scored: dict[str, Scored] = {}
     rungs: list[Rung] = []
     for place, name in enumerate(models):

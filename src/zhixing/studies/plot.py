@@ -143,10 +143,11 @@ def draw(lines: list[Line], title: str, x_name: str, y_name: str, race: bool = T
                 f"<line x1='{last_x:.1f}' y1='{last_y:.1f}' x2='{end}' y2='{last_y:.1f}' stroke='{colour}' "
                 "stroke-dasharray='4 4' opacity='0.5'/>"
             )
-        label_y = TOP + 14 + 20 * number
-        where = "" if race else f" at {told[0]:g}"
+        label_y = TOP + 14 + (20 if race else 34) * number
         parts.append(f"<rect x='{end + 14}' y='{label_y - 9}' width='12' height='12' fill='{colour}'/>")
-        parts.append(f"<text x='{end + 31}' y='{label_y + 1}' font-size='12'>{escape(line.name)}  {told[1]:.3f}{where}</text>")
+        parts.append(f"<text x='{end + 31}' y='{label_y + 1}' font-size='12'>{escape(line.name)}  {told[1]:.3f}</text>")
+        if not race:
+            parts.append(f"<text x='{end + 31}' y='{label_y + 14}' font-size='11' fill='#666666'>at {told[0]:g}</text>")
     for crossing in crossings(lines) if race else ():
         x, y = at(crossing.x, crossing.y)
         parts.append(

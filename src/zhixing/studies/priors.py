@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zhixing.core.errors import DataError
 from zhixing.core.files import read_json, write_text
 from zhixing.core.folder import MANIFEST, open_folder
 from zhixing.core.log import quiet
@@ -84,8 +85,12 @@ def factor_of(corpus: Corpus, tokenizer: Any, tell: Tell = quiet) -> float:
 
 
 def excerpt(corpus: Corpus, work: Path) -> Corpus:
-    """Make a small corpus of the head of the training text, the test split untouched; what an interrupted study has made is opened."""
+    """Make a small corpus of the head of the training text, the test split untouched; what an interrupted study has made is opened.
+
+    Raises DataError when there is too little text for a small model's windows.
+    """
     path = work / "corpus"
+    work.mkdir(parents=True, exist_ok=True)
     if not (path / MANIFEST).exists():
         text, size = [], 0
         for example in corpus.examples("train"):
@@ -93,6 +98,8 @@ def excerpt(corpus: Corpus, work: Path) -> Corpus:
             size += len(text[-1]) + 1
             if size >= CHARACTERS:
                 break
+        if size * (1 - HELD_OUT) <= 4 * FORM["window"]:
+            raise DataError("train.short_corpus", tokens=size, window=FORM["window"])
         write_text(work / "excerpt.txt", "\n".join(text))
         prepare(work / "excerpt.txt", path, Prepare(task="language", split="tail", validation=HELD_OUT, test=0.0))
     return open_corpus(path)
@@ -104,7 +111,6 @@ def over_weights(corpus: Corpus, work: Path, given: dict[str, Any], tell: Tell =
     work  where excerpt and models lie until the curves are known; what an interrupted study has trained there is opened
     """
     place = work / FOLDER
-    place.mkdir(exist_ok=True)
     small = excerpt(corpus, place)
     told = {name: given[name] for name in (*TOLD["ngram"], "seed", "threads") if name in given and name != "order"}
     points: dict[str, list[tuple[float, float]]] = {prior: [] for prior in STRENGTHS}
