@@ -31,7 +31,7 @@ def send(running: Any, path: str, **body: Any) -> socket.socket:
 def finish(line: socket.socket) -> bytes:
     """Read a line to its end, which must not come by itself: the server keeps it open."""
     answer = b""
-    while b"[DONE]" not in answer and (piece := line.recv(1 << 16)):
+    while not answer.endswith(b"\r\n0\r\n\r\n") and (piece := line.recv(1 << 16)):
         answer += piece
     line.close()
     return answer
@@ -115,6 +115,16 @@ def test_more_than_the_queue_holds_is_refused_and_told_when_to_come_again(start:
     assert running.post("/v1/completions", **SHORT).status == 200
 
 
+def test_a_request_for_many_texts_does_not_keep_out_those_behind_it(start: Callable[..., Any]) -> None:
+    running = start("ngram", limits=Limits(rows=1))
+    many = send(running, "/v1/completions", **dict(LONG, n=16, max_tokens=500), stream=True)
+    running.until("zhixing_running", lambda texts: texts == 1)
+    assert running.post("/v1/completions", **SHORT).status == 200
+    begun = running.figure("zhixing_tokens_total")
+    assert begun < 3 * 500  # by then one or two of the sixteen were written, not all
+    many.close()
+
+
 def test_more_requests_than_it_takes_are_refused(start: Callable[..., Any]) -> None:
     running = start("ngram", limits=Limits(requests=2))
     lines = [send(running, "/v1/completions", **LONG, stream=True) for _ in range(2)]
@@ -133,7 +143,9 @@ def test_a_request_that_takes_too_long_is_ended(start: Callable[..., Any]) -> No
     reply = running.post("/v1/completions", **dict(LONG, n=16))
     assert (reply.status, reply.error["code"]) == (504, "serve.late")
     line = send(running, "/v1/completions", **dict(LONG, n=16), stream=True)
-    assert b"[DONE]" not in finish(line)  # a stream that has begun is cut off
+    said = finish(line)
+    assert b"[DONE]" not in said
+    assert b'"code": "serve.late"' in said[-1000:]  # a stream that has begun is cut off, and says why
     running.until("zhixing_running", lambda texts: texts == 0)
     assert running.post("/v1/completions", **SHORT).status == 200
 
@@ -176,6 +188,22 @@ def test_a_fault_while_a_client_leaves_does_not_end_the_engine(start: Callable[.
     assert running.ask("GET", "/health").json == {"status": "ok"}
     assert running.post("/v1/completions", **SHORT).status == 200
     empty(running)
+
+
+def test_an_engine_whose_listener_is_gone_works_on(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    running = start("ngram")
+
+    def failing(machine: Machine) -> Any:
+        raise ValueError("no")
+
+    def gone(code: str, **values: Any) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(Machine, "step", failing)
+    monkeypatch.setattr(running.server.engine, "_tell", gone)
+    assert running.post("/v1/completions", **SHORT).status == 500
+    monkeypatch.undo()
+    assert running.post("/v1/completions", **SHORT).status == 200
 
 
 def test_a_stream_that_fails_in_the_middle_says_so(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,23 @@ def test_a_mistake_is_refused_clearly(case: Case, running: Any, kit: Path) -> No
     assert case.said in replies["en"]
     assert HAN.search(replies["zh"]) and not HAN.search(re.sub("[龘]", "", replies["en"]))
     assert running.ask("GET", "/health").status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"model": "ngram", "prompt": [True] * 100_000}),
+        ("/v1/completions", {"model": "ngram", "prompt": "a", "stop": [1] * 100_000}),
+        ("/v1/chat/completions", {"model": "ngram", "messages": [1] * 100_000}),
+        ("/v1/predict", {"model": "classifier", "rows": [1] * 100_000}),
+    ],
+)
+def test_a_long_list_of_wrong_items_is_refused_at_its_first(path: str, body: dict[str, Any], running: Any) -> None:
+    start = time.process_time()
+    reply = running.post(path, **body)
+    assert reply.status == 400
+    assert len(reply.body) < 2000
+    assert time.process_time() - start < 1.0  # client and server are this process
 
 
 def test_a_method_that_a_route_does_not_know_is_named(running: Any) -> None:

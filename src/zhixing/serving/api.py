@@ -237,7 +237,7 @@ async def write(
     async def collect() -> None:
         while not form.done:
             for place, event in await ticket.take():
-                form.add(place, event)
+                form.keep(place, event)
 
     with working(engine, ticket):
         meter.prompt_tokens.labels(asked.model).inc(prompt_tokens)

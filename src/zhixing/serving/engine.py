@@ -126,7 +126,8 @@ class Engine:
             found = worker.turn() if worker.busy else []
         except Exception as problem:
             self._meter.failures.labels(name).inc()
-            self._tell("serve.failed", model=name, problem=f"{type(problem).__name__}: {problem}")
+            with contextlib.suppress(Exception):  # who is told may be gone; the thread goes on
+                self._tell("serve.failed", model=name, problem=f"{type(problem).__name__}: {problem}")
             reason = problem if isinstance(problem, ZhixingError) else RunError("serve.failed", model=name)
             found = [(ticket, reason) for ticket in worker.abandon()]
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hmac
 import ipaddress
 import json
@@ -23,12 +24,14 @@ from zhixing.core.log import quiet
 from zhixing.serving import problems
 from zhixing.serving.limits import Limits
 from zhixing.serving.meter import Meter
+from zhixing.serving.replies import failing
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+LAST_SECONDS = 1.0
 OPEN = ("/health",)  # needs no key
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
@@ -99,11 +102,14 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         began: list[int] = []
+        streams = False
         extra: list[tuple[bytes, bytes]] = []
 
         async def answer(message: Message) -> None:
+            nonlocal streams
             if message["type"] == "http.response.start":
                 began.append(message["status"])
+                streams = any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in message["headers"])
                 own = {name for name, _ in message["headers"]}
                 message["headers"] = [*message["headers"], *(each for each in SAFETY if each[0] not in own), *extra]
             await send(message)
@@ -124,6 +130,8 @@ class Guard:
         except ZhixingError as error:
             if not began:
                 await self.refuse(error, headers, scope, answer)
+            elif streams:
+                await last_word(error, headers, answer)
         except Exception as fault:
             where = traceback.extract_tb(fault.__traceback__)[-1]
             self.tell("serve.fault", problem=f"{type(fault).__name__}: {fault} ({where.name}, line {where.lineno})")
@@ -214,6 +222,14 @@ class Guard:
                 pairs.append((b"www-authenticate", b'Basic realm="zhixing", charset="UTF-8"'))
         await send({"type": "http.response.start", "status": number, "headers": pairs})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
+
+
+async def last_word(error: ZhixingError, headers: dict[str, str], send: Send) -> None:
+    """End a stream that was cut off with a piece that says why; a client that reads no more is not waited for."""
+    content = failing(problems.body(error, problems.tongue(headers)))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LAST_SECONDS):
+            await send({"type": "http.response.body", "body": content})
 
 
 async def preflight(send: Send) -> None:

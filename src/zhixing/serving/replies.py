@@ -64,13 +64,17 @@ class Form:
         self._head = "data: " + json.dumps(piece, ensure_ascii=False)[:-1] + ', "choices": ['
 
     def add(self, place: int, event: Event) -> None:
-        """Note what happened to a text."""
+        """Note what happened to a text, of which pieces are told: nothing that grows with what each token has beside it."""
         each = self.texts[place]
         each.text += event.text
         each.tokens += 1
         each.finished, each.forgotten = event.finished, event.forgotten
+
+    def keep(self, place: int, event: Event) -> None:
+        """Note what happened to a text that is told whole, in the end."""
+        self.add(place, event)
         if self.logprobs:
-            each.events.append(event)
+            self.texts[place].events.append(event)
 
     @property
     def done(self) -> bool:

@@ -112,8 +112,10 @@ def whole(value: Any) -> Any:
 
 
 Whole = BeforeValidator(whole)
+Quick = Field(fail_fast=True)  # the first wrong item of a list is enough: a body can hold half a million
 Word = Annotated[str, Field(min_length=1)]
 Natural = Annotated[int, Field(ge=0), Whole]
+Naturals = Annotated[list[Natural], Quick]
 Count = Annotated[int, Field(ge=1), Whole]
 Seed = Annotated[int, Field(ge=0, lt=SEEDS, description="equal seeds, equal texts; without one, each request differs"), Whole]
 Most = Annotated[int, Field(ge=-1, description="-1 or 0: all tokens"), Whole]
@@ -130,7 +132,7 @@ class Choosing(Asked):
     repetition_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
     n: Count | None = None
     seed: Seed | None = None
-    stop: Word | list[Word] | None = None
+    stop: Word | Annotated[list[Word], Quick] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str | None, Field(description="accepted and not used")] = None
@@ -140,7 +142,7 @@ class CompletionRequest(Choosing):
     """A text to continue."""
 
     prompt: Annotated[
-        str | list[str] | list[Natural] | list[list[Natural]],
+        str | Annotated[list[str], Quick] | Naturals | Annotated[list[Naturals], Quick],
         Field(description="a text, texts, or token ids of a text; control tokens cannot be given"),
     ] = ""
     max_tokens: Count | None = None
@@ -159,7 +161,7 @@ class Message(Strict):
     """One turn of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: str | Annotated[list[Part], Quick]
 
     @model_validator(mode="before")
     @classmethod
@@ -174,7 +176,7 @@ class Message(Strict):
 class ChatRequest(Choosing):
     """Messages to answer; a model that has not learnt to chat continues their texts."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
@@ -185,7 +187,7 @@ class PredictRequest(Asked):
     """Rows to answer, each an object with the fields that the model's `input_schema` names."""
 
     model: str
-    rows: Annotated[list[dict[StrictStr, Any]], Field(min_length=1)]
+    rows: Annotated[list[dict[StrictStr, Any]], Field(min_length=1, fail_fast=True)]
     precision: Annotated[float | None, Field(description="abstain below the confidence that reached this precision on validation")] = None
 
 

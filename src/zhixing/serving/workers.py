@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from zhixing.decoding.generate import Machine
-from zhixing.serving.queue import Ask, Ticket
+from zhixing.serving.queue import Ticket
 from zhixing.tasks.artefact import Artefact
 
 Found = list[tuple[Ticket, Any]]
@@ -25,7 +25,7 @@ class Writer:
         self.artefact = artefact
         self.rows = rows
         self._machine = Machine(artefact.model, artefact.tokenizer)
-        self._waiting: deque[tuple[Ticket, int, Ask]] = deque()
+        self._waiting: deque[tuple[Ticket, int]] = deque()  # how many of the ticket's texts have been begun
         self._running: dict[int, tuple[Ticket, int]] = {}
 
     @property
@@ -39,8 +39,8 @@ class Writer:
         return bool(self._running or self._waiting)
 
     def add(self, ticket: Ticket) -> None:
-        """Put a ticket's texts behind those that wait."""
-        self._waiting.extend((ticket, place, ask) for place, ask in enumerate(ticket.asks))
+        """Put a ticket behind those that wait."""
+        self._waiting.append((ticket, 0))
 
     def drop(self, tickets: Iterable[Ticket]) -> None:
         """Give up tickets: nothing more is written for them."""
@@ -52,12 +52,15 @@ class Writer:
             del self._running[row]
 
     def turn(self) -> Found:
-        """Let waiting texts in where there is room, and write one token of each."""
+        """Let waiting texts in where there is room, one of each ticket in turn, and write one token of each."""
         while self._waiting and len(self._running) < self.rows:
-            ticket, place, ask = self._waiting[0]  # it goes only once it runs: a fault must find its ticket in one of the two
+            ticket, place = self._waiting[0]  # it goes only once it runs: a fault must find its ticket in one of the two
+            ask = ticket.asks[place]
             ticket.started = True
             self._running[self._machine.admit(ask.prompt, ask.sampling, ask.lane, ask.top)] = (ticket, place)
             self._waiting.popleft()
+            if place + 1 < len(ticket.asks):
+                self._waiting.append((ticket, place + 1))
         found: Found = []
         for event in self._machine.step():
             ticket, place = self._running[event.row]
