@@ -118,8 +118,15 @@ def test_what_is_shown_is_what_the_server_answers(watch: Any, serving: Any) -> N
 
 
 def test_a_stop_stops_the_work(watch: Any, serving: Any) -> None:
+    def runs_on(seed: int) -> bool:
+        said = serving.post("/v1/completions", model="neural", prompt="", seed=seed, max_tokens=1000, temperature=0.8)
+        return said.json["choices"][0]["finish_reason"] == "length"
+
     page = watch().page
     choose(page, "neural")
+    page.fill("#try-prompt", "")
+    page.fill("#try-settings [name=temperature]", "0.8")
+    page.fill("#try-settings [name=seed]", str(next(filter(runs_on, range(100)))))
     page.fill("#try-settings [name=max_tokens]", "4000")
     page.click("#try-run")
     until(page, "document.getElementById('try-text').textContent.length > 20")
