@@ -26,6 +26,7 @@ from zhixing.data.corpus import open_corpus
 from zhixing.data.schema import Number, Schema, Text
 from zhixing.data.stream import Rows
 from zhixing.evaluation.evaluate import evaluate
+from zhixing.layers.heads import Pooled
 from zhixing.layers.kinds import Headed, Inputs
 from zhixing.models import catalog
 from zhixing.objectives.loss import Term
@@ -89,7 +90,7 @@ class Grade:
         return {"tokens": np.asarray(tokenizer.encode(example["text"]), np.int64), "label": example["number"] / self.largest}
 
     def head(self, width: int) -> nn.Module:
-        return nn.Linear(width, 1)
+        return Pooled(width, 1)
 
     def objective(self, start: Any = None) -> Any:
         return SquaredGap()

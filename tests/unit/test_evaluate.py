@@ -328,7 +328,7 @@ def test_validation_is_never_fitted_without_refit(place: Path) -> None:
                 yield {**each, "label": task.labels[task.labels.index(each["label"]) - 1]} if split == "validation" else each
 
     def fit(source, refit: bool) -> np.ndarray:
-        return counted.count_classes(source, task, "logistic", 0.25, lambda *a, **k: None, refit)[1].weights
+        return counted.fit_rows(source, task, "logistic", {"strength": 0.25, "refit": refit}, lambda *a, **k: None)[1].weights
 
     assert np.array_equal(fit(corpus, False), fit(Turned(), False))
     assert fit(corpus, True).shape != fit(Turned(), True).shape or not np.array_equal(fit(corpus, True), fit(Turned(), True))

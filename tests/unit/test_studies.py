@@ -14,6 +14,7 @@ import pytest
 
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.folder import open_folder
+from zhixing.core.log import quiet
 from zhixing.core.stop import Stop, Stopped
 from zhixing.data.corpus import open_corpus
 from zhixing.evaluation.evaluate import evaluate
@@ -25,8 +26,9 @@ from zhixing.studies.best import best
 from zhixing.studies.ladder import ERAS, RUNGS, compare, partner, read_table
 from zhixing.studies.plot import Crossing, Line, crossings, draw, level_at
 from zhixing.tasks.artefact import load
+from zhixing.tasks.language import Language
 from zhixing.training import counted
-from zhixing.training.settings import COUNTED, TASK_OF
+from zhixing.training.settings import TASK_OF
 from zhixing.training.train import train
 
 WORDS = "the quiet old river carries small boats past round stones and 小船 沿 河 而下 石头 不语 , .".split()
@@ -163,7 +165,7 @@ def test_a_ladder_of_another_budget_or_order_is_not_mixed_with_the_old(text: Pat
 
 def test_every_era_stands_on_the_ladder(text: Path, tmp_path: Path) -> None:
     """Each trained family is a rung, none is left out by default but llama, and those that no other test climbs are climbed here."""
-    of_language = {*catalog.trained(), *COUNTED["language"]} - set(TASK_OF)
+    of_language = {*catalog.trained(), *Language.counted} - set(TASK_OF)
     assert {each["model"] for each in ERAS.values()} == of_language - {"additive"}, "additive is the older form of dirichlet"
     assert RUNGS == tuple(name for name in ERAS if name != "llama")
     assert partner(RUNGS) == "qwen3" and partner(("qwen3", "lstm", "mixture")) == "qwen3" and partner(("unigram", "mixture")) is None
@@ -284,7 +286,7 @@ def test_the_best_of_a_table_is_the_highest_on_validation(table: Path, tmp_path:
     opened, corpus = load(tmp_path / "made"), open_corpus(table)
     assert opened.family == told["winner"] and opened.task.thresholds
     fits = {
-        refit: counted.count_classes(corpus, opened.task, told["winner"], opened.model.config.strength, lambda *a, **k: None, refit)[1]
+        refit: counted.fit_rows(corpus, opened.task, told["winner"], {"strength": opened.model.config.strength, "refit": refit}, quiet)[1]
         for refit in (True, False)
     }
     assert (opened.model.weights == fits[True].weights).all()

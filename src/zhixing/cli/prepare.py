@@ -26,6 +26,7 @@ def prepare(
     drop_bad: bool = False,
     encoding: str | None = None,
     form: str | None = None,
+    columns: str | None = None,
     force: bool = False,
     json: bool = False,
 ) -> None:

@@ -1,85 +1,81 @@
-"""Which columns of a person's table are the text and the label, and how a row becomes an example.
+"""Which columns of a person's table hold the fields of a task, and how a row becomes an example.
 
-Names are recognised in English and Chinese; the user's own words (`text=`, `label=`, `form=`) always win, and a wrong one is answered
-with the nearest column. A form such as "{title}\\n{text}" builds the text of a row from several columns.
+Names are recognised in English and Chinese; the user's own words (`text=`, `label=`, `columns=`, `form=`) always win, and a wrong one is
+answered with the nearest column. A form such as "{title}\\n{text}" builds the text of a row from several columns. Each field reads its own
+cell (`data/schema.py`).
 """
 
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from zhixing.core.errors import UsageError
-from zhixing.data.readers import flaw
+from zhixing.data.schema import Record, Schema, Tags, Text
 
-TEXTS = (
-    "text", "texts", "sentence", "content", "review", "comment", "message", "question", "query", "utterance", "document", "body",
-    "文本", "内容", "正文", "句子", "评论", "评价", "留言", "问题", "消息", "短信",
-)  # fmt: skip
-LABELS = (
-    "label", "labels", "category", "class", "sentiment", "intent", "target", "topic", "tag",
-    "标签", "类别", "分类", "情感", "意图", "类型", "主题",
-)  # fmt: skip
+# What a field may be called in a person's table, the best name first; a field that is not here goes by its own name.
+KNOWN = {
+    "text": (
+        "text", "texts", "sentence", "content", "review", "comment", "message", "question", "query", "utterance", "document", "body",
+        "文本", "内容", "正文", "句子", "评论", "评价", "留言", "问题", "消息", "短信",
+    ),
+    "label": (
+        "label", "labels", "category", "class", "sentiment", "intent", "target", "topic", "tag",
+        "标签", "类别", "分类", "情感", "意图", "类型", "主题",
+    ),
+    "tokens": ("tokens", "words", "词", "词语", "字"),
+    "tags": ("tags", "labels", "ner_tags", "pos_tags", "标签", "标注"),
+}  # fmt: skip
+PLAIN = Schema({"text": Text()})
 
 
 @dataclass(frozen=True)
 class Columns:
-    """How rows are read: from a text column or a form; label: a column, or None for language."""
+    """How rows are read.
 
-    text: str | None
-    form: str | None
-    label: str | None
+    schema  the fields that a row holds
+    names   {field: column}; a field that is not here is read from the row itself: a text from a line, a record from all other columns
+    form    what the field "text" is built from, instead of a column
+    """
 
-    def example(self, value: Any) -> tuple[dict[str, str] | None, str | None]:
+    schema: Schema = PLAIN
+    names: Mapping[str, str] = field(default_factory=dict)
+    form: str | None = None
+
+    def example(self, value: Any) -> tuple[dict[str, Any] | None, str | None]:
         """Make the example of a row: (example, None), or (None, reason) when the row is bad."""
-        if isinstance(value, str):
-            text, reason = value, None
-        elif self.form is not None:
-            text, reason = _fill(self.form, value)
-        else:
-            text, reason = _text(value.get(self.text))
-        reason = reason or flaw(text) or (None if text.strip() else "empty")
-        if reason:
-            return None, reason
-        if self.label is None:
-            return {"text": text}, None
-        label, reason = _label(value.get(self.label))
-        return (None, reason) if reason else ({"text": text, "label": label}, None)
-
-
-def _text(value: Any) -> tuple[str, str | None]:
-    if value is None:
-        return "", "no_text"
-    if isinstance(value, str):
-        return value, None
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return "\n".join(value), None
-    return "", "not_text"
-
-
-def _label(value: Any) -> tuple[str, str | None]:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return "", "no_label"
-    if isinstance(value, bool):
-        return ("true" if value else "false"), None
-    if isinstance(value, str | int):
-        return str(value), flaw(str(value))
-    return "", "not_label"
+        found: dict[str, Any] = {}
+        for name, kind in self.schema.fields.items():
+            if isinstance(value, str):
+                cell, reason = kind.read(value)
+            elif self.form is not None and name == "text":
+                cell, reason = _fill(self.form, value)
+            elif isinstance(kind, Record):
+                cell, reason = kind.read({each: cell for each, cell in value.items() if each not in self.names.values()})
+            else:
+                cell, reason = kind.read(value.get(self.names.get(name, name)))
+            if reason is None and isinstance(kind, Tags) and len(cell) != len(found[kind.of]):
+                reason = "tags_count"
+            if reason:
+                return None, reason
+            found[name] = cell
+        return found, None
 
 
 def _fill(form: str, value: dict[str, Any]) -> tuple[str, str | None]:
-    parts = []
+    parts: list[str] = []
     for literal, name, _, _ in string.Formatter().parse(form):
         parts.append(literal)
         if name is not None:
             given = value.get(name)
-            text, reason = (str(given), None) if isinstance(given, int | float) and not isinstance(given, bool) else _text(given)
-            if reason:
+            given = str(given) if isinstance(given, int | float) and not isinstance(given, bool) else given
+            text, reason = Text().read(given)
+            if reason and reason != "empty":
                 return "", reason
             parts.append(text)
-    return "".join(parts), None
+    return Text().read("".join(parts))
 
 
 def _names(form: str, columns: Iterable[str]) -> list[str]:
@@ -103,36 +99,60 @@ def _known(name: str, columns: Iterable[str]) -> str:
     return name
 
 
-def _guess(columns: Iterable[str], known: tuple[str, ...]) -> str | None:
-    """Find the column whose name is the best known one, whatever its case."""
+def _guess(columns: Iterable[str], field_name: str) -> str | None:
+    """Find the column whose name is the best known one of a field, whatever its case."""
     plain = {each.strip().lower(): each for each in reversed(list(columns))}
-    return next((plain[name] for name in known if name in plain), None)
+    return next((plain[name] for name in KNOWN.get(field_name, (field_name,)) if name in plain), None)
 
 
-def choose(columns: list[str], task: str, text: str | None, label: str | None, form: str | None) -> tuple[str, Columns]:
-    """Settle the task ("language" or "classify") and its columns for rows with these columns.
+def read_words(words: str | None) -> dict[str, str]:
+    """Read the user's own choice of columns, "field=column,field=column"; raises UsageError for words that are none."""
+    found: dict[str, str] = {}
+    for each in (words or "").split(","):
+        name, equals, column = (part.strip() for part in each.partition("="))
+        if each.strip() and not (name and equals and column):
+            raise UsageError("prepare.columns", words=words)
+        if each.strip():
+            found[name] = column
+    return found
 
-    Raises UsageError for a name that is no column and when no column can be recognised.
+
+def choose(columns: list[str], schema: Schema, given: Mapping[str, str | None], form: str | None = None) -> Columns:
+    """Settle which column holds each field of a schema, for rows with these columns.
+
+    given  {field: column} of the user's own words; None: recognised
+
+    Raises UsageError for a name that is no field or no column, and when no column can be recognised.
     """
+    names: dict[str, str] = {}
+    chosen = {name: column for name, column in given.items() if column is not None}
+    for name, column in chosen.items():
+        if name not in schema.fields:
+            raise UsageError("prepare.field", name=name, among=list(schema.fields))
+        if name == "text" and form is not None:
+            raise UsageError("prepare.form_and_text", form=form, text=column)
+        names[name] = _known(column, columns)
     if form is not None:
-        if text is not None:
-            raise UsageError("prepare.form_and_text", form=form, text=text)
+        if "text" not in schema.fields:
+            raise UsageError("prepare.field", name="text", among=list(schema.fields))
         _names(form, columns)
-    elif text is not None:
-        _known(text, columns)
-    else:
-        text = _guess(columns, TEXTS)
-        others = [each for each in columns if each != label]
-        if text is None and len(others) == 1:
-            text = others[0]
-        if text is None:
-            raise UsageError("prepare.no_text", columns=", ".join(columns))
-    if label is not None:
-        _known(label, columns)
-        if task == "language":
-            raise UsageError("prepare.label_unused", label=label)
-    elif task != "language":
-        label = _guess([each for each in columns if each != text], LABELS)
-    if task == "classify" and label is None:
-        raise UsageError("prepare.no_label", columns=", ".join(columns))
-    return ("classify" if label else "language"), Columns(text, form, label)
+    for name, kind in schema.fields.items():
+        if name in names or isinstance(kind, Record) or (name == "text" and form is not None):
+            continue
+        found = _guess([each for each in columns if each not in names.values()], name)
+        others = [each for each in columns if each not in names.values()]
+        if found is None and name == "text" and len(others) == 1:
+            found = others[0]
+        if found is None:
+            code = {"text": "prepare.no_text", "label": "prepare.no_label"}.get(name, "prepare.no_field")
+            raise UsageError(code, columns=", ".join(columns), name=name)
+        names[name] = found
+    return Columns(schema, names, form)
+
+
+def labelled(columns: list[str], given: Mapping[str, str | None], form: str | None) -> bool:
+    """Say whether rows with these columns have a label besides their text, as far as names tell."""
+    if given.get("label") is not None:
+        return True
+    text = given.get("text") or (None if form is not None else _guess(columns, "text"))
+    return _guess([each for each in columns if each != text], "label") is not None

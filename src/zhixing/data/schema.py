@@ -1,21 +1,67 @@
-"""What the columns of a corpus are: a few field types and the table of them that is saved as `schema.json`."""
+"""What the fields of an example are: a few types and the table of them that is saved as `schema.json`.
+
+Each type reads the value of a person's cell, or says by a code why it cannot (`data/readers.py` gives rows, `data/columns.py` chooses the
+cells); and says in JSON Schema what `/v1/predict` takes for it.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from zhixing.core.errors import DataError
+from zhixing.data.readers import flaw
+
+Read = tuple[Any, str | None]  # the value, and None or the code of what is wrong
 
 
 @dataclass(frozen=True)
 class Text:
-    """A piece of writing, any Unicode."""
+    """A piece of writing, any Unicode; a list of pieces is joined by line ends."""
+
+    def read(self, value: Any) -> Read:
+        """Take text that is not empty."""
+        if value is None:
+            return "", "no_text"
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            value = "\n".join(value)
+        if not isinstance(value, str):
+            return "", "not_text"
+        return value, flaw(value) or (None if value.strip() else "empty")
+
+    def probe(self, text: str) -> Any:
+        """Give the value that stands for a golden text."""
+        return text
+
+    def form(self) -> dict[str, Any]:
+        """Say what is sent for it."""
+        return {"type": "string"}
 
 
 @dataclass(frozen=True)
 class Label:
     """One of a few names."""
+
+    def read(self, value: Any) -> Read:
+        """Take a name, a whole number, or yes and no."""
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return "", "no_label"
+        if isinstance(value, bool):
+            return ("true" if value else "false"), None
+        if isinstance(value, str | int):
+            return str(value), flaw(str(value))
+        return "", "not_label"
+
+    def probe(self, text: str) -> Any:
+        """Give the value that stands for a golden text."""
+        return text
+
+    def form(self) -> dict[str, Any]:
+        """Say what is sent for it."""
+        return {"type": "string"}
 
 
 @dataclass(frozen=True)
@@ -24,16 +70,139 @@ class Number:
 
     unit: str = ""
 
+    def read(self, value: Any) -> Read:
+        """Take a finite number, or text that spells one."""
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return 0.0, "no_number"
+        try:
+            number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+        except (ValueError, OverflowError):
+            number = math.nan
+        return (number, None) if math.isfinite(number) else (0.0, "not_number")
 
-FieldType = Text | Label | Number
-TYPES: dict[str, type[Text] | type[Label] | type[Number]] = {"text": Text, "label": Label, "number": Number}
+    def probe(self, text: str) -> Any:
+        """Give the value that stands for a golden text: its length."""
+        return float(len(text))
+
+    def form(self) -> dict[str, Any]:
+        """Say what is sent for it."""
+        return {"type": "number"}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text that is cut into tokens already: a list, or one text in which spaces part them."""
+
+    def read(self, value: Any) -> Read:
+        """Take at least one token, none of them empty."""
+        found = value.split() if isinstance(value, str) else value
+        if found is None or found == []:
+            return [], "no_tokens"
+        if not isinstance(found, list) or not all(isinstance(each, str) and each for each in found):
+            return [], "not_tokens"
+        return found, flaw("".join(found))
+
+    def probe(self, text: str) -> Any:
+        """Give the value that stands for a golden text: its pieces between spaces."""
+        return text.split() or ["-"]
+
+    def form(self) -> dict[str, Any]:
+        """Say what is sent for it."""
+        return {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}
+
+
+@dataclass(frozen=True)
+class Tags:
+    """One name for each token of another field.
+
+    of  that field
+    """
+
+    of: str = "tokens"
+
+    def read(self, value: Any) -> Read:
+        """Take a list of names, or one text in which spaces part them."""
+        found = value.split() if isinstance(value, str) else value
+        if found is None or found == []:
+            return [], "no_tags"
+        if not isinstance(found, list) or not all(isinstance(each, str) and each for each in found):
+            return [], "not_tags"
+        return found, flaw("".join(found))
+
+    def probe(self, text: str) -> Any:
+        """Give the value that stands for a golden text: none of its tokens is anything."""
+        return ["O"] * len(Tokens().probe(text))
+
+    def form(self) -> dict[str, Any]:
+        """Say what is sent for it."""
+        return {"type": "array", "items": {"type": "string"}}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the other columns of a table hold: {column: a text, a number, or nothing}."""
+
+    def read(self, value: Any) -> Read:
+        """Take at least one cell; a cell that is text and spells a number is one, and an empty one is nothing."""
+        if not isinstance(value, dict) or not value:
+            return {}, "no_cells"
+        found: dict[str, Any] = {}
+        for name, cell in value.items():
+            if isinstance(cell, bool):
+                cell = str(cell).lower()
+            if isinstance(cell, str):
+                number, wrong = Number().read(cell)
+                cell = (cell if cell.strip() else None) if wrong else number
+            elif isinstance(cell, int | float):
+                cell = float(cell) if math.isfinite(cell) else None
+            elif cell is not None:
+                return {}, "not_cell"
+            found[name] = cell
+        return found, next((wrong for cell in found.values() if isinstance(cell, str) and (wrong := flaw(cell))), None)
+
+    def probe(self, text: str) -> Any:
+        """Give the value that stands for a golden text: no cell, so that every column is empty."""
+        return {}
+
+    def form(self) -> dict[str, Any]:
+        """Say what is sent for it."""
+        return {"type": "object", "additionalProperties": {"type": ["string", "number", "null"]}}
+
+
+FieldType = Text | Label | Number | Tokens | Tags | Record
+TYPES: dict[str, type[Any]] = {"text": Text, "label": Label, "number": Number, "tokens": Tokens, "tags": Tags, "record": Record}
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The fields of an example, by name, in order."""
+    """The fields of an example, by name, in order.
+
+    answer  the field that answers the others; rows to predict lack it. None: there is none
+    """
 
     fields: dict[str, FieldType]
+    answer: str | None = None
+
+    def __post_init__(self) -> None:
+        assert self.answer is None or self.answer in self.fields
+
+    def texts(self, example: dict[str, Any]) -> Iterator[str]:
+        """Give the writing of an example, from which tokenizers learn: its texts, and its tokens one by one."""
+        for name, field in self.fields.items():
+            if isinstance(field, Text) and name in example:
+                yield example[name]
+            elif isinstance(field, Tokens) and name in example:
+                yield from example[name]
+
+    @property
+    def asked(self) -> Schema:
+        """The schema of what is asked: every field but the answer."""
+        return Schema({name: field for name, field in self.fields.items() if name != self.answer})
+
+    def key(self, example: dict[str, Any]) -> str:
+        """Give what is asked as one text, by which equal questions are known: a lone text as it is."""
+        asked = {name: example[name] for name in self.fields if name != self.answer and name in example}
+        return example["text"] if set(asked) == {"text"} else json.dumps(asked, ensure_ascii=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Give the schema as JSON: {"text": {"type": "text"}, ...}."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.random import key
-from zhixing.data.batch import pad
+from zhixing.data.batch import pad, size
 
 ROW_WORDS = 64  # words a row of `Neighbours`: long beside a window, short enough that most products of a row are used
 NOISE_POWER = 0.75  # words are drawn by their count to this power. Source: Mikolov et al. 2013, section 2.2
@@ -84,7 +84,7 @@ class Windows:
 class Rows:
     """Separate items, each once an epoch, padded; items of like length share a batch.
 
-    items  {"tokens": (T,) int, "label": int}
+    items  {"tokens": (T,) int, "label": int}, or what else `pad` puts side by side
     """
 
     def __init__(self, items: Sequence[dict[str, Any]], batch: int, seed: int, pad_id: int) -> None:
@@ -93,7 +93,7 @@ class Rows:
         if not items:
             raise DataError("data.no_rows")
         self.items, self.batch_rows, self.seed, self.pad_id = items, batch, seed, pad_id
-        self.lengths = np.array([len(each["tokens"]) for each in items], dtype=np.int64)  # (N,)
+        self.lengths = np.array([size(each) for each in items], dtype=np.int64)  # (N,)
         self._epoch: Callable[[int], np.ndarray] = functools.lru_cache(maxsize=2)(self._order)
 
     @property
@@ -119,7 +119,7 @@ class Rows:
     def batch(self, step: int, micro: int = 0, micros: int = 1) -> dict[str, np.ndarray]:
         """Give one micro-batch of a step.
 
-        return  {"tokens": (B, T) int64, "lengths": (B,) int64, "labels": (B,) int64}
+        return  {"tokens": (B, T) int64, "lengths": (B,) int64, "labels": (B,) int64}, or what the items hold
         """
         places = _places(step, micro, micros, self.batch_rows, len(self.items))
         chosen = np.concatenate([self._epoch(epoch)[place] for epoch, place in places])

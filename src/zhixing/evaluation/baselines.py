@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from zhixing.core.log import quiet
 from zhixing.data.corpus import Corpus
 from zhixing.data.shards import shard
+from zhixing.tasks.classify import known_rows
+from zhixing.tasks.task import function
 
 Tell = Callable[..., None]
-MAJORITY, LINEAR, BAYES, UNIGRAM, COUNTED = "majority", "logistic", "naive_bayes", "unigram", "kneser_ney"
+UNIGRAM, COUNTED = "unigram", "kneser_ney"
 
 
 def fitted_on(corpus: Corpus, split: str) -> tuple[str, ...]:
@@ -41,23 +44,25 @@ def language_rivals(corpus: Corpus, tokenizer: Any, tokens: np.ndarray, split: s
     return scores
 
 
-def class_rivals(corpus: Corpus, task: Any, texts: list[str], split: str, family: str, tell: Tell) -> dict[str, np.ndarray]:
-    """Answer texts by the most frequent label and by a linear model of hashed n-grams at its default prior.
+def row_rivals(corpus: Corpus, task: Any, examples: list[dict[str, Any]], split: str, family: str, tell: Tell) -> dict[str, Any]:
+    """Answer examples by each of the task's counted models, at its default settings; the model judged is no rival of itself.
 
-    split   where the texts come from: validation is not fitted when it is what is scored
-    return  {name: (B, labels) float64 probabilities}
+    split   where the examples come from: validation is not fitted when it is what is scored
+    return  {name: what the task's metrics give of the rival's answers}
     """
-    from zhixing.models.bag import Bag
-
-    index = {label: place for place, label in enumerate(task.labels)}
-    rows = [row for part in fitted_on(corpus, split) for row in corpus.examples(part) if row["label"] in index]
+    rows = known_rows(task, (row for part in fitted_on(corpus, split) for row in corpus.examples(part)), quiet)
     if not rows:
         return {}  # a corpus of other labels has nothing to learn these from
-    labels = np.array([index[row["label"]] for row in rows])
-    shares = np.bincount(labels, minlength=len(index)) / len(labels)  # (labels,)
-    found = {MAJORITY: np.tile(shares, (len(texts), 1))}
-    method = BAYES if family == LINEAR else LINEAR
-    tell("evaluate.rival_bag", method=method)
-    bag = Bag.fit([row["text"] for row in rows], labels, len(index), method, None)
-    found[method] = np.asarray(bag.probabilities(texts))
+    found: dict[str, Any] = {}
+    for name in task.counted:
+        if name != family:
+            tell("evaluate.rival_fit", name=name)
+            judge, model, _ = function(task.counted[name])(task, rows, [], {"method": name}, quiet)
+            items = [judge.encode(asked(task, each), None) for each in examples]
+            found[name] = judge.metrics(list(judge.answers(model, items, None)), examples)
     return found
+
+
+def asked(task: Any, example: dict[str, Any]) -> dict[str, Any]:
+    """Give an example without its answer."""
+    return {name: value for name, value in example.items() if name != task.schema.answer}

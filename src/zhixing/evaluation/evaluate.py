@@ -10,6 +10,7 @@ are scored, but then nobody is declared better.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -25,16 +26,18 @@ from zhixing.core.files import sha256, write_json
 from zhixing.core.folder import MANIFEST
 from zhixing.core.log import quiet
 from zhixing.data.corpus import Corpus, open_corpus
+from zhixing.data.schema import Schema
 from zhixing.data.shards import shard
-from zhixing.evaluation.baselines import class_rivals, language_rivals
+from zhixing.evaluation.baselines import asked, language_rivals, row_rivals
 from zhixing.evaluation.report import Figure, Report, decide, unsure
 from zhixing.evaluation.samples import SAMPLES, judge_samples
 from zhixing.evaluation.vectors import judge_vectors
 from zhixing.metrics import intervals
 from zhixing.metrics import labels as judged
 from zhixing.metrics import text as texts
+from zhixing.metrics.figures import WHOLE_ROUNDS
 from zhixing.tasks.artefact import Artefact, load
-from zhixing.tasks.classify import FEW, PRECISIONS
+from zhixing.tasks.classify import PRECISIONS
 
 STRETCH = 512  # tokens of one unit of the bootstrap when there are few documents, at most
 SHORT_STRETCH = 64  # and at least: shorter ones depend on their neighbours
@@ -71,7 +74,7 @@ def evaluate(
         raise UsageError(
             "evaluate.other_task", model=str(artefact.folder.path), task=artefact.task.name, corpus=str(opened.path), other=opened.task
         )
-    report = JUDGES[artefact.task.name](artefact, opened, split, tell, rivals)
+    report = JUDGES.get(artefact.task.name, judge_rows)(artefact, opened, split, tell, rivals)
     if artefact.task.name == "language" and samples:
         report = add_samples(report, artefact, opened, split, tell, samples)
     if report.details.get("units", report.examples) < intervals.ENOUGH:
@@ -113,16 +116,17 @@ def count_overlap(origin: dict[str, Any], corpus: Corpus, split: str) -> int | N
     return  None when there is no such corpus (`open_origin`)
     """
 
-    def mark(example: dict[str, Any]) -> bytes:
-        return hashlib.blake2b(example["text"].encode("utf-8"), digest_size=16).digest()
+    def mark(example: dict[str, Any], schema: Schema) -> bytes:
+        whole = "\n".join(schema.texts(example)) or json.dumps(example, ensure_ascii=False)
+        return hashlib.blake2b(whole.encode("utf-8"), digest_size=16).digest()
 
     learned = open_origin(origin)
     if learned is None:
         return None
-    asked = Counter(mark(example) for example in corpus.examples(split))
+    wanted = Counter(mark(example, corpus.schema) for example in corpus.examples(split))
     parts = [part for part in ("train", "validation") if learned.counts.get(part)]
-    found = {each for part in parts for example in learned.examples(part) if (each := mark(example)) in asked}
-    return sum(asked[each] for each in found)
+    found = {each for part in parts for example in learned.examples(part) if (each := mark(example, learned.schema)) in wanted}
+    return sum(wanted[each] for each in found)
 
 
 def token_bytes(tokenizer: Any, tokens: np.ndarray) -> np.ndarray:
@@ -210,75 +214,71 @@ def add_samples(report: Report, artefact: Artefact, corpus: Corpus, split: str, 
     return replace(report, figures=(*report.figures, *figures), details={**report.details, "samples": settings})
 
 
-def judge_classes(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
-    """Score a classifier over a split's rows; a row whose label the model never saw counts as wrong, all such labels as one class."""
+def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
+    """Score a model that answers over a split's rows, by its task's figures, and each of the task's counted models beside it.
+
+    A row whose label the model never saw counts as wrong.
+    """
     task = artefact.task
     examples = list(corpus.examples(split))
-    unseen = dict(sorted(Counter(each["label"] for each in examples if each["label"] not in task.labels).items()))
-    if sum(unseen.values()) == len(examples):
+    unseen = unseen_labels(task, examples)
+    if unseen and sum(unseen.values()) == len(examples):
         raise DataError("task.label_unseen", name=next(iter(unseen)), among=task.labels, count=len(task.labels))
     if unseen:
         tell("evaluate.unseen", rows=sum(unseen.values()), of=len(examples), labels=", ".join(unseen))
     tell("evaluate.answering", rows=len(examples))
-    items = [task.encode({"text": each["text"]}, artefact.tokenizer) for each in examples]
-    answers = list(task.answers(artefact.model, items, artefact.tokenizer))
-    values = task.metrics(answers, examples)
-    index = {label: place for place, label in enumerate(task.labels)}
-    expected = np.array([index.get(each["label"], len(index)) for each in examples])
-    predicted = np.array([index[each.value] for each in answers])
-    others = class_rivals(corpus, task, [each["text"] for each in examples], split, artefact.family, tell) if rivals else {}
-    right = {name: (p.argmax(1) == expected).astype(float) for name, p in others.items()}
+    items = [task.encode(asked(task, each), artefact.tokenizer) for each in examples]
+    values = task.metrics(list(task.answers(artefact.model, items, artefact.tokenizer)), examples)
+    others = row_rivals(corpus, task, examples, split, artefact.family, tell) if rivals else {}
+    figures = []
+    for name, figure in task.figures.items():
+        spread = figure.interval(values, SEED)
+        figures.append(Figure(name, spread.value, spread.low, spread.high, {n: figure(each) for n, each in others.items()}))
+    first = next(iter(task.figures.values()))
+    comparisons = {name: first.paired(values, each, SEED).to_dict() for name, each in others.items()}
+    details: dict[str, Any] = {}
+    if "confidence" in values and "correct" in values:
+        covered, details["thresholds_chosen_on_validation"] = judge_coverage(task, values, others)
+        figures += covered
+    if hasattr(task, "labels"):
+        details["labels"] = len(task.labels)
+    if artefact.tokenizer is not None and hasattr(task, "longest"):
+        cut = sum(sum(map(len, map(artefact.tokenizer.encode, task.schema.asked.texts(each)))) > task.longest for each in examples)
+        details["texts_not_read_to_the_end"] = cut
+    if unseen:
+        details["unseen_labels"] = unseen
+    where = (str(artefact.folder.path), str(corpus.path))
+    verdict = decide(comparisons, not first.lower)
+    return Report(*where, split, task.name, len(examples), tuple(figures), comparisons, verdict, details)
 
-    def macro(truth: np.ndarray, said: np.ndarray) -> float:
-        return judged.macro_f1(truth, said, len(task.labels) + 1)
 
-    def surprise(probabilities: np.ndarray) -> float:
-        padded = np.column_stack([probabilities, np.zeros(len(expected))])  # (B, labels + 1): nothing for a label never seen
-        return float(-np.log(np.maximum(padded[np.arange(len(expected)), expected], FEW)).mean())
+def unseen_labels(task: Any, examples: list[dict[str, Any]]) -> dict[str, int]:
+    """Count the examples with each label that training has not seen, of a task that answers with labels."""
+    if task.schema.answer != "label":
+        return {}
+    return dict(sorted(Counter(each["label"] for each in examples if each["label"] not in task.labels).items()))
 
-    accuracy = intervals.wilson(int(values["correct"].sum()), len(examples))
-    f1 = intervals.interval_of(macro, expected, predicted, seed=SEED, rounds=500)
-    nats = intervals.interval(values["nats"], SEED)
-    figures = [
-        Figure("accuracy", accuracy.value, accuracy.low, accuracy.high, {n: float(r.mean()) for n, r in right.items()}),
-        Figure("macro_f1", f1.value, f1.low, f1.high, {n: macro(expected, p.argmax(1)) for n, p in others.items()}),
-        Figure("nats", nats.value, nats.low, nats.high, {n: surprise(p) for n, p in others.items()}),
-        Figure("calibration_error", judged.calibration_error(values["confidence"], values["correct"] > 0),
-               rivals={n: judged.calibration_error(p.max(1), right[n] > 0) for n, p in others.items()}),
-    ]  # fmt: skip
-    kept: dict[str, Any] = {}
+
+def judge_coverage(task: Any, values: dict[str, np.ndarray], others: dict[str, Any]) -> tuple[list[Figure], dict[str, Any]]:
+    """Say how much can be answered at each precision: at the best threshold there is, and at the one that was chosen on validation."""
+    figures, kept = [], {}
+    confidence, correct = values["confidence"], values["correct"] > 0
     for precision in PRECISIONS:
         name = f"coverage_{round(precision * 100)}"
 
         def coverage(confidence: np.ndarray, correct: np.ndarray, wanted: float = precision) -> float:
             return judged.coverage_at_precision(confidence, correct, wanted)[0]
 
-        spread = intervals.interval_of(coverage, values["confidence"], values["correct"] > 0, seed=SEED, rounds=500)
-        figures.append(
-            Figure(name, spread.value, spread.low, spread.high, {n: coverage(p.max(1), right[n] > 0) for n, p in others.items()})
-        )
-        if str(precision) in task.thresholds:
+        spread = intervals.interval_of(coverage, confidence, correct, seed=SEED, rounds=WHOLE_ROUNDS)
+        beside = {n: coverage(each["confidence"], each["correct"] > 0) for n, each in others.items()}
+        figures.append(Figure(name, spread.value, spread.low, spread.high, beside))
+        if str(precision) in getattr(task, "thresholds", {}):
             threshold = task.thresholds[str(precision)]
-            at = answered_at(threshold, values["confidence"], values["correct"] > 0, round(precision * 100))
+            at = answered_at(threshold, confidence, correct, round(precision * 100))
             figures += at
             if threshold is not None:
                 kept[str(precision)] = {"threshold": threshold, "answered": at[0].value, "precision": at[1].value}
-    comparisons = {n: intervals.paired(values["correct"], r, SEED).to_dict() for n, r in right.items()}
-    cut = 0 if artefact.tokenizer is None else sum(len(artefact.tokenizer.encode(each["text"])) > task.longest for each in examples)
-    details: dict[str, Any] = {"thresholds_chosen_on_validation": kept, "labels": len(task.labels), "texts_not_read_to_the_end": cut}
-    if unseen:
-        details["unseen_labels"] = unseen
-    return Report(
-        str(artefact.folder.path),
-        str(corpus.path),
-        split,
-        "classify",
-        len(examples),
-        tuple(figures),
-        comparisons,
-        decide(comparisons, True),
-        details,
-    )
+    return figures, kept
 
 
 def answered_at(threshold: float | None, confidence: np.ndarray, correct: np.ndarray, percent: int) -> list[Figure]:
@@ -302,4 +302,5 @@ def answered_at(threshold: float | None, confidence: np.ndarray, correct: np.nda
     return [first, Figure(names[1], right.value, right.low, right.high)]
 
 
-JUDGES: dict[str, Callable[..., Report]] = {"language": judge_language, "classify": judge_classes, "embed": judge_vectors}
+# What is judged by more than answers to rows; every other task is judged by `judge_rows`.
+JUDGES: dict[str, Callable[..., Report]] = {"language": judge_language, "embed": judge_vectors}

@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,11 @@ from zhixing.core.files import read_json, sha256, sync_folder, write_json
 from zhixing.core.folder import MANIFEST, check_place, locked
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
-from zhixing.data.columns import Columns, choose
+from zhixing.data.columns import Columns, choose, read_words
 from zhixing.data.readers import Record, Source, records, survey
 from zhixing.tasks.artefact import Artefact, load
 
+WRITERS = ("language",)  # tasks that write texts: `generate` is theirs
 PIECE = 2048  # rows answered and made durable at a time
 ADDED = ("answer", "confidence", "abstained", "problem")
 Tell = Callable[..., None]
@@ -37,6 +37,7 @@ def predict_rows(
     out: str | Path,
     *,
     text: str | None = None,
+    columns: str | None = None,
     precision: float | None = None,
     tell: Tell = quiet,
     force: bool = False,
@@ -48,6 +49,7 @@ def predict_rows(
     out        .csv, .tsv or .jsonl
     text       the column that holds the text; None: the one of the training corpus, else found by its name; it is settled once, by the
                first rows, and a later row without it is a problem
+    columns    "field=column,field=column", for a task that asks for more than a text
     precision  answers below the confidence that reached this precision on validation are marked as abstained; None: none is
     return     {"rows": ..., "answered": ..., "abstained": ..., "problems": ...}
 
@@ -63,21 +65,24 @@ def predict_rows(
     if out.is_dir():
         raise UsageError("output.not_ours", path=str(out))
     artefact = model if isinstance(model, Artefact) else load(model)
-    if not hasattr(artefact.task, "thresholds"):
+    if artefact.task.name in WRITERS:
         raise UsageError("predict.task", path=str(artefact.folder.path), task=artefact.task.name)
     threshold = find_threshold(artefact, precision)
     sources = survey(source, tell=tell)
     if any(each.path.resolve() == out.resolve() for each in sources):
         raise UsageError("output.is_source", path=str(out))
+    given = read_words(columns)
+    if text is not None and given.setdefault("text", text) != text:
+        raise UsageError("prepare.columns", words=columns)
     with locked(out):
-        return _predict(artefact, sources, out, text, precision, threshold, tell, stop)
+        return _predict(artefact, sources, out, given, precision, threshold, tell, stop)
 
 
 def _predict(
     artefact: Artefact,
     sources: list[Source],
     out: Path,
-    text: str | None,
+    words: dict[str, str],
     precision: float | None,
     threshold: float | None,
     tell: Tell,
@@ -86,7 +91,7 @@ def _predict(
     """Answer the rows that the partial output does not hold yet, and give it its name."""
     partial, note = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.partial.json")
     given = [[str(each.path), each.sha256] for each in sources]
-    identity = fingerprint([sha256(artefact.folder.path / MANIFEST), given, text, precision])
+    identity = fingerprint([sha256(artefact.folder.path / MANIFEST), given, words, precision])
     columns: Columns | None = None
     counts = {"rows": 0, "answered": 0, "abstained": 0, "problems": 0}
     names: list[str] = []
@@ -95,7 +100,7 @@ def _predict(
         before = read_json(note)
         if before["identity"] == identity and partial.stat().st_size >= before["size_bytes"]:
             counts, size_bytes, names = before["counts"], before["size_bytes"], before["names"]
-            columns = Columns(**before["columns"]) if before["columns"] else None
+            columns = Columns(artefact.task.schema.asked, **before["columns"]) if before["columns"] else None
             tell("predict.resumed", rows=counts["rows"])
     rows = itertools.islice((record for each in sources for record in records(each, "line")), counts["rows"], None)
     if not size_bytes:
@@ -105,12 +110,12 @@ def _predict(
             handle.truncate(size_bytes)
             handle.seek(size_bytes)
             for chunk in _chunks(rows):
-                columns = columns or find_columns(artefact, chunk, text)
-                answered = list(answer(artefact, chunk, columns or Columns(None, None, None), threshold, counts))
+                columns = columns or find_columns(artefact, chunk, words)
+                answered = list(answer(artefact, chunk, columns or Columns(artefact.task.schema.asked), threshold, counts))
                 handle.write(render(answered, out, names).encode("utf-8"))
                 handle.flush()
                 os.fsync(handle.fileno())
-                settled = columns and asdict(columns)
+                settled = columns and {"names": dict(columns.names), "form": columns.form}
                 write_json(note, {"identity": identity, "counts": counts, "size_bytes": handle.tell(), "names": names, "columns": settled})
                 tell("predict.progress", rows=counts["rows"])
                 if stop is not None:
@@ -131,30 +136,29 @@ def find_threshold(artefact: Artefact, precision: float | None) -> float | None:
     """Give the confidence below which to abstain; infinity when no confidence reached the precision on validation."""
     if precision is None:
         return None
-    known = artefact.task.thresholds
+    known = getattr(artefact.task, "thresholds", {})
     if str(precision) not in known:
         raise UsageError("predict.precision", name=precision, among=sorted(known) or ["-"], path=str(artefact.folder.path))
     value = known[str(precision)]
     return float("inf") if value is None else float(value)
 
 
-def find_columns(artefact: Artefact, chunk: list[Record], text: str | None) -> Columns | None:
-    """Settle where the rows' text stands: the column asked for, else as in the training corpus, else found by its name.
+def find_columns(artefact: Artefact, chunk: list[Record], words: dict[str, str]) -> Columns | None:
+    """Settle where the rows' fields stand: the columns asked for, else as in the training corpus, else found by their names.
 
     The columns are those of all the rows together, for one row may lack what the others have; None: no row can be read.
     """
     values = [record.value for record in chunk if record.reason is None]
+    schema = artefact.task.schema.asked
     if not values:
         return None
     if isinstance(values[0], str):
-        return Columns(None, None, None)
+        return Columns(schema)
     found = list(dict.fromkeys(name for value in values for name in value))
     learned = artefact.folder.card.get("corpus", {}).get("columns", {})
-    if text is None and learned.get("form"):
-        return choose(found, "language", None, None, learned["form"])[1]
-    if text is None and learned.get("text") in found:
-        text = learned["text"]
-    return choose(found, "language", text, None, None)[1]
+    if "text" not in words and learned.get("form"):
+        return choose(found, schema, words, learned["form"])
+    return choose(found, schema, {n: learned[n] for n in schema.fields if learned.get(n) in found} | words)
 
 
 def answer(
@@ -166,7 +170,11 @@ def answer(
     answers = iter(artefact.task.answers(artefact.model, items, artefact.tokenizer))
     for record, (example, reason) in zip(chunk, read_out, strict=True):
         counts["rows"] += 1
-        row = {"text": record.value} if isinstance(record.value, str) else dict(record.value or {columns.text or "text": record.excerpt})
+        row = (
+            {"text": record.value}
+            if isinstance(record.value, str)
+            else dict(record.value or {columns.names.get("text", "text"): record.excerpt})
+        )
         added: dict[str, Any] = dict.fromkeys(ADDED, "")
         if example is None:
             added["problem"] = f"{record.path}:{record.line}: {reason}"
@@ -174,7 +182,8 @@ def answer(
         else:
             found = next(answers)
             abstained = threshold is not None and found.confidence < threshold
-            added |= {"answer": found.value, "confidence": round(found.confidence, 6), "abstained": abstained}
+            sure = "" if found.confidence is None else round(found.confidence, 6)
+            added |= {"answer": found.value, "confidence": sure, "abstained": abstained}
             counts["abstained" if abstained else "answered"] += 1
         yield row | {name if name not in row else f"zhixing_{name}": value for name, value in added.items()}
 
@@ -182,6 +191,14 @@ def answer(
 def _chunks(rows: Iterator[Record]) -> Iterator[list[Record]]:
     while chunk := list(itertools.islice(rows, PIECE)):
         yield chunk
+
+
+def flat(value: Any) -> Any:
+    """Write a list in one cell of a table: its parts with spaces between, where none holds one, else as JSON."""
+    if not isinstance(value, (list, tuple, dict)):
+        return value
+    plain = not isinstance(value, dict) and all(isinstance(each, str) and each and not set(each) & set(" \t\n") for each in value)
+    return " ".join(value) if plain else json.dumps(value, ensure_ascii=False)
 
 
 def render(rows: list[dict[str, Any]], out: Path, names: list[str]) -> str:
@@ -202,5 +219,5 @@ def render(rows: list[dict[str, Any]], out: Path, names: list[str]) -> str:
     writer = csv.DictWriter(text, names, delimiter="\t" if out.suffix == ".tsv" else ",", lineterminator="\n", restval="")
     if fresh:
         writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: flat(value) for name, value in row.items()} for row in rows)
     return text.getvalue()

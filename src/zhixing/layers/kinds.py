@@ -92,25 +92,22 @@ class Lexical(Protocol):
 
 
 class Headed(nn.Module):
-    """A trained body with a task's head on top: what classification trains.
+    """A trained body with a task's head on top: what every supervised task trains.
 
-    The body keeps its own state-dict names below `body.`; the head is whatever module the task gave, applied to the mean of the
-    states of a text's real tokens.
+    The body keeps its own state-dict names below `body.`; the head is whatever module the task gave: head(states, lengths). A head that
+    pools does it in the way that the body asks for, where it asks.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.body = body
         self.head = head
+        if hasattr(head, "pooling"):
+            head.pooling = getattr(body, "pooling", head.pooling)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Give (B, labels) logits of whole texts."""
-        states = self.body.states(inputs)  # (B, T, D)
-        if inputs.lengths is None:
-            return self.head(states.mean(1))
-        real = torch.arange(states.shape[1], device=states.device) < inputs.lengths[:, None]  # (B, T)
-        pooled = (states * real[..., None]).sum(1) / inputs.lengths[:, None]  # (B, D)
-        return self.head(pooled)
+        """Give what the head makes of a batch's states."""
+        return self.head(self.body.states(inputs), inputs.lengths)
 
 
 @torch.no_grad()

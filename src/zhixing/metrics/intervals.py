@@ -9,9 +9,10 @@ Leaves out: bias-corrected intervals.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +128,31 @@ def paired(
     gaps = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     weights = np.ones(len(gaps)) if sizes is None else np.asarray(sizes, dtype=np.float64)
     samples = np.concatenate([gaps[index].sum(axis=1) / weights[index].sum(axis=1) for index in draws(len(gaps), seed, rounds)])
+    return _difference(float(gaps.sum() / weights.sum()), samples, level)
+
+
+def paired_of(
+    statistic: Callable[..., float],
+    first: Sequence[NDArray[np.generic]],
+    second: Sequence[NDArray[np.generic]],
+    seed: int,
+    level: float = 0.95,
+    rounds: int = ROUNDS,
+) -> Difference:
+    """Compare two models on the same examples by any statistic of aligned arrays: first minus second, its interval and its p.
+
+    first, second  arrays (N, ...) of each model, as the statistic takes them
+    """
+
+    def gap(rows: Any) -> float:
+        return float(statistic(*(each[rows] for each in first))) - float(statistic(*(each[rows] for each in second)))
+
+    samples = np.array([gap(row) for index in draws(len(first[0]), seed, rounds) for row in index])
+    return _difference(gap(slice(None)), samples, level)
+
+
+def _difference(value: float, samples: NDArray[np.float64], level: float) -> Difference:
     # One is added on both sides: a bootstrap of R rounds cannot say less than 1 / (R + 1).
     tails = (np.count_nonzero(samples <= 0) + 1, np.count_nonzero(samples >= 0) + 1)
     p = min(1.0, 2 * min(tails) / (len(samples) + 1))
-    return Difference(float(gaps.sum() / weights.sum()), *_ends(samples, level), level, p)
+    return Difference(value, *_ends(samples, level), level, p)

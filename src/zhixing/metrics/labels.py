@@ -42,6 +42,11 @@ def macro_f1(expected: NDArray[np.integer], predicted: NDArray[np.integer], labe
     return float(np.nanmean(f1(confusion(expected, predicted, labels))))
 
 
+def macro_f1_of_all(expected: NDArray[np.integer], predicted: NDArray[np.integer]) -> float:
+    """Give `macro_f1` over as many labels as there are."""
+    return macro_f1(expected, predicted, 1 + max(int(np.max(expected)), int(np.max(predicted))))
+
+
 def calibration_error(confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> float:
     """Give the expected calibration error: how far confidence lies from accuracy, averaged over bins of equally many examples.
 

@@ -2,12 +2,13 @@
 
 A family is one file and one line here a name, keyed by `model_type` as Hugging Face's config.json writes it. Its class offers
     from_config(config)              neural: a fresh model, initialised from torch's current generator
-    from_tensors(config, tensors)    counted or linear: the fitted model itself; these have no fresh form
+    from_tensors(config, tensors)    counted or linear: the fitted model itself; these have no fresh form. `arrays = True`: it is made of
+                                     NumPy arrays, and torch is not imported for it
     to_dict()                        the JSON-able dict that leads back to the same model
 and, when its tensors are not simply its state dict, `tensors()`. A family that the training loop trains offers as well
     PLANS                                        {name: {size: settings}}, the dial's frozen plans of each of its names
     configure(settings, vocabulary, longest)     the config of the model that settled settings describe
-Nothing is imported until it is asked for.
+Nothing is imported until it is asked for, torch neither.
 Leaves out: files and folders (tasks/artefact.py).
 """
 
@@ -15,13 +16,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from zhixing.core.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 MODELS = {
     "qwen3": "zhixing.models.llama:Llama",
@@ -96,6 +98,8 @@ def restore(config: Mapping[str, Any], tensors: Mapping[str, Tensor | np.ndarray
     family = find(config)
     if hasattr(family, "from_tensors"):
         return family.from_tensors({name: value for name, value in config.items() if name != "architectures"}, dict(tensors))
+    import torch
+
     with torch.device("meta"):
         model = family.from_config(dict(config))
     load(model, tensors)
@@ -107,6 +111,8 @@ def load(model: nn.Module, tensors: Mapping[str, Tensor | np.ndarray]) -> None:
 
     Raises DataError naming the tensor that is missing, unexpected or of another shape.
     """
+    import torch
+
     wanted = model.state_dict()
     for name, value in wanted.items():
         if name not in tensors:
@@ -116,7 +122,7 @@ def load(model: nn.Module, tensors: Mapping[str, Tensor | np.ndarray]) -> None:
     for name in tensors:
         if name not in wanted:
             raise DataError("model.tensor_unexpected", name=name, among=sorted(wanted))
-    state = {name: value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value)) for name, value in tensors.items()}
+    state = {name: value if isinstance(value, torch.Tensor) else torch.from_numpy(np.asarray(value)) for name, value in tensors.items()}
     model.load_state_dict(state, strict=True, assign=True)
 
 

@@ -23,10 +23,12 @@ from zhixing.core.files import atomic, write_json
 from zhixing.core.folder import CARD, MANIFEST, Folder, check_new, create, locked, open_folder
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
-from zhixing.data.columns import Columns, choose
+from zhixing.data.columns import PLAIN, Columns, choose, labelled, read_words
 from zhixing.data.readers import UNITS, Record, Source, excerpt, records, survey
-from zhixing.data.schema import Label, Schema, Text
+from zhixing.data.schema import Record as Cells
+from zhixing.data.schema import Schema
 from zhixing.data.splits import SPLITS, cut, digest, split_of
+from zhixing.tasks.task import TASKS, task_class
 
 TAIL_BELOW = 100  # documents: fewer are too few to be split whole, so each is cut
 LEAST_CHARACTERS = 200  # of a language corpus's training split; less is a mistake, not a corpus
@@ -39,14 +41,16 @@ LEVEL = 3
 class Prepare:
     """What `prepare` may be told.
 
-    task          "auto", "language" or "classify"   auto: classify when a label column is there
+    task          "auto" or a task's name             auto: classify when a label column is there, else language
     text, label   column names; None: recognised
+    columns       "field=column,field=column": which columns hold the task's fields, where their names do not say it
     form          a template such as "{title}\\n{text}" that builds a row's text from its columns
     unit          "auto", "file", "paragraph" or "line": what one document of a txt file is; auto: the file
     split         "auto", "hash" or "tail"    hash: whole documents; tail: each is cut; auto: tail below 100 documents of language
     validation, test                0..1      shares
     validation_source, test_source  files     official splits; they are kept as given and `source` is split only for the rest
-    repeats       "drop" or "keep"            drop also rejects texts with two labels and texts of the official splits
+    repeats       "auto", "drop" or "keep"    drop also rejects texts with two labels and what stands in an official split; auto: drop, but
+                  keep the rows of tables, where equal rows are different cases
     drop_bad      go on without the rows that cannot be read
     """
 
@@ -60,13 +64,18 @@ class Prepare:
     validation_source: str | None = None
     test_source: str | None = None
     seed: int = 0
-    repeats: str = "drop"
+    repeats: str = "auto"
     drop_bad: bool = False
     encoding: str | None = None
     form: str | None = None
+    columns: str | None = None
 
 
-CHOICES = {"task": ("auto", "language", "classify"), "split": ("auto", "hash", "tail"), "repeats": ("drop", "keep")}
+CHOICES = {
+    "task": ("auto", *(name for name in TASKS if name != "embed")),  # vectors are learnt from a corpus of any other task
+    "split": ("auto", "hash", "tail"),
+    "repeats": ("auto", "drop", "keep"),
+}
 
 
 @dataclass
@@ -82,9 +91,9 @@ class Input:
 
 @dataclass
 class Plan:
-    """What the first pass found: which texts conflict, which are in the official splits, how many rows and documents there are."""
+    """What the first pass found: which inputs conflict, which are in the official splits, how many rows and documents there are."""
 
-    seen: dict[bytes, int] = field(default_factory=dict)  # text -> label number, or CONFLICT
+    seen: dict[bytes, int] = field(default_factory=dict)  # input -> label number, or CONFLICT
     official: dict[bytes, str] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
     bad: Counter[str] = field(default_factory=Counter)
@@ -119,8 +128,11 @@ def _prepare(source: str | Path, out: Path, settings: Prepare, tell: Callable[..
     inputs = _inputs(source, out, settings, tell)
     task, columns = _columns(inputs, settings)
     split = settings.split
-    if task == "classify" and split == "tail":
-        raise UsageError("prepare.tail_rows")
+    if task != "language" and split == "tail":
+        raise UsageError("prepare.tail_rows", task=task)
+    if settings.repeats == "auto":
+        tables = any(isinstance(each, Cells) for each in columns.schema.fields.values())
+        settings = dataclasses.replace(settings, repeats="keep" if tables else "drop")
     plan = _first_pass(inputs, columns, settings, tell, stop)
     if plan.bad and not settings.drop_bad:
         first = plan.first_bad
@@ -169,24 +181,34 @@ def _inputs(source: str | Path, out: Path, settings: Prepare, tell: Callable[...
 
 def _columns(inputs: list[Input], settings: Prepare) -> tuple[str, Columns]:
     """Settle the task and the columns by the first rows of every source."""
+    given = read_words(settings.columns)
+    for name in ("text", "label"):
+        value = getattr(settings, name)
+        if value is not None and given.setdefault(name, value) != value:
+            raise UsageError("prepare.columns", words=settings.columns)
     if inputs[-1].sources[0].format == "txt":
-        if settings.task == "classify" or settings.label is not None:
+        if settings.task not in ("auto", "language") or "label" in given:
             raise UsageError("prepare.text_has_no_label", path=inputs[-1].given)
-        if settings.text is not None or settings.form is not None:
+        if given or settings.form is not None:
             raise UsageError("prepare.text_has_no_columns", path=inputs[-1].given)
-        return "language", Columns(None, None, None)
-    chosen = None
+        return "language", Columns(PLAIN)
+    task, chosen = settings.task, None
     for each in reversed(inputs):
         names: dict[str, None] = {}
         for record in _peek(each):
             names |= dict.fromkeys(record.value)
         if not names:
             continue
-        task, columns = choose(list(names), settings.task, settings.text, settings.label, settings.form)
+        if task == "auto":
+            task = "classify" if labelled(list(names), given, settings.form) else "language"
+        if task == "language" and "label" in given:
+            raise UsageError("prepare.label_unused", label=given["label"])
+        found = choose(list(names), task_class(task).schema, given, settings.form)
         if chosen is None:
-            chosen = task, columns
-            settings = dataclasses.replace(settings, task=task, text=columns.text, form=columns.form, label=columns.label)
-    return chosen or ("language", Columns("text", None, None))  # no readable row at all: the first pass says which
+            chosen, given = found, dict(found.names)
+    if task == "auto":
+        task = "language"
+    return task, chosen or Columns(task_class(task).schema)  # no readable row at all: the first pass says which
 
 
 def _peek(given: Input) -> Iterator[Record]:
@@ -232,11 +254,11 @@ def _first_pass(inputs: list[Input], columns: Columns, settings: Prepare, tell: 
             plan.bad[str(record.reason)] += 1
             plan.first_bad = plan.first_bad or record
             continue
-        name = digest(example["text"])
+        name = digest(columns.schema.key(example))
         if given.split is not None:
             plan.official[name] = given.split
             continue
-        label = plan.labels.setdefault(example.get("label", ""), len(plan.labels))
+        label = plan.labels.setdefault(label_of(example, columns.schema), len(plan.labels))
         known = plan.seen.setdefault(name, label)
         if known != label:
             plan.seen[name] = CONFLICT
@@ -244,22 +266,29 @@ def _first_pass(inputs: list[Input], columns: Columns, settings: Prepare, tell: 
     return plan
 
 
+def label_of(example: dict[str, Any], schema: Schema) -> str:
+    """Give the label of a text, which has one; other answers may differ for one question, as translations do and cases of a table."""
+    single = schema.answer == "label" and not any(isinstance(each, Cells) for each in schema.fields.values())
+    return example["label"] if single else ""
+
+
 @dataclass
 class Written:
     """One split while it is written."""
 
     handle: Any
+    schema: Schema
     examples: int = 0
     bytes: int = 0
     characters: int = 0
     labels: Counter[str] = field(default_factory=Counter)
 
-    def write(self, example: dict[str, str]) -> None:
-        text = example["text"]
+    def write(self, example: dict[str, Any]) -> None:
         self.handle.write(json.dumps(example, ensure_ascii=False).encode("utf-8") + b"\n")
         self.examples += 1
-        self.bytes += len(text.encode("utf-8"))
-        self.characters += len(text)
+        for text in self.schema.texts(example):
+            self.bytes += len(text.encode("utf-8"))
+            self.characters += len(text)
         if "label" in example:
             self.labels[example["label"]] += 1
 
@@ -285,7 +314,8 @@ def _second_pass(
     rows_in = characters = 0
     rows_out = Counter({"cut": 0} if split == "tail" else dict.fromkeys(SPLITS, 0))
     with contextlib.ExitStack() as open_files:
-        written = {name: Written(_open(open_files, folder / f"{name}.jsonl.zst")) for name in SPLITS}
+        schema = columns.schema
+        written = {name: Written(_open(open_files, folder / f"{name}.jsonl.zst"), schema) for name in SPLITS}
         rejects = open_files.enter_context(atomic(folder / "rejected.jsonl"))
         for given, source, record, example in _examples(inputs, columns, _unit(settings), stop):
             rows_in += 1
@@ -294,30 +324,30 @@ def _second_pass(
                 tell("prepare.writing", rows=rows_in, total=plan.rows)
             reason = record.reason
             if example is not None:
-                name = digest(example["text"])
-                fault = _fault(name, given, plan, taken)
-                taken.add(name)
+                whole = digest(json.dumps(example, ensure_ascii=False))
+                fault = _fault(digest(schema.key(example)), whole, given, plan, taken)
+                taken.add(whole)
                 if fault:
                     found[fault] += 1
                 reason = fault if settings.repeats == "drop" and given.split is None else None
             if reason or example is None:
                 rejected[str(reason)] += 1
-                shown = record.excerpt or excerpt("" if example is None else example["text"])
+                shown = record.excerpt or excerpt("" if example is None else schema.key(example))
                 entry = {"source": given.role, "path": source.name, "line": record.line, "reason": reason, "excerpt": shown}
                 rejects.write(json.dumps(entry, ensure_ascii=False).encode("utf-8") + b"\n")
             elif split == "tail" and given.split is None:
                 rows_out["cut"] += 1
-                characters += len(example["text"])
+                characters += sum(map(len, schema.texts(example)))
                 for part, text in cut(example["text"], validation, test).items():
                     if text:
                         written[part].write({"text": text})
             else:
-                part = given.split or split_of(example["text"], settings.seed, validation, test)
+                part = given.split or split_of(schema.key(example), settings.seed, validation, test)
                 rows_out[part] += 1
-                characters += len(example["text"])
+                characters += sum(map(len, schema.texts(example)))
                 written[part].write(example)
     _prove(rows_in, plan.rows, rows_out, rejected, characters, written)
-    write_json(folder / "schema.json", Schema({"text": Text(), **({"label": Label()} if task == "classify" else {})}).as_dict())
+    write_json(folder / "schema.json", schema.as_dict())
     _judge(written, task, {"validation": validation, "test": test}, tell)
     for code in ("conflict", "leak", "repeat"):
         if found[code]:
@@ -329,7 +359,8 @@ def _second_pass(
          "sha256": each.sha256, "rows": given.rows[each.name]}
         for given in reversed(inputs) for each in given.sources
     ]  # fmt: skip
-    chosen = dataclasses.asdict(settings) | {"task": task, "split": split, "unit": _unit(settings), **dataclasses.asdict(columns)}
+    chosen = dataclasses.asdict(settings) | {"task": task, "split": split, "unit": _unit(settings)}
+    chosen |= dict.fromkeys(("text", "label")) | {"form": columns.form, **columns.names}
     for name in ("test_source", "validation_source"):  # where a file lay is no property of the corpus; its hash is
         chosen[name] = Path(chosen[name]).name if chosen[name] else None
     return {
@@ -346,14 +377,14 @@ def _second_pass(
     }
 
 
-def _fault(name: bytes, given: Input, plan: Plan, taken: set[bytes]) -> str | None:
-    """Name why a good row may not be wanted: its text has two labels, is in an official split, or came before."""
+def _fault(name: bytes, whole: bytes, given: Input, plan: Plan, taken: set[bytes]) -> str | None:
+    """Name why a good row may not be wanted: its text has two labels, what it asks is in an official split, or all of it came before."""
     if given.split is None:
         if plan.seen.get(name) == CONFLICT:
             return "conflict"
         if name in plan.official:
             return "leak"
-    return "repeat" if name in taken else None
+    return "repeat" if whole in taken else None
 
 
 def _open(files: contextlib.ExitStack, path: Path) -> Any:
@@ -375,7 +406,7 @@ def _judge(written: dict[str, Written], task: str, shares: dict[str, float], tel
     train = written["train"]
     if not train.examples or (task == "language" and train.characters < LEAST_CHARACTERS):
         raise DataError("prepare.too_small", examples=train.examples, characters=train.characters, least=LEAST_CHARACTERS)
-    if task == "classify":
+    if train.labels:
         if len(train.labels) < 2:
             raise DataError("prepare.one_label", label=next(iter(train.labels)), examples=train.examples)
         unseen = sorted((set(written["validation"].labels) | set(written["test"].labels)) - set(train.labels))

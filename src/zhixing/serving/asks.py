@@ -19,7 +19,14 @@ from zhixing.tokens.chat import render
 from zhixing.tokens.tokenizer import FIRST_BYTE
 
 COMPLETION_TOKENS, CHAT_TOKENS = 16, 200  # when a request does not say; 16 is OpenAI's
-TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "number": (int, float)}  # by exact type: true is no number
+# By exact type: true is no number.
+TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "number": (int, float),
+    "array": (list,),
+    "object": (dict,),
+    "null": (type(None),),
+}
 
 
 def find(models: dict[str, Served], name: str, writes: bool) -> Served:
@@ -128,19 +135,35 @@ def items_of(asked: PredictRequest, served: Served, limits: Limits) -> list[Any]
     Raises UsageError naming the row and the field that is wrong.
     """
     bounded("rows", len(asked.rows), limits.predict_rows)
-    fields = {name: each["type"] for name, each in served.inputs()["properties"].items()}
+    task, tokenizer = served.artefact.task, served.artefact.tokenizer
+    fields = task.schema.asked.fields
     for place, row in enumerate(asked.rows):
         for name in row:
             if name not in fields:
                 raise UsageError("serve.field_unknown", name=name[:80], among=list(fields), param=f"rows.{place}")
-        for name, sort in fields.items():
+        for name, kind in fields.items():
             param = f"rows.{place}.{name}"
             if name not in row:
                 raise UsageError("serve.field_missing", name=param, param=param)
-            if type(row[name]) not in TYPES[sort]:
-                raise UsageError("serve.field_value", name=param, value=show(row[name]), wanted=sort, param=param)
-    task, tokenizer = served.artefact.task, served.artefact.tokenizer
+            if problem := mismatch(row[name], kind.form()):
+                raise UsageError("serve.field_value", name=param, value=show(row[name]), wanted=problem, param=param)
     return [task.encode(row, tokenizer) for row in asked.rows]
+
+
+def mismatch(value: Any, form: dict[str, Any]) -> str | None:
+    """Say what a value should have been by the JSON Schema of its field, of which only what `data/schema.py` uses is read; None: it is."""
+    sorts = form["type"] if isinstance(form["type"], list) else [form["type"]]
+    if not any(type(value) in TYPES[sort] for sort in sorts):
+        return " | ".join(sorts)
+    if isinstance(value, list):
+        if len(value) < form.get("minItems", 0):
+            return f"array of {form['minItems']} or more"
+        return next((f"array of {wrong}" for each in value if (wrong := mismatch(each, form["items"]))), None)
+    if isinstance(value, dict):
+        return next((f"object of {wrong}" for each in value.values() if (wrong := mismatch(each, form["additionalProperties"]))), None)
+    if isinstance(value, str) and len(value) < form.get("minLength", 0):
+        return "string that is not empty"
+    return None
 
 
 def threshold_of(asked: PredictRequest, served: Served) -> float | None:

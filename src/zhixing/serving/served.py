@@ -10,12 +10,11 @@ from typing import Any
 from zhixing.core.errors import UsageError
 from zhixing.core.files import sha256
 from zhixing.core.folder import MANIFEST
-from zhixing.data.schema import Label, Number, Text
+from zhixing.data.schema import Label, Text
 from zhixing.tasks.artefact import Artefact, load
 
 TEXT_ROUTES = ["/v1/completions", "/v1/chat/completions"]
 ROW_ROUTES = ["/v1/predict"]
-JSON_TYPES: dict[type, str] = {Text: "string", Number: "number"}
 
 
 @dataclass(frozen=True)
@@ -32,16 +31,18 @@ class Served:
         return self.artefact.task.name == "language"
 
     def inputs(self) -> dict[str, Any]:
-        """Give the JSON Schema of a row, from the task's own schema: every field but the label, which is the answer."""
-        fields = {name: JSON_TYPES[type(each)] for name, each in self.artefact.task.schema.fields.items() if type(each) in JSON_TYPES}
-        properties = {name: {"type": sort} for name, sort in fields.items()}
+        """Give the JSON Schema of a row, from the task's own schema: every field but the answer."""
+        fields = self.artefact.task.schema.asked.fields
+        properties = {name: kind.form() for name, kind in fields.items()}
         return {"type": "object", "properties": properties, "required": list(fields), "additionalProperties": False}
 
     def outputs(self) -> dict[str, Any]:
-        """Give the JSON Schema of an answer: one of the labels where the task has labels, with probabilities; else a text, with scores."""
-        labels = any(isinstance(each, Label) for each in self.artefact.task.schema.fields.values())
+        """Give the JSON Schema of an answer, whose form is that of the task's own answer, with probabilities where there are labels."""
+        task = self.artefact.task
+        answers = task.schema.fields.get(task.schema.answer, Text())
         share = {"type": "number", "minimum": 0, "maximum": 1}
-        answer = {"type": "string", "enum": list(self.artefact.task.labels)} if labels else {"type": "string"}
+        labels = isinstance(answers, Label)
+        answer = {"type": "string", "enum": list(task.labels)} if labels else answers.form()
         score = share if labels else {"type": "number"}
         properties = {
             "answer": answer,

@@ -227,7 +227,7 @@ def classes(
     strengths: dict[str, float] = {}
     for method in ("naive_bayes", "logistic"):
         start = time.perf_counter()
-        fitted, model, found = counted.count_classes(corpus, task, method, 0.0, tell, refit=False)
+        fitted, model, found = counted.fit_rows(corpus, task, method, {"refit": False}, tell)
         strengths[method] = found["strength"]
         judge(method, fitted, model, None, time.perf_counter() - start)
         if stop is not None:

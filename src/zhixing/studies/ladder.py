@@ -26,7 +26,8 @@ from zhixing.metrics import intervals
 from zhixing.studies import priors as prior_study
 from zhixing.studies.plot import Line, crossings, draw, stack
 from zhixing.tasks.artefact import load
-from zhixing.training.settings import COUNTED, TOLD, settle
+from zhixing.tasks.language import Language
+from zhixing.training.settings import TOLD, settle
 from zhixing.training.train import identify, mix_trained, train
 
 # From the oldest era to the newest: what each rung asks of training.
@@ -175,7 +176,7 @@ def climb(
 
 def counted(name: str) -> bool:
     """Say whether a rung is counted, not trained."""
-    return ERAS[name]["model"] in COUNTED["language"]
+    return ERAS[name]["model"] in Language.counted
 
 
 def partner(models: tuple[str, ...]) -> str | None:
@@ -219,7 +220,7 @@ def curve_of(corpus: Corpus, folder: Folder) -> tuple[tuple[float, float], ...]:
     piece = shard(corpus, artefact.tokenizer, "validation")
     factor = (len(piece.tokens) - 1) / (math.log(2) * piece.size_bytes)
     diary = folder.path / "run.jsonl"
-    if folder.card["model"] not in (*COUNTED["language"], "mixture") and diary.exists():
+    if folder.card["model"] not in (*Language.counted, "mixture") and diary.exists():
         entries = [json.loads(line) for line in diary.read_text(encoding="utf-8").splitlines()]
         return tuple((each["core_seconds"], each["validation"] * factor) for each in entries if "validation" in each)
     chosen = folder.card.get("chosen", {})

@@ -8,7 +8,7 @@ it did when it was made is refused (`golden`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -71,14 +71,20 @@ class Artefact:
         config = read_json(self.folder.path / CONFIG)
         return str(config.get("method", config["model_type"]))
 
-    def predict(self, texts: Sequence[str]) -> list[Answer]:
-        """Answer texts, in their order: the most probable label, its probability, and every label's.
+    def predict(self, rows: Sequence[str | Mapping[str, Any]]) -> list[Answer]:
+        """Answer rows, in their order: of a classifier the most probable label, its probability, and every label's.
 
-        Raises UsageError when the model writes instead of answering.
+        rows  texts, where a text is all that the task asks for; or {field: value} by the task's schema
+
+        Raises UsageError when the model writes instead of answering, or a row is not what the task asks for.
         """
         if self.task.name == "language":
             raise UsageError("predict.task", path=str(self.folder.path), task=self.task.name)
-        items = [self.task.encode({"text": text}, self.tokenizer) for text in _texts(texts)]
+        asked = self.task.schema.asked.fields
+        given = _texts(rows) if not isinstance(rows, str) and all(isinstance(each, str) for each in rows) else rows
+        if isinstance(given, str) or (list(asked) == ["text"] and not all(isinstance(each, Mapping) for each in given)):
+            given = _texts(given)
+        items = [self.task.encode(_row(each, asked, place), self.tokenizer) for place, each in enumerate(given)]
         return list(self.task.answers(self.model, items, self.tokenizer))
 
     @overload
@@ -147,6 +153,19 @@ class Artefact:
             raise UsageError("usage.not_language", path=str(self.folder.path), task=self.task.name)
 
 
+def _row(given: Any, asked: Mapping[str, Any], place: int) -> dict[str, Any]:
+    """Read one row that code gave: a text for a task that asks for nothing else, or fields by name."""
+    row = {"text": given} if isinstance(given, str) else given
+    if not isinstance(row, Mapping):
+        raise UsageError("texts.not_text", place=place, sort=type(given).__name__)
+    read: dict[str, Any] = {}
+    for name, kind in asked.items():
+        read[name], reason = (given, None) if isinstance(given, str) and name == "text" else kind.read(row.get(name))
+        if reason and reason != "empty":
+            raise UsageError("texts.field", place=place, name=name, reason=reason, fields=", ".join(asked))
+    return read
+
+
 def _texts(texts: Any) -> list[str]:
     """Refuse a single text where several are read, and anything that is no text."""
     if isinstance(texts, str):
@@ -164,22 +183,23 @@ def describe(model: Any) -> dict[str, Any]:
     from zhixing.models import catalog
 
     if isinstance(model, Headed):
-        return {**catalog.config(model.body), "head": {"labels": model.head.out_features}}
+        return {**catalog.config(model.body), "head": {name: list(value.shape) for name, value in model.head.state_dict().items()}}
     return catalog.config(model)
 
 
 def write(path: Path, task: Any, model: Any, tokenizer: Tokenizer | None) -> None:
     """Write task, model and tokenizer into a folder that is not sealed yet; every file is durable afterwards."""
-    if type(model).__name__ == "Bag":
+    from zhixing.models import catalog
+
+    if getattr(model, "arrays", False):
         from safetensors.numpy import save
 
         # safetensors writes an array's memory as it lies, whatever its order.
-        config, tensors = model.to_dict(), {name: np.ascontiguousarray(value) for name, value in model.tensors().items()}
+        config, tensors = catalog.config(model), {name: np.ascontiguousarray(value) for name, value in model.tensors().items()}
     else:
         from safetensors.torch import save
 
         from zhixing.layers.kinds import Headed
-        from zhixing.models import catalog
 
         config = describe(model)
         if isinstance(model, Headed):
@@ -217,16 +237,15 @@ def load(path: str | Path) -> Artefact:
 
 def restore(config: dict[str, Any], weights: Path, task: Any) -> Any:
     """Rebuild a model from its config and its weights file."""
-    if config.get("model_type") == "bag":
+    from zhixing.models import catalog
+
+    if getattr(catalog.find(config), "arrays", False):
         from safetensors.numpy import load_file as load_arrays
 
-        from zhixing.models.bag import Bag
-
-        return Bag.from_tensors(config, load_arrays(weights))
+        return catalog.restore(config, load_arrays(weights))
     from safetensors.torch import load_file
 
     from zhixing.layers.kinds import Headed
-    from zhixing.models import catalog
 
     # A file's tensors lie at any address, and the last bit of a product may depend on that: torch lays copies as it lays its own.
     tensors = {name: value.clone() for name, value in load_file(weights).items()}
@@ -234,8 +253,8 @@ def restore(config: dict[str, Any], weights: Path, task: Any) -> Any:
         return catalog.restore(config, tensors)
     body = {name.removeprefix("body."): value for name, value in tensors.items() if name.startswith("body.")}
     head = {name.removeprefix("head."): value for name, value in tensors.items() if name.startswith("head.")}
-    model = Headed(catalog.restore({k: v for k, v in config.items() if k != "head"}, body), None)
-    model.head = task.head(model.body.width)
+    below = catalog.restore({k: v for k, v in config.items() if k != "head"}, body)
+    model = Headed(below, task.head(below.width))
     if {name: tuple(value.shape) for name, value in head.items()} != {name: tuple(v.shape) for name, v in model.head.state_dict().items()}:
         raise DataError("model.head_shape", path=str(weights))
     model.head.load_state_dict(head)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +13,8 @@ import numpy as np
 from zhixing.core.errors import DataError
 from zhixing.data.batch import pad
 from zhixing.data.schema import Label, Schema, Text
+from zhixing.metrics import labels as judged
+from zhixing.metrics.figures import Figures, Mean, Whole
 from zhixing.tasks.task import Answer, Example, Item
 
 READ_BATCH = 64  # texts scored at once by a neural model
@@ -41,7 +43,22 @@ class Classify:
 
     name: ClassVar[str] = "classify"
     kinds: ClassVar[tuple[str, ...]] = ("encoder", "causal", "countable")
-    schema: ClassVar[Schema] = Schema({"text": Text(), "label": Label()})
+    schema: ClassVar[Schema] = Schema({"text": Text(), "label": Label()}, "label")
+    figures: ClassVar[Figures] = {
+        "accuracy": Mean("correct"),
+        "macro_f1": Whole(judged.macro_f1_of_all, ("expected", "predicted")),
+        "nats": Mean("nats", lower=True),
+        "calibration_error": Whole(judged.calibration_error, ("confidence", "correct"), lower=True),
+    }
+    counted: ClassVar[dict[str, str]] = {
+        "majority": "zhixing.tasks.classify:fit_majority",
+        "naive_bayes": "zhixing.tasks.classify:fit_bag",
+        "logistic": "zhixing.tasks.classify:fit_bag",
+    }
+    default: ClassVar[str] = "logistic"
+    dial: ClassVar[dict[str, Any]] = {"batch": 32, "window": 256, "epochs": 12.0, "learning_rate": 0.001, "dropout": 0.2}
+    reads: ClassVar[str] = "text"
+    fitted: ClassVar[str] = "zhixing.tasks.classify:calibrated"
 
     @classmethod
     def fit(cls, training_examples: Iterable[Example], **settings: Any) -> Classify:
@@ -66,13 +83,10 @@ class Classify:
         return item
 
     def head(self, width: int) -> Any:
-        """Give a linear map from (B, D) to (B, labels), starting at zero: every label equally likely."""
-        from torch import nn
+        """Give a map from a text's (B, T, D) states to (B, labels), starting at zero: every label equally likely."""
+        from zhixing.layers.heads import Pooled
 
-        head = nn.Linear(width, len(self.labels))
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        return head
+        return Pooled(width, len(self.labels))
 
     def objective(self, start: Any = None) -> Any:
         """Give the cross-entropy of the label."""
@@ -91,11 +105,17 @@ class Classify:
                 yield Answer(self.labels[best], float(row[best]), dict(zip(self.labels, map(float, row), strict=True)))
 
     def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
-        """Give per example: correct (0 or 1), nats (-log p of the true label), confidence."""
-        correct = np.array([a.value == e["label"] for a, e in zip(answers, examples, strict=True)], float)
+        """Give per example: correct (0 or 1), nats (-log p of the true label), confidence, and the two labels by number.
+
+        A label that training never saw is a class of its own, all such labels the same one.
+        """
+        index = {label: place for place, label in enumerate(self.labels)}
+        expected = np.array([index.get(each["label"], len(index)) for each in examples])
+        predicted = np.array([index[each.value] for each in answers])
+        correct = (expected == predicted).astype(float)
         nats = np.array([-np.log(max((a.scores or {}).get(e["label"], 0.0), FEW)) for a, e in zip(answers, examples, strict=True)])
         confidence = np.array([a.confidence for a in answers], float)
-        return {"correct": correct, "nats": nats, "confidence": confidence}
+        return {"correct": correct, "nats": nats, "confidence": confidence, "expected": expected, "predicted": predicted}
 
 
 def log_probabilities(task: Classify, model: Any, items: list[Item], pad_id: int) -> np.ndarray:
@@ -136,7 +156,6 @@ def calibrate(task: Classify, log_probabilities: np.ndarray, labels: np.ndarray)
     even the largest share that is precise enough proves nothing, and there is no threshold.
     Source: Guo et al. 2017, arXiv:1706.04599 (temperature); thresholds by `metrics.labels.coverage_at_precision`.
     """
-    from zhixing.metrics.labels import coverage_at_precision
 
     def tempered(temperature: float) -> np.ndarray:
         logs = log_probabilities / temperature
@@ -150,16 +169,71 @@ def calibrate(task: Classify, log_probabilities: np.ndarray, labels: np.ndarray)
     thresholds: dict[str, float | None] = {}
     support: dict[str, int] = {}
     for precision in PRECISIONS:
-        _, threshold = coverage_at_precision(confidence, correct, precision)
+        _, threshold = judged.coverage_at_precision(confidence, correct, precision)
         support[str(precision)] = 0 if threshold is None else int(np.count_nonzero(confidence >= threshold))
         thresholds[str(precision)] = threshold if support[str(precision)] >= SUPPORT else None
     return dataclasses.replace(task, temperature=temperature, thresholds=thresholds, support=support)
 
 
-def known_rows(task: Classify, rows: Iterable[Example], tell: Callable[..., None]) -> list[Example]:
-    """Keep the validation rows whose label training has seen, and tell how many have another: nothing could be chosen by them."""
+def calibrated(task: Classify, model: Any, rows: list[Example], tokenizer: Any) -> Classify:
+    """Settle temperature and thresholds on validation rows whose labels are known; without any, nothing is settled."""
+    items = [task.encode(row, tokenizer) for row in rows if row["label"] in task.labels]
+    if not items:
+        return task
+    logs = log_probabilities(task, model, items, 0 if tokenizer is None else tokenizer.pad_id)
+    return calibrate(task, logs, np.array([item["label"] for item in items]))
+
+
+def fit_majority(
+    task: Classify, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]
+) -> tuple[Classify, Any, dict[str, Any]]:
+    """Answer every text by the shares of the labels."""
+    from zhixing.models.bag import Bag
+
+    index = {label: place for place, label in enumerate(task.labels)}
+    labels = np.array([index[row["label"]] for row in (*rows, *held) if row["label"] in index])
+    return task, Bag.shares(labels, len(index)), {"method": "majority"}
+
+
+def fit_bag(
+    task: Classify, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]
+) -> tuple[Classify, Any, dict[str, Any]]:
+    """Fit a bag of n-grams: prior strength, temperature and thresholds on the held rows, then both together.
+
+    settings  method; strength: of the prior, 0 or none: chosen on the held rows; by: what chooses it, "loss" or "accuracy"; refit: False
+              gives the model that has not seen the held rows, to be judged on them
+    """
+    from zhixing.models.bag import Bag
+
+    method, strength = settings["method"], settings.get("strength") or 0.0
+    index = {label: place for place, label in enumerate(task.labels)}
+    rows, held = ([row for row in part if row["label"] in index] for part in (rows, held))
+    texts, labels = [row["text"] for row in rows], np.array([index[row["label"]] for row in rows], np.int64)
+    held_texts, held_labels = [row["text"] for row in held], np.array([index[row["label"]] for row in held], np.int64)
+    found: dict[str, Any] = {"method": method}
+    if not held:
+        return task, Bag.fit(texts, labels, len(index), method, strength or None), found
+    if strength:
+        model = Bag.fit(texts, labels, len(index), method, strength)
+    else:
+        model, trials = Bag.choose(texts, labels, len(index), (held_texts, held_labels), (method,), settings.get("by", "loss"))
+        strength = model.config.strength
+        found["trials"] = [dataclasses.asdict(each) for each in trials]
+    found["strength"] = strength
+    tell("train.strength", method=method, strength=strength)
+    task = calibrated(task, model, held, None)
+    if not settings.get("refit", True):
+        return task, model, found
+    return task, Bag.fit(texts + held_texts, np.concatenate([labels, held_labels]), len(index), method, strength), found
+
+
+def known_rows(task: Any, rows: Iterable[Example], tell: Callable[..., None]) -> list[Example]:
+    """Keep the validation rows whose label training has seen, and tell how many have another: nothing could be chosen by them.
+
+    A task without labels keeps all.
+    """
     every = list(rows)
-    known = [row for row in every if row["label"] in task.labels]
+    known = [row for row in every if task.schema.answer != "label" or row["label"] in task.labels]
     if len(known) < len(every):
         tell("train.unseen", rows=len(every) - len(known), of=len(every))
     return known

@@ -18,6 +18,7 @@ import numpy as np
 
 from zhixing.core.errors import DataError, UsageError
 from zhixing.data.schema import Schema, Text
+from zhixing.metrics.figures import Figures
 from zhixing.tasks.task import Answer, Example, Item
 from zhixing.tokens.lexicon import Lexicon, find_pieces, fold
 
@@ -49,6 +50,12 @@ class Embed:
     name: ClassVar[str] = "embed"
     kinds: ClassVar[tuple[str, ...]] = ("encoder",)
     schema: ClassVar[Schema] = Schema({"text": Text()})
+    figures: ClassVar[Figures] = {}  # of contexts, not of answers: made in evaluation
+    counted: ClassVar[dict[str, str]] = {}
+    default: ClassVar[str] = "skipgram"
+    dial: ClassVar[dict[str, Any]] = {}
+    reads: ClassVar[str] = "text"
+    fitted: ClassVar[str] = ""
 
     @classmethod
     def fit(cls, training_examples: Iterable[Example], **settings: Any) -> Embed:

@@ -59,13 +59,18 @@ def ask(task: Any, model: Any, tokenizer: Any, kept: Sequence[dict[str, Any]] = 
     if hasattr(model, "logits") or hasattr(model, "log_probabilities"):
         found = list(_write_on(model, tokenizer, texts, [each["ids"] for each in kept]))
     else:
-        items = [task.encode({"text": text}, tokenizer) for text in texts]
+        items = [task.encode({name: kind.probe(text) for name, kind in task.schema.asked.fields.items()}, tokenizer) for text in texts]
         found = []
         for number, answer in enumerate(task.answers(model, items, tokenizer)):
             scores = answer.scores or {}
             best = kept[number]["scores"] if kept else sorted(scores, key=lambda name: (-scores[name], name))[:SCORES]
-            found.append({"value": answer.value, "scores": {name: _short(scores[name]) for name in best if name in scores}})
+            found.append({"value": _plain(answer.value), "scores": {name: _short(scores[name]) for name in best if name in scores}})
     return [{"text": text, **each} for text, each in zip(texts, found, strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    """Give an answer as JSON keeps it."""
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _short(value: float) -> float:

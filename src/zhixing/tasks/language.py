@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from zhixing.data.schema import Schema, Text
+from zhixing.metrics.figures import Figures
 from zhixing.tasks.task import Answer, Example, Item
 
 
@@ -19,6 +20,12 @@ class Language:
     name: ClassVar[str] = "language"
     kinds: ClassVar[tuple[str, ...]] = ("causal", "countable")
     schema: ClassVar[Schema] = Schema({"text": Text()})
+    figures: ClassVar[Figures] = {}  # bits per byte and what follows from it: made over whole texts, in evaluation
+    counted: ClassVar[dict[str, str]] = dict.fromkeys(("grammar", "ngram", "dirichlet", "additive"), "")  # counted over tokens, in training
+    default: ClassVar[str] = "qwen3"
+    dial: ClassVar[dict[str, Any]] = {}
+    reads: ClassVar[str] = "text"
+    fitted: ClassVar[str] = ""
 
     @classmethod
     def fit(cls, training_examples: Iterable[Example], **settings: Any) -> Language:

@@ -1,10 +1,13 @@
-"""What a task is: six methods and nothing inherited; its fields are its settings, saved as `task.json` in the model folder."""
+"""What a task is: six methods and nothing inherited; its fields are its settings, saved as `task.json` in the model folder.
+
+Beside the methods a task says as class attributes what every verb needs to know of it, so that no verb asks for its name.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +15,7 @@ import numpy as np
 
 from zhixing.core.errors import DataError
 from zhixing.data.schema import Schema
+from zhixing.metrics.figures import Figures
 
 TASKS = {
     "language": "zhixing.tasks.language:Language",
@@ -38,11 +42,30 @@ class Answer:
 
 
 class Task(Protocol):
-    """The contract that every task keeps; a seventh method needs the removal of one."""
+    """The contract that every task keeps; a seventh method needs the removal of one.
+
+    kinds     the kinds of trained model that it can sit on (`layers/kinds.py`)
+    schema    the fields of an example, and which of them is the answer
+    figures   {name: figure} over what `metrics` gives; the first decides who is better
+    counted   {name: "module:function"}: models that are fitted without the loop. They are `train --model NAME` and, at their defaults, the
+              rivals that stand beside every score: function(task, rows, held, settings, tell) -> (task, model, about), where rows and held
+              are lists of examples (held may be empty: nothing is chosen then) and about is for the card
+    default   the model that is trained when none is named
+    dial      settings of trained models for this task, over those of the family's plan
+    reads     "text": a tokenizer makes tokens of it; "rows": there is no tokenizer, and a trained model's vocabulary is task.vocabulary
+    fitted    "module:function" that settles on validation what the task must know of its model (temperature, thresholds), or "":
+              function(task, model, rows, tokenizer) -> task
+    """
 
     name: str
     kinds: tuple[str, ...]
     schema: Schema
+    figures: Figures
+    counted: Mapping[str, str]
+    default: str
+    dial: Mapping[str, Any]
+    reads: str
+    fitted: str
 
     @classmethod
     def fit(cls, training_examples: Iterable[Example], **settings: Any) -> Task:
@@ -81,5 +104,10 @@ def from_dict(data: dict[str, Any], path: str = "task.json") -> Any:
 
 def task_class(name: str) -> Any:
     """Import the class of a task by its name in the table."""
-    module, cls = TASKS[name].split(":")
-    return getattr(importlib.import_module(module), cls)
+    return function(TASKS[name])
+
+
+def function(place: str) -> Callable[..., Any]:
+    """Import what "module:name" names."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)

@@ -6,7 +6,6 @@ is as strong as it can honestly be.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +16,12 @@ from zhixing.core.random import key
 from zhixing.data.corpus import Corpus
 from zhixing.data.shards import shard
 from zhixing.models import dirichlet
-from zhixing.models.bag import Bag
 from zhixing.models.grammar import Grammar
 from zhixing.models.mixture import Mixture
 from zhixing.models.mixture import fit_weights as weights_by_em
 from zhixing.models.ngram import NGram, best_order
-from zhixing.tasks.classify import Classify, calibrate, known_rows, log_probabilities
+from zhixing.tasks.classify import known_rows
+from zhixing.tasks.task import function
 from zhixing.tokens.tokenizer import Tokenizer
 
 Tell = Callable[..., None]
@@ -119,36 +118,14 @@ def fit_weights(scores: np.ndarray, matched: np.ndarray, order: int) -> np.ndarr
     return weights_by_em(scores, matched, order)[0]
 
 
-def count_classes(
-    corpus: Corpus, task: Classify, method: str, strength: float, tell: Tell, refit: bool = True, by: str = "loss"
-) -> tuple[Classify, Bag, dict[str, Any]]:
-    """Count or fit a bag of n-grams: prior strength, temperature and thresholds on validation, then both splits together.
+def fit_rows(
+    corpus: Corpus, task: Any, model: str, settings: dict[str, Any], tell: Tell, held: str | None = "validation"
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Fit one of a task's counted models to a corpus of rows.
 
-    refit  False: give the model that has not seen validation, to be judged on it
-    by     what chooses the strength: "loss" or "accuracy"
+    held    the split by which what is not given is chosen; None: nothing is chosen
+    return  the task with what was settled on validation, the model, and what is said of it in the card
     """
     rows = list(corpus.examples("train"))
-    held = known_rows(task, corpus.examples("validation"), tell) if corpus.counts.get("validation") else []
-    index = {label: place for place, label in enumerate(task.labels)}
-    texts, labels = [row["text"] for row in rows], np.array([index[row["label"]] for row in rows])
-    count = len(task.labels)
-    found: dict[str, Any] = {"method": method}
-    if not held:
-        model = Bag.fit(texts, labels, count, method, strength or None)
-        return task, model, found
-    held_items = [task.encode(row, None) for row in held]
-    held_labels = np.array([item["label"] for item in held_items])
-    held_texts = [row["text"] for row in held]
-    if strength:
-        model = Bag.fit(texts, labels, count, method, strength)
-    else:
-        model, trials = Bag.choose(texts, labels, count, (held_texts, held_labels), (method,), by)
-        strength = model.config.strength
-        found["trials"] = [dataclasses.asdict(each) for each in trials]
-    found["strength"] = strength
-    tell("train.strength", method=method, strength=strength)
-    task = calibrate(task, log_probabilities(task, model, held_items, 0), held_labels)
-    if not refit:
-        return task, model, found
-    whole = Bag.fit(texts + held_texts, np.concatenate([labels, held_labels]), count, method, strength)
-    return task, whole, found
+    chosen_by = known_rows(task, corpus.examples(held), tell) if held is not None and corpus.counts.get(held) else []
+    return function(task.counted[model])(task, rows, chosen_by, {"method": model, **settings}, tell)

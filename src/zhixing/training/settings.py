@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Container
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -15,20 +16,18 @@ from zhixing.core.config import Settings, resolve
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json
 from zhixing.models import catalog
+from zhixing.tasks.task import task_class
 
 # What a counted model is told by; the rest of the settings speak of loops and layers, which it has not.
 TOLD = {
     "grammar": ("tokenizer", "vocabulary", "dictionary", "size", "classes"),
     "ngram": ("tokenizer", "vocabulary", "dictionary", "order"),
     **dict.fromkeys(("dirichlet", "additive"), ("tokenizer", "vocabulary", "dictionary", "order", "strength")),
+    "majority": (),
     **dict.fromkeys(("naive_bayes", "logistic"), ("strength",)),
 }
 LANGUAGE_ONLY = ("mixture",)
 TASK_OF = {"skipgram": "embed", "cbow": "embed"}  # models that are of another task than their corpus, whatever that is
-COUNTED = {"language": ("grammar", "ngram", "dirichlet", "additive"), "classify": ("naive_bayes", "logistic")}
-DEFAULT_MODEL = {"language": "qwen3", "classify": "logistic"}
-
-CLASSIFY = {"batch": 32, "window": 256, "epochs": 12.0, "learning_rate": 0.001, "dropout": 0.2}
 
 
 @dataclass(frozen=True)
@@ -153,26 +152,27 @@ def replay(run: dict[str, Any]) -> dict[str, Any]:
 def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Settings:
     """Settle the settings of one training and check each of them; nothing is adjusted silently.
 
-    task  "language" or "classify"
+    task  a name in the table of tasks
     Raises UsageError for a name, a value or a combination that cannot be.
     """
+    of = task_class(task)
     from_recipe = read_recipe(recipe)
     first = resolve(TrainSettings, ("recipe", from_recipe), ("flag", flags)).value
-    model = DEFAULT_MODEL[task] if first.model == "auto" else first.model
+    model = of.default if first.model == "auto" else first.model
     trained = tuple(name for name in catalog.trained() if task == "language" or name not in LANGUAGE_ONLY)
-    known = COUNTED[task] + trained
+    known = (*of.counted, *trained)
     if model not in known:
         raise UsageError("settings.model", name=model, task=task, among=known)
     if first.size not in CHOICES["size"]:
         raise UsageError("settings.choice", setting="size", name=first.size, among=CHOICES["size"])
     dial = catalog.plan(model, first.size) if model in catalog.MODELS else {}
-    if TASK_OF.get(model, task) == "classify" and model in trained:
-        dial |= CLASSIFY
+    if model in trained:
+        dial |= task_class(TASK_OF.get(model, task)).dial
     settled = resolve(TrainSettings, ("dial", dial), ("recipe", from_recipe), ("flag", flags))
     settled = Settings(
         replace(settled.value, model=model), {**settled.origins, "model": settled.origins["model"] if first.model != "auto" else "task"}
     )
-    refuse_unused(model, flags)
+    refuse_unused(model, flags, of.counted)
     check(settled)
     return under_prior(settled, flags)
 
@@ -194,12 +194,15 @@ def under_prior(settled: Settings, flags: dict[str, Any]) -> Settings:
     return Settings(replace(value, **dict.fromkeys(DECAYS, 0.0)), settled.origins | derived)
 
 
-def refuse_unused(model: str, flags: dict[str, Any]) -> None:
-    """Raise UsageError for a flag that would change nothing; a recipe may hold settings of other models."""
-    told = ("model", "seed", "threads", *TOLD.get(model, ()))
+def refuse_unused(model: str, flags: dict[str, Any], counted: Container[str]) -> None:
+    """Raise UsageError for a flag that would change nothing; a recipe may hold settings of other models.
+
+    counted  the models that are fitted without the loop
+    """
+    told = ("model", "seed", "threads", *TOLD.get(model, ("strength",)))
     for name, value in flags.items():
         of_another = name in ("strength", "classes") or (name == "order" and model != "mixture")
-        if value is not None and name not in told and (model in TOLD or of_another):
+        if value is not None and name not in told and (model in counted or of_another):
             raise UsageError("settings.unused", setting=name, model=model)
 
 

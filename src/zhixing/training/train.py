@@ -13,11 +13,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -38,14 +37,14 @@ from zhixing.layers.machine import machine
 from zhixing.models import catalog
 from zhixing.objectives.prior import PRIORS, Posterior
 from zhixing.tasks import artefact
-from zhixing.tasks.classify import Classify, calibrate, known_rows, log_probabilities
-from zhixing.tasks.task import task_class
+from zhixing.tasks.classify import known_rows
+from zhixing.tasks.task import function, task_class
 from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters, train_unigram, train_words
 from zhixing.tokens.words import read_dictionary
 from zhixing.training import budget, counted, optim, trainer, vectors
 from zhixing.training.checkpoint import Checkpoints, State
 from zhixing.training.gradients import Gradients
-from zhixing.training.settings import COUNTED, TASK_OF, TrainSettings, as_dict, settle
+from zhixing.training.settings import TASK_OF, TrainSettings, as_dict, settle
 
 # Training bytes up to which a vocabulary is this large, of pieces and of words.
 PIECES = ((5_000_000, 2048), (50_000_000, 8192), (1 << 62, 32768))
@@ -94,9 +93,11 @@ def choose_precision(settings: TrainSettings) -> TrainSettings:
     return replace(settings, precision="bf16" if fast else "fp32")
 
 
-def make_tokenizer(corpus: Corpus, settings: TrainSettings) -> Tokenizer:
-    """Train the tokenizer on the training split only."""
-    texts = (example["text"] for example in corpus.examples("train"))
+def make_tokenizer(corpus: Corpus, settings: TrainSettings) -> Tokenizer | None:
+    """Train the tokenizer on the training split only; none for a task that reads rows as they are."""
+    if task_class(TASK_OF.get(settings.model, corpus.task)).reads == "rows":
+        return None
+    texts = (text for example in corpus.examples("train") for text in corpus.schema.texts(example))
     if settings.tokenizer == "characters":
         return train_characters(texts, limit=settings.vocabulary or None)
     sizes = WORDS if settings.tokenizer == "words" else PIECES
@@ -106,18 +107,18 @@ def make_tokenizer(corpus: Corpus, settings: TrainSettings) -> Tokenizer:
     return train_bpe(texts, size) if settings.tokenizer == "bpe" else train_unigram(texts, size)
 
 
-def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -> Plan:
+def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: Tell) -> Plan:
     """Make a neural training ready: task, streams and a builder of the model."""
     settings: TrainSettings = settled.value
     name = TASK_OF.get(settings.model, corpus.task)
     if name == "embed":
         return ready_vectors(corpus, settled, tokenizer, tell)
-    fitted = {"longest": settings.window} if name == "classify" else {}
-    task = task_class(name).fit(corpus.examples("train"), **fitted)
+    task = fit_task(corpus, name, settings)
 
     def build(chosen: TrainSettings) -> nn.Module:
         torch.manual_seed(key(chosen.seed, "init"))
-        body = catalog.build(catalog.configure(chosen, tokenizer.vocabulary_size, chosen.window))
+        vocabulary = task.vocabulary if tokenizer is None else tokenizer.vocabulary_size
+        body = catalog.build(catalog.configure(chosen, vocabulary, chosen.window))
         head = task.head(body.width)
         return body if head is None else Headed(body, head)
 
@@ -139,9 +140,17 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -
     held_items = [task.encode(example, tokenizer) for example in held_rows]
     if settings.batch > len(items):
         raise UsageError("train.batch_rows", batch=settings.batch, rows=len(items))
-    stream = Rows(items, settings.batch, settings.seed, tokenizer.pad_id)
-    held_out = Rows(held_items, min(settings.batch, len(held_items)), 0, tokenizer.pad_id) if held_items else None
+    pad_id = 0 if tokenizer is None else tokenizer.pad_id
+    stream = Rows(items, settings.batch, settings.seed, pad_id)
+    held_out = Rows(held_items, min(settings.batch, len(held_items)), 0, pad_id) if held_items else None
     return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch, len(items), len(items))
+
+
+def fit_task(corpus: Corpus, name: str, settings: TrainSettings) -> Any:
+    """Let a task read what it must know from the training split; one that cuts what is too long is told the window."""
+    cls = task_class(name)
+    cuts = any(each.name == "longest" for each in fields(cls))
+    return cls.fit(corpus.examples("train"), **({"longest": settings.window} if cuts else {}))
 
 
 def ready_vectors(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -> Plan:
@@ -199,7 +208,7 @@ def plan(corpus: str | Path, settings: dict[str, Any] | None = None, recipe: str
     opened = open_corpus(corpus)
     settled = settle(opened.task, settings or {}, recipe)
     shown = {name: {"value": value, "origin": settled.origins[name]} for name, value in as_dict(settled.value).items()}
-    if settled.value.model in COUNTED[opened.task]:
+    if settled.value.model in task_class(opened.task).counted:
         return {"settings": shown, "task": opened.task}
     chosen = choose_precision(settled.value)
     made = ready(opened, Settings(chosen, settled.origins), make_tokenizer(opened, chosen), tell)
@@ -260,7 +269,7 @@ def _train(opened: Corpus, out: Path, settled: Settings, began: tuple[float, flo
         if not continued:
             _begin(out, {"request": request, "settings": as_dict(settled.value), "origins": settled.origins, "corpus": _origin(opened)})
 
-    if settled.value.model in COUNTED[opened.task]:
+    if settled.value.model in task_class(opened.task).counted:
         return count(opened, out, settled, tell, begin)
     tokenizer = Tokenizer.load(out) if continued and (out / "tokenizer.json").exists() else make_tokenizer(opened, settled.value)
     made = ready(opened, Settings(choose_precision(settled.value), settled.origins), tokenizer, tell)
@@ -274,7 +283,7 @@ def identify(corpus: Corpus, settled: Settings) -> str:
 
 
 def _origin(corpus: Corpus) -> dict[str, Any]:
-    columns = {name: corpus.card.get("settings", {}).get(name) for name in ("text", "form")}
+    columns = {name: corpus.card.get("settings", {}).get(name) for name in (*corpus.schema.fields, "form")}
     return {"path": str(corpus.path), "manifest_sha256": sha256(corpus.path / MANIFEST), "columns": columns}
 
 
@@ -297,6 +306,7 @@ def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell, begin: Calla
     start, core = time.perf_counter(), time.process_time()
     settings: TrainSettings = settled.value
     task = task_class(corpus.task).fit(corpus.examples("train"))
+    tokenizer = None
     if corpus.task == "language":
         tokenizer = make_tokenizer(corpus, settings)
         if settings.model == "grammar":
@@ -306,13 +316,12 @@ def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell, begin: Calla
         else:
             model, found = counted.count_under_prior(corpus, tokenizer, settings.model, settings.order, settings.strength, tell)
     else:
-        tokenizer = None
-        task, model, found = counted.count_classes(corpus, task, settings.model, settings.strength, tell)
+        task, model, found = counted.fit_rows(corpus, task, settings.model, {"strength": settings.strength, "seed": settings.seed}, tell)
     begin()
     artefact.write(out, task, model, tokenizer)
     measured = {"seconds": time.perf_counter() - start, "core_seconds": time.process_time() - core}
     about = {"model": settings.model, "chosen": found, "fitted_on": _fitted_on(corpus, True)}
-    if getattr(model, "prior", None) is not None:
+    if getattr(model, "prior", None):
         about["prior"] = model.prior
     return _seal(out, corpus, settled, task, about, measured)
 
@@ -321,8 +330,7 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
     """Train a neural model by the one loop, from the beginning or from the newest checkpoint."""
     run_file = read_json(out / "run.json")
     settings = made.settings
-    assert made.tokenizer is not None
-    if not (out / "tokenizer.json").exists():
+    if made.tokenizer is not None and not (out / "tokenizer.json").exists():
         made.tokenizer.save(out)
     here = machine(settings.precision)
     if "steps" not in run_file:
@@ -405,17 +413,15 @@ def finish(
     began = (time.perf_counter(), time.process_time())
     settings: TrainSettings = settled.value
     task, served, tokenizer = made.task, model.eval(), made.tokenizer
-    assert tokenizer is not None
     about: dict[str, Any] = {"model": settings.model, "parameters": sum(p.numel() for p in model.parameters())}
     about["training"] = {"steps": state.step, "best_step": state.best_step, "validation_nats": state.best, "skipped": state.skipped}
     if settings.prior != "none":
         about["prior"] = {"name": settings.prior, "strength": settings.prior_strength, "per": "weight"}
     if settings.model == "mixture":
+        assert tokenizer is not None
         served, about["chosen"] = counted.mix(corpus, tokenizer, model, settings.order, tell)
-    if isinstance(task, Classify) and corpus.counts.get("validation"):
-        items = [task.encode(example, tokenizer) for example in known_rows(task, corpus.examples("validation"), quiet)]
-        labels = np.array([item["label"] for item in items])
-        task = calibrate(task, log_probabilities(task, model, items, tokenizer.pad_id), labels)
+    if task.fitted and corpus.counts.get("validation"):
+        task = function(task.fitted)(task, model, known_rows(task, corpus.examples("validation"), quiet), tokenizer)
     about["fitted_on"] = _fitted_on(corpus, settings.model == "mixture")
     artefact.write(out, task, served, tokenizer)
     measured = {"seconds": state.seconds + time.perf_counter() - began[0]}

@@ -1,0 +1,55 @@
+"""What a task puts on top of a model's states: one answer a text, or one a token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def pool(states: Tensor, lengths: Tensor | None, way: str = "mean") -> Tensor:
+    """Make one state of a text's real ones.
+
+    states   (B, T, D)
+    lengths  (B,) int     None: all are real
+    way      "mean", "max" or "first"
+    return   (B, D)
+    """
+    if way == "first":
+        return states[:, 0]
+    if lengths is None:
+        return states.mean(1) if way == "mean" else states.amax(1)
+    real = (torch.arange(states.shape[1], device=states.device) < lengths[:, None])[..., None]  # (B, T, 1)
+    if way == "max":
+        return states.masked_fill(~real, -torch.inf).amax(1)
+    return (states * real).sum(1) / lengths[:, None]
+
+
+class Pooled(nn.Module):
+    """One answer a text: a linear map of its pooled states, starting at zero, so that every answer is equally likely.
+
+    outputs  int    labels, or numbers
+    """
+
+    def __init__(self, width: int, outputs: int, pooling: str = "mean") -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(outputs, width))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.pooling = pooling
+
+    def forward(self, states: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Give (B, outputs) from (B, T, D) states."""
+        return F.linear(pool(states, lengths, self.pooling), self.weight, self.bias)
+
+
+class Each(nn.Module):
+    """One answer a token: a linear map of every state, starting at zero."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(outputs, width))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, states: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Give (B, T, outputs) from (B, T, D) states."""
+        return F.linear(states, self.weight, self.bias)
