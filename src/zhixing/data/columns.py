@@ -25,6 +25,12 @@ KNOWN = {
         "label", "labels", "category", "class", "sentiment", "intent", "target", "topic", "tag",
         "标签", "类别", "分类", "情感", "意图", "类型", "主题",
     ),
+    "good": ("good", "sentence_good"),
+    "bad": ("bad", "sentence_bad"),
+    "source": ("source", "src", "原文", "源文"),
+    "target": ("target", "tgt", "translation", "译文"),
+    "reference": ("reference", "reference1", "参考答案", "标准答案"),
+    "score": ("score", "grade", "points", "mark", "分数", "得分", "成绩"),
     "tokens": ("tokens", "words", "词", "词语", "字"),
     "tags": ("tags", "labels", "ner_tags", "pos_tags", "标签", "标注"),
 }  # fmt: skip
@@ -38,11 +44,13 @@ class Columns:
     schema  the fields that a row holds
     names   {field: column}; a field that is not here is read from the row itself: a text from a line, a record from all other columns
     form    what the field "text" is built from, instead of a column
+    without columns that a record leaves out
     """
 
     schema: Schema = PLAIN
     names: Mapping[str, str] = field(default_factory=dict)
     form: str | None = None
+    without: tuple[str, ...] = ()
 
     def example(self, value: Any) -> tuple[dict[str, Any] | None, str | None]:
         """Make the example of a row: (example, None), or (None, reason) when the row is bad."""
@@ -53,7 +61,8 @@ class Columns:
             elif self.form is not None and name == "text":
                 cell, reason = _fill(self.form, value)
             elif isinstance(kind, Record):
-                cell, reason = kind.read({each: cell for each, cell in value.items() if each not in self.names.values()})
+                left_out = {*self.names.values(), *self.without}
+                cell, reason = kind.read({each: cell for each, cell in value.items() if each not in left_out})
             else:
                 cell, reason = kind.read(value.get(self.names.get(name, name)))
             if reason is None and isinstance(kind, Tags) and len(cell) != len(found[kind.of]):
@@ -117,10 +126,13 @@ def read_words(words: str | None) -> dict[str, str]:
     return found
 
 
-def choose(columns: list[str], schema: Schema, given: Mapping[str, str | None], form: str | None = None) -> Columns:
+def choose(
+    columns: list[str], schema: Schema, given: Mapping[str, str | None], form: str | None = None, without: Iterable[str] = ()
+) -> Columns:
     """Settle which column holds each field of a schema, for rows with these columns.
 
-    given  {field: column} of the user's own words; None: recognised
+    given    {field: column} of the user's own words; None: recognised
+    without  columns that a record leaves out
 
     Raises UsageError for a name that is no field or no column, and when no column can be recognised.
     """
@@ -143,11 +155,13 @@ def choose(columns: list[str], schema: Schema, given: Mapping[str, str | None], 
         others = [each for each in columns if each not in names.values()]
         if found is None and name == "text" and len(others) == 1:
             found = others[0]
+        if found is None and getattr(kind, "optional", False):
+            continue
         if found is None:
             code = {"text": "prepare.no_text", "label": "prepare.no_label"}.get(name, "prepare.no_field")
             raise UsageError(code, columns=", ".join(columns), name=name)
         names[name] = found
-    return Columns(schema, names, form)
+    return Columns(schema, names, form, tuple(_known(name, columns) for name in without))
 
 
 def labelled(columns: list[str], given: Mapping[str, str | None], form: str | None) -> bool:

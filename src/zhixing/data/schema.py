@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +20,22 @@ Read = tuple[Any, str | None]  # the value, and None or the code of what is wron
 
 @dataclass(frozen=True)
 class Text:
-    """A piece of writing, any Unicode; a list of pieces is joined by line ends."""
+    """A piece of writing, any Unicode; a list of pieces is joined by line ends.
+
+    optional  a row may lack it, or have it empty
+    """
+
+    optional: bool = False
 
     def read(self, value: Any) -> Read:
         """Take text that is not empty."""
         if value is None:
-            return "", "no_text"
+            return "", None if self.optional else "no_text"
         if isinstance(value, list) and all(isinstance(each, str) for each in value):
             value = "\n".join(value)
         if not isinstance(value, str):
             return "", "not_text"
-        return value, flaw(value) or (None if value.strip() else "empty")
+        return value, flaw(value) or (None if value.strip() or self.optional else "empty")
 
     def probe(self, text: str) -> Any:
         """Give the value that stands for a golden text."""
@@ -43,12 +48,17 @@ class Text:
 
 @dataclass(frozen=True)
 class Label:
-    """One of a few names."""
+    """One of a few names.
+
+    optional  a row may lack it
+    """
+
+    optional: bool = False
 
     def read(self, value: Any) -> Read:
         """Take a name, a whole number, or yes and no."""
         if value is None or (isinstance(value, str) and not value.strip()):
-            return "", "no_label"
+            return "", None if self.optional else "no_label"
         if isinstance(value, bool):
             return ("true" if value else "false"), None
         if isinstance(value, str | int):
@@ -173,6 +183,16 @@ FieldType = Text | Label | Number | Tokens | Tags | Record
 TYPES: dict[str, type[Any]] = {"text": Text, "label": Label, "number": Number, "tokens": Tokens, "tags": Tags, "record": Record}
 
 
+def said(field: Any) -> dict[str, Any]:
+    """Give a field's settings that are not the usual ones; `of` and `unit` always."""
+    return {name: value for name, value in vars(field).items() if value is not False}
+
+
+def needed(fields: Mapping[str, Any]) -> list[str]:
+    """Name the fields that no row may lack."""
+    return [name for name, field in fields.items() if not getattr(field, "optional", False)]
+
+
 @dataclass(frozen=True)
 class Schema:
     """The fields of an example, by name, in order.
@@ -207,7 +227,7 @@ class Schema:
     def as_dict(self) -> dict[str, Any]:
         """Give the schema as JSON: {"text": {"type": "text"}, ...}."""
         names = {cls: name for name, cls in TYPES.items()}
-        return {name: {"type": names[type(field)], **vars(field)} for name, field in self.fields.items()}
+        return {name: {"type": names[type(field)], **said(field)} for name, field in self.fields.items()}
 
     @classmethod
     def from_dict(cls, value: Any) -> Schema:

@@ -30,18 +30,26 @@ def language_rivals(corpus: Corpus, tokenizer: Any, tokens: np.ndarray, split: s
     family  of the model judged: an n-gram is no rival of itself
     return  {name: (N-1,) float64 log-probabilities in nats}
     """
+    return {name: model.score(tokens) for name, model in language_models(corpus, tokenizer, family, tell, split).items()}
+
+
+def language_models(corpus: Corpus, tokenizer: Any, family: str, tell: Tell, split: str = "test") -> dict[str, Any]:
+    """Count the unigram and the best-order n-gram of a corpus: the rivals of every model of language.
+
+    split  what is scored: validation is not counted when it is that
+    """
     from zhixing.models.ngram import NGram, best_order
 
     train = shard(corpus, tokenizer, "train", tell).tokens
     held = shard(corpus, tokenizer, "validation", tell).tokens if "validation" in fitted_on(corpus, split) else None
     both = np.asarray(train) if held is None else np.concatenate([held, train[1:]])
     size, end = tokenizer.vocabulary_size, tokenizer.end_id
-    scores = {UNIGRAM: NGram.count(both, size, 1, end).score(tokens)}
+    models = {UNIGRAM: NGram.count(both, size, 1, end)}
     if family != "ngram":
         order, _ = best_order(train, held, size, end)
         tell("evaluate.rival", order=order)
-        scores[f"{COUNTED}_{order}"] = NGram.count(both, size, order, end).score(tokens)
-    return scores
+        models[f"{COUNTED}_{order}"] = NGram.count(both, size, order, end)
+    return models
 
 
 def row_rivals(corpus: Corpus, task: Any, examples: list[dict[str, Any]], split: str, family: str, tell: Tell) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from zhixing.core.log import quiet
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.schema import Schema
 from zhixing.data.shards import shard
-from zhixing.evaluation.baselines import asked, language_rivals, row_rivals
+from zhixing.evaluation.baselines import asked, language_models, language_rivals, row_rivals
 from zhixing.evaluation.report import Figure, Report, decide, unsure
 from zhixing.evaluation.samples import SAMPLES, judge_samples
 from zhixing.evaluation.vectors import judge_vectors
@@ -38,6 +38,7 @@ from zhixing.metrics import text as texts
 from zhixing.metrics.figures import WHOLE_ROUNDS
 from zhixing.tasks.artefact import Artefact, load
 from zhixing.tasks.classify import PRECISIONS
+from zhixing.tasks.task import task_class
 
 STRETCH = 512  # tokens of one unit of the bootstrap when there are few documents, at most
 SHORT_STRETCH = 64  # and at least: shorter ones depend on their neighbours
@@ -70,12 +71,13 @@ def evaluate(
         raise UsageError("evaluate.samples", value=samples)
     artefact = model if isinstance(model, Artefact) else load(model)
     opened = open_corpus(corpus)
-    if artefact.task.name not in (opened.task, *ANY_CORPUS):
+    judge = "judge" if (artefact.task.name, opened.task) == ("language", "judge") else artefact.task.name
+    if judge not in (opened.task, *ANY_CORPUS):
         raise UsageError(
             "evaluate.other_task", model=str(artefact.folder.path), task=artefact.task.name, corpus=str(opened.path), other=opened.task
         )
-    report = JUDGES.get(artefact.task.name, judge_rows)(artefact, opened, split, tell, rivals)
-    if artefact.task.name == "language" and samples:
+    report = JUDGES.get(judge, judge_rows)(artefact, opened, split, tell, rivals)
+    if judge == "language" and samples:
         report = add_samples(report, artefact, opened, split, tell, samples)
     if report.details.get("units", report.examples) < intervals.ENOUGH:
         report = unsure(report)
@@ -214,6 +216,34 @@ def add_samples(report: Report, artefact: Artefact, corpus: Corpus, split: str, 
     return replace(report, figures=(*report.figures, *figures), details={**report.details, "samples": settings})
 
 
+def judge_pairs(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
+    """Judge a language model on pairs of sentences, and beside it n-grams that are counted on the text that it learnt from."""
+    task = task_class(corpus.task)()
+    examples = list(corpus.examples(split))
+    tell("evaluate.answering", rows=len(examples))
+    items = [task.encode(each, artefact.tokenizer) for each in examples]
+
+    def read(model: Any) -> dict[str, np.ndarray]:
+        return task.metrics(list(task.answers(model, items, artefact.tokenizer)), examples)
+
+    values, learned = read(artefact.model), open_origin(artefact.folder.card.get("corpus", {}))
+    counted = language_models(learned, artefact.tokenizer, artefact.family, tell) if rivals and learned else {}
+    others = {name: read(model) for name, model in counted.items()}
+    figures = []
+    for name, figure in task.figures.items():
+        spread = figure.interval(values, SEED)
+        figures.append(Figure(name, spread.value, spread.low, spread.high, {n: figure(each) for n, each in others.items()}))
+    groups = sorted({each["label"] for each in examples if each.get("label")})
+    apart = {
+        group: float(np.mean([c for c, e in zip(values["correct"], examples, strict=True) if e["label"] == group])) for group in groups
+    }
+    first = next(iter(task.figures.values()))
+    comparisons = {name: first.paired(values, each, SEED).to_dict() for name, each in others.items()}
+    where = (str(artefact.folder.path), str(corpus.path))
+    details = {"accuracy_by_label": apart} if apart else {}
+    return Report(*where, split, task.name, len(examples), tuple(figures), comparisons, decide(comparisons, True), details)
+
+
 def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
     """Score a model that answers over a split's rows, by its task's figures, and each of the task's counted models beside it.
 
@@ -232,8 +262,11 @@ def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rival
     others = row_rivals(corpus, task, examples, split, artefact.family, tell) if rivals else {}
     figures = []
     for name, figure in task.figures.items():
+        value = figure(values)
+        if math.isnan(value):  # there is nothing to take it from
+            continue
         spread = figure.interval(values, SEED)
-        figures.append(Figure(name, spread.value, spread.low, spread.high, {n: figure(each) for n, each in others.items()}))
+        figures.append(Figure(name, value, spread.low, spread.high, {n: figure(each) for n, each in others.items()}))
     first = next(iter(task.figures.values()))
     comparisons = {name: first.paired(values, each, SEED).to_dict() for name, each in others.items()}
     details: dict[str, Any] = {}
@@ -303,4 +336,4 @@ def answered_at(threshold: float | None, confidence: np.ndarray, correct: np.nda
 
 
 # What is judged by more than answers to rows; every other task is judged by `judge_rows`.
-JUDGES: dict[str, Callable[..., Report]] = {"language": judge_language, "embed": judge_vectors}
+JUDGES: dict[str, Callable[..., Report]] = {"language": judge_language, "embed": judge_vectors, "judge": judge_pairs}

@@ -165,6 +165,7 @@ def answer(
     artefact: Artefact, chunk: list[Record], columns: Columns, threshold: float | None, counts: dict[str, int]
 ) -> Iterator[dict[str, Any]]:
     """Give each record's row with the answer beside it; counts is updated."""
+    explains = hasattr(artefact.model, "contributions")
     read_out = [columns.example(record.value) if record.reason is None else (None, record.reason) for record in chunk]
     items = [artefact.task.encode(example, artefact.tokenizer) for example, _ in read_out if example is not None]
     answers = iter(artefact.task.answers(artefact.model, items, artefact.tokenizer))
@@ -175,15 +176,17 @@ def answer(
             if isinstance(record.value, str)
             else dict(record.value or {columns.names.get("text", "text"): record.excerpt})
         )
-        added: dict[str, Any] = dict.fromkeys(ADDED, "")
+        added: dict[str, Any] = dict.fromkeys((*ADDED, "reasons") if explains else ADDED, "")
         if example is None:
             added["problem"] = f"{record.path}:{record.line}: {reason}"
             counts["problems"] += 1
         else:
             found = next(answers)
-            abstained = threshold is not None and found.confidence < threshold
+            abstained = threshold is not None and found.confidence is not None and found.confidence < threshold
             sure = "" if found.confidence is None else round(found.confidence, 6)
             added |= {"answer": found.value, "confidence": sure, "abstained": abstained}
+            if explains:
+                added["reasons"] = found.reasons or {}
             counts["abstained" if abstained else "answered"] += 1
         yield row | {name if name not in row else f"zhixing_{name}": value for name, value in added.items()}
 

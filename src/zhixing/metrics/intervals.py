@@ -60,7 +60,8 @@ def draws(count: int, seed: int, rounds: int = ROUNDS) -> Iterator[NDArray[np.in
 
 
 def _ends(samples: NDArray[np.float64], level: float) -> tuple[float, float]:
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    samples = samples[np.isfinite(samples)]  # a draw may hold nothing to take the figure from
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2]) if len(samples) else (np.nan, np.nan)
     return float(low), float(high)
 
 

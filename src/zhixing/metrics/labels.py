@@ -97,3 +97,20 @@ def precision_at_threshold(
         return 0.0, None
     answered = np.asarray(confidence) >= threshold
     return float(answered.mean()), float(np.asarray(correct)[answered].mean()) if answered.any() else None
+
+
+def area_under_curve(scores: NDArray[np.floating], events: NDArray[np.floating]) -> float:
+    """Give the probability that an event has a higher score than what is none, ties counting half: the area under the ROC curve.
+
+    scores  (B,) float
+    events  (B,) 0 or 1      NaN where all are of one sort
+
+    Source: Mann and Whitney 1947, by ranks.
+    """
+    happened = np.asarray(events) > 0
+    wins, losses = int(happened.sum()), int((~happened).sum())
+    if not wins or not losses:
+        return float("nan")
+    _, place, counts = np.unique(np.asarray(scores), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # (B,) from 1, ties share their mean
+    return float((ranks[happened].sum() - wins * (wins + 1) / 2) / (wins * losses))

@@ -43,6 +43,7 @@ class Prepare:
 
     task          "auto" or a task's name             auto: classify when a label column is there, else language
     text, label   column names; None: recognised
+    without       "column,column": columns of a table that are no evidence, such as the number of a row
     columns       "field=column,field=column": which columns hold the task's fields, where their names do not say it
     form          a template such as "{title}\\n{text}" that builds a row's text from its columns
     unit          "auto", "file", "paragraph" or "line": what one document of a txt file is; auto: the file
@@ -69,6 +70,7 @@ class Prepare:
     encoding: str | None = None
     form: str | None = None
     columns: str | None = None
+    without: str | None = None
 
 
 CHOICES = {
@@ -203,7 +205,8 @@ def _columns(inputs: list[Input], settings: Prepare) -> tuple[str, Columns]:
             task = "classify" if labelled(list(names), given, settings.form) else "language"
         if task == "language" and "label" in given:
             raise UsageError("prepare.label_unused", label=given["label"])
-        found = choose(list(names), task_class(task).schema, given, settings.form)
+        without = [each.strip() for each in (settings.without or "").split(",") if each.strip()]
+        found = choose(list(names), task_class(task).schema, given, settings.form, without)
         if chosen is None:
             chosen, given = found, dict(found.names)
     if task == "auto":

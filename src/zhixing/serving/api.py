@@ -114,7 +114,8 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
                 "answer": each.value,
                 "confidence": None if each.confidence is None else round(each.confidence, 6),
                 "scores": each.scores,
-                "abstained": threshold is not None and each.confidence < threshold,
+                "reasons": each.reasons,
+                "abstained": threshold is not None and each.confidence is not None and each.confidence < threshold,
             }
             for each in answers
         ]

@@ -144,6 +144,8 @@ def items_of(asked: PredictRequest, served: Served, limits: Limits) -> list[Any]
         for name, kind in fields.items():
             param = f"rows.{place}.{name}"
             if name not in row:
+                if getattr(kind, "optional", False):
+                    continue
                 raise UsageError("serve.field_missing", name=param, param=param)
             if problem := mismatch(row[name], kind.form()):
                 raise UsageError("serve.field_value", name=param, value=show(row[name]), wanted=problem, param=param)

@@ -297,11 +297,13 @@ class ChatReply(BaseModel):
 
 
 class RowAnswer(BaseModel):
-    """The model's answer to one row; `abstained`: its confidence lies below the threshold that was asked for."""
+    """The model's answer to one row; `abstained`: its confidence lies below the threshold that was asked for; `reasons`: the columns of
+    a table that speak most for the answer, where the model can say."""
 
     answer: Any
     confidence: float | None
     scores: dict[str, float] | None
+    reasons: dict[str, float] | None
     abstained: bool
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from zhixing.core.errors import UsageError
 from zhixing.core.files import sha256
 from zhixing.core.folder import MANIFEST
-from zhixing.data.schema import Label, Text
+from zhixing.data.schema import Label, Text, needed
 from zhixing.tasks.artefact import Artefact, load
 
 TEXT_ROUTES = ["/v1/completions", "/v1/chat/completions"]
@@ -34,7 +34,7 @@ class Served:
         """Give the JSON Schema of a row, from the task's own schema: every field but the answer."""
         fields = self.artefact.task.schema.asked.fields
         properties = {name: kind.form() for name, kind in fields.items()}
-        return {"type": "object", "properties": properties, "required": list(fields), "additionalProperties": False}
+        return {"type": "object", "properties": properties, "required": needed(fields), "additionalProperties": False}
 
     def outputs(self) -> dict[str, Any]:
         """Give the JSON Schema of an answer, whose form is that of the task's own answer, with probabilities where there are labels."""
@@ -48,6 +48,7 @@ class Served:
             "answer": answer,
             "confidence": {"anyOf": [share, {"type": "null"}]},
             "scores": {"anyOf": [{"type": "object", "additionalProperties": score}, {"type": "null"}]},
+            "reasons": {"anyOf": [{"type": "object", "additionalProperties": {"type": "number"}}, {"type": "null"}]},
             "abstained": {"type": "boolean"},
         }
         return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}

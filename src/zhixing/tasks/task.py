@@ -21,6 +21,10 @@ TASKS = {
     "language": "zhixing.tasks.language:Language",
     "classify": "zhixing.tasks.classify:Classify",
     "embed": "zhixing.tasks.embed:Embed",
+    "tag": "zhixing.tasks.tag:Tag",
+    "risk": "zhixing.tasks.risk:Risk",
+    "grade": "zhixing.tasks.grade:Grade",
+    "judge": "zhixing.tasks.judge:Judge",
 }
 
 Item = dict[str, Any]
@@ -34,11 +38,13 @@ class Answer:
     value       the answer itself: a label, a text
     confidence  float in [0, 1]: the probability that the model gives to it; None where it has no meaning
     scores      {choice: probability} where there are choices
+    reasons     {column: its share of the answer's score}, the strongest first, where the model can say why
     """
 
     value: Any
     confidence: float | None = None
     scores: dict[str, float] | None = None
+    reasons: dict[str, float] | None = None
 
 
 class Task(Protocol):

@@ -1,0 +1,25 @@
+"""How well two graders agree on a scale of steps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def quadratic_kappa(expected: np.ndarray, given: np.ndarray) -> float:
+    """Give quadratic weighted kappa: 1 - the mean squared gap over that of the same grades paired by chance; NaN where both are constant.
+
+    expected, given  (N,) int   steps of the scale
+
+    Source: Cohen 1968. The weights' denominator cancels, and chance's mean of (a - b)^2 is Var a + Var b + (mean a - mean b)^2.
+    """
+    first, second = np.asarray(expected, float), np.asarray(given, float)
+    if not len(first):
+        return float("nan")
+    chance = first.var() + second.var() + (first.mean() - second.mean()) ** 2
+    return float(1 - ((first - second) ** 2).mean() / chance) if chance else float("nan")
+
+
+def kappa_of_unseen(expected: np.ndarray, given: np.ndarray, unseen: np.ndarray) -> float:
+    """Give `quadratic_kappa` over the answers to questions that training has not seen; NaN where there are none."""
+    chosen = np.asarray(unseen, bool)
+    return quadratic_kappa(np.asarray(expected)[chosen], np.asarray(given)[chosen])

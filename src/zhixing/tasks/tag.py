@@ -1,0 +1,180 @@
+"""Tagging: p(tags | tokens), one tag a token: names in texts, parts of speech, the fold of each residue of a protein.   tokens -> tags
+
+Tags that begin with B- and I- mark spans (BIO): then spans are judged, exactly as CoNLL does, and no invalid sequence is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from zhixing.core.errors import DataError
+from zhixing.data.batch import IGNORED, pad
+from zhixing.data.schema import Schema, Tags, Tokens
+from zhixing.metrics import spans as judged
+from zhixing.metrics.figures import Figures, Mean, Whole
+from zhixing.tasks.task import Answer, Example, Item
+
+READ_BATCH = 32  # texts tagged at once by a neural model
+OUTSIDE = "O"
+
+
+@dataclass(frozen=True)
+class Tag:
+    """One tag for each token.
+
+    tags     the tags, in sorted order: index in this tuple is the model's output
+    longest  pieces of a text that a neural model reads; tokens that lie beyond get the tag O
+    """
+
+    tags: tuple[str, ...]
+    longest: int = 256
+
+    name: ClassVar[str] = "tag"
+    kinds: ClassVar[tuple[str, ...]] = ("encoder", "causal")
+    schema: ClassVar[Schema] = Schema({"tokens": Tokens(), "tags": Tags("tokens")}, "tags")
+    figures: ClassVar[Figures] = {
+        "span_f1": Whole(judged.f1, ("spans",)),
+        "precision": Whole(judged.precision, ("spans",)),
+        "recall": Whole(judged.recall, ("spans",)),
+        "token_accuracy": Whole(judged.share, ("right_tokens", "tokens")),
+        "whole_texts": Mean("correct"),
+    }
+    counted: ClassVar[dict[str, str]] = {"frequent_tag": "zhixing.tasks.tag:fit_frequent", "crf": "zhixing.tasks.tag:fit_crf"}
+    default: ClassVar[str] = "crf"
+    dial: ClassVar[dict[str, Any]] = {"batch": 32, "window": 256, "epochs": 16.0, "learning_rate": 0.001, "dropout": 0.3}
+    reads: ClassVar[str] = "text"
+    fitted: ClassVar[str] = ""
+
+    @classmethod
+    def fit(cls, training_examples: Iterable[Example], **settings: Any) -> Tag:
+        """Read the tags from the training examples; raises DataError when there are fewer than two."""
+        tags = sorted({tag for example in training_examples for tag in example["tags"]})
+        if len(tags) < 2:
+            raise DataError("task.one_label", labels=", ".join(tags))
+        return cls(tags=tuple(tags), **settings)
+
+    def encode(self, example: Example, tokenizer: Any) -> Item:
+        """Turn a text into {"tokens": (T,) int, "firsts": (N,) int}, the pieces of its tokens and where each token begins.
+
+        With the example's tags there is "tags" (T,) int as well: the tag's number at the first piece of a token, -100 at the others, and
+        at tags that training has not seen. With no tokenizer: {"words": the tokens}.
+        """
+        if tokenizer is None:
+            return {"words": list(example["tokens"])}
+        pieces = [tokenizer.encode(each) for each in example["tokens"]]
+        sizes = np.array([max(1, len(each)) for each in pieces])
+        firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])  # (N,)
+        tokens = np.concatenate([each if len(each) else [tokenizer.end_id] for each in pieces]).astype(np.int64)
+        item: Item = {"tokens": tokens[: self.longest], "firsts": firsts[firsts < self.longest]}
+        if "tags" in example:
+            index = {tag: place for place, tag in enumerate(self.tags)}
+            told = np.full(len(item["tokens"]), IGNORED, np.int64)
+            numbers = np.array([index.get(tag, IGNORED) for tag in example["tags"]])
+            told[item["firsts"]] = numbers[: len(item["firsts"])]
+            item["tags"] = told
+        return item
+
+    def head(self, width: int) -> Any:
+        """Give a chain over the tags: the next tag depends on the one before it, and only valid sequences have a probability."""
+        import torch
+
+        from zhixing.layers.crf import Chain
+        from zhixing.models.crf import legal
+
+        return Chain(width, len(self.tags), *map(torch.from_numpy, legal(self.tags)))
+
+    def objective(self, start: Any = None) -> Any:
+        """Give -log p(tags | tokens) of the whole sequence."""
+        from zhixing.objectives.tags import ChainNats
+
+        return ChainNats()
+
+    def answers(self, model: Any, items: Iterable[Item], tokenizer: Any, decoding: Any = None) -> Iterator[Answer]:
+        """Give each text's most probable sequence of tags; the confidence is the smallest of its tokens' probabilities."""
+        kept = list(items)
+        if hasattr(model, "tag"):
+            tags, sure = model.tag([each["words"] for each in kept])
+            for found, each in zip(tags, sure, strict=True):
+                yield Answer(list(found), float(np.min(each, initial=1.0)))
+            return
+        for start in range(0, len(kept), READ_BATCH):
+            yield from self._read(model, kept[start : start + READ_BATCH], tokenizer.pad_id)
+
+    def _read(self, model: Any, items: list[Item], pad_id: int) -> Iterator[Answer]:
+        import torch
+
+        from zhixing.layers import crf
+        from zhixing.layers.kinds import Inputs
+
+        device = next(model.parameters()).device
+        batch = pad([{"tokens": each["tokens"]} for each in items], pad_id)
+        with torch.inference_mode():
+            lengths = torch.as_tensor(batch["lengths"]).to(device)
+            inputs = Inputs(torch.as_tensor(batch["tokens"]).to(device), lengths=lengths)
+            emissions = model(inputs)  # (B, T, K)
+            firsts = pad([{"tokens": each["firsts"]} for each in items], 0)
+            places = torch.as_tensor(firsts["tokens"]).to(device)[..., None].expand(-1, -1, emissions.shape[2])
+            counts = torch.as_tensor(firsts["lengths"]).to(device)
+            chain = (emissions.gather(1, places).float(), *model.head.chain())
+            paths, _ = crf.viterbi(*chain[:2], counts, chain[2])  # (B, N)
+            sure = crf.marginals(*chain[:2], counts, chain[2]).gather(2, paths.clamp(min=0)[..., None])[..., 0]  # (B, N)
+        for item, path, each in zip(items, paths.cpu().numpy(), sure.cpu().numpy(), strict=True):
+            count = len(item["firsts"])
+            yield Answer([self.tags[tag] for tag in path[:count]], float(np.min(each[:count], initial=1.0)))
+
+    def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
+        """Give per text: its spans found, answered and expected (N, 3), its tokens and how many are right, whether all are, confidence."""
+        spans = np.zeros((len(examples), 3))
+        right, tokens = np.zeros(len(examples)), np.zeros(len(examples))
+        for place, (answer, example) in enumerate(zip(answers, examples, strict=True)):
+            said = [*answer.value, *[OUTSIDE] * (len(example["tags"]) - len(answer.value))]
+            spans[place] = judged.count(example["tags"], said)
+            right[place] = sum(one == other for one, other in zip(example["tags"], said, strict=True))
+            tokens[place] = len(said)
+        confidence = np.array([each.confidence for each in answers], float)
+        return {
+            "spans": spans,
+            "right_tokens": right,
+            "tokens": tokens,
+            "correct": (right == tokens).astype(float),
+            "confidence": confidence,
+        }
+
+
+Fitted = tuple[Tag, Any, dict[str, Any]]
+
+
+def fit_frequent(task: Tag, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]) -> Fitted:
+    """Remember the most frequent tag of each token."""
+    from zhixing.models.crf import FrequentTag
+
+    both = [*rows, *held]
+    return task, FrequentTag.fit([each["tokens"] for each in both], [each["tags"] for each in both]), {}
+
+
+def span_f1(answered: Iterable[list[str]], expected: Iterable[list[str]]) -> float:
+    """Give F1 over the spans of several texts."""
+    return judged.f1(np.array([judged.count(wanted, said) for wanted, said in zip(expected, answered, strict=True)]))
+
+
+def fit_crf(task: Tag, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]) -> Fitted:
+    """Fit a chain over sparse features: the prior's strength on the held texts, then both together."""
+    from zhixing.models.crf import CRF
+
+    def split(part: list[Example]) -> tuple[list[list[str]], list[list[str]]]:
+        return [each["tokens"] for each in part], [each["tags"] for each in part]
+
+    strength = settings.get("strength") or 0.0
+    found: dict[str, Any] = {}
+    if held and not strength:
+        chosen, trials = CRF.choose(*split(rows), split(held), span_f1)
+        strength = chosen.config.strength
+        found["trials"] = {str(each): value for each, value in trials.items()}
+        tell("train.strength", method="crf", strength=strength)
+    both = [*rows, *held] if settings.get("refit", True) else rows
+    model = CRF.fit(*split(both), strength=strength) if strength else CRF.fit(*split(both))
+    return task, model, found | {"strength": model.config.strength}
