@@ -40,6 +40,8 @@ MODELS = {
     "mixture": "zhixing.models.mixture:Mixture",
     "skipgram": "zhixing.models.embeddings:Embeddings",
     "cbow": "zhixing.models.embeddings:Embeddings",
+    "crf": "zhixing.models.crf:CRF",
+    "frequent_tag": "zhixing.models.crf:FrequentTag",
 }
 
 
