@@ -42,6 +42,9 @@ MODELS = {
     "cbow": "zhixing.models.embeddings:Embeddings",
     "crf": "zhixing.models.crf:CRF",
     "frequent_tag": "zhixing.models.crf:FrequentTag",
+    "trees": "zhixing.models.trees:Trees",
+    "table_logistic": "zhixing.models.tables:TableLogistic",
+    "majority": "zhixing.models.tables:Majority",
 }
 
 
