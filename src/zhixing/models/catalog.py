@@ -45,6 +45,11 @@ MODELS = {
     "trees": "zhixing.models.trees:Trees",
     "table_logistic": "zhixing.models.tables:TableLogistic",
     "majority": "zhixing.models.tables:Majority",
+    "ridge": "zhixing.models.ridge:Ridge",
+    "popularity": "zhixing.models.items:Popularity",
+    "item_neighbours": "zhixing.models.items:Neighbours",
+    "ease": "zhixing.models.items:Ease",
+    "practice": "zhixing.models.histories:Practice",
 }
 
 
