@@ -42,6 +42,16 @@ MODELS = {
     "mixture": "zhixing.models.mixture:Mixture",
     "skipgram": "zhixing.models.embeddings:Embeddings",
     "cbow": "zhixing.models.embeddings:Embeddings",
+    "crf": "zhixing.models.crf:CRF",
+    "frequent_tag": "zhixing.models.crf:FrequentTag",
+    "trees": "zhixing.models.trees:Trees",
+    "table_logistic": "zhixing.models.tables:TableLogistic",
+    "majority": "zhixing.models.tables:Majority",
+    "ridge": "zhixing.models.ridge:Ridge",
+    "popularity": "zhixing.models.items:Popularity",
+    "item_neighbours": "zhixing.models.items:Neighbours",
+    "ease": "zhixing.models.items:Ease",
+    "practice": "zhixing.models.histories:Practice",
 }
 
 
