@@ -10,7 +10,7 @@ import torch
 
 from zhixing.layers import attention, blocks, history, positions, segments
 from zhixing.layers.kinds import Inputs, next_log_probabilities
-from zhixing.models import catalog
+from zhixing.models import bidirectional, catalog
 
 V = 37
 SHAPE = re.compile(r"^\s+(\w+)\s+(?:two |tokens )?\(([^)]*)\) (?:int|float|bool)", re.MULTILINE)
@@ -46,12 +46,18 @@ def make(kind: str, **form) -> torch.nn.Module:
 
 DECODER = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
            "head_dim": 8, "max_position_embeddings": 32}  # fmt: skip
+BERT = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 40, "max_position_embeddings": 32}
 MODELS = {
     "qwen3": (DECODER, 24),
     "lstm": ({"embedding_dim": 20, "hidden_dim": 28}, 28),
     "feedforward": ({"embedding_dim": 6, "hidden_dim": 28, "context": 4}, 28),
     "convolution": ({"hidden_size": 16, "kernel_size": 3, "dilations": [1, 2]}, 16),
     "gpt2": ({"n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 32}, 24),
+    "bert": (BERT, 24),
+}
+ENCODERS = {
+    "textcnn": ({"embedding_dim": 10, "kernel_sizes": [2, 3], "filters": 14}, 28),
+    "bilstm": ({"embedding_dim": 10, "hidden_dim": 14, "num_layers": 2}, 28),
 }
 
 
@@ -90,6 +96,30 @@ def shape_cases():
         states = made[name].states(inputs)
         yield type(made[name]).states, {"inputs": inputs.tokens, "return": states}, {**sizes, "D": width}
         yield type(made[name]).logits, {"states": states, "return": made[name].logits(states)}, {**sizes, "D": width}
+    for name, (form, width) in ENCODERS.items():
+        encoder = make(name, **form)
+        yield type(encoder).states, {"inputs": inputs.tokens, "return": encoder.states(inputs)}, {**sizes, "D": width}
+    x, lengths = torch.randn(3, 5, 10), torch.tensor([5, 2, 1])
+    back = {**sizes, "D": 10, "E": 10}
+    yield bidirectional.turn, {"x": x, "lengths": lengths, "return": bidirectional.turn(x, lengths)}, back
+    layer = make("bilstm", **ENCODERS["bilstm"][0]).layers[0]
+    yield type(layer).forward, {"x": x, "lengths": lengths, "return": layer(x, lengths)}, {**back, "D": 28}
+    mask, heads = attention.encoder_mask(inputs.tokens, lengths, torch.zeros(3, 5)), torch.randn(3, 4, 5, 8)
+    seen = {"tokens": inputs.tokens, "lengths": lengths, "segments": torch.zeros(3, 5), "return": mask}
+    yield attention.encoder_mask, seen, sizes
+    mixed = attention.attend_masked(queries, heads, heads, mask)
+    yield attention.attend_masked, {"queries": queries, "keys": heads, "values": heads, "mask": mask, "return": mixed}, sizes
+    x, made_of = torch.randn(3, 5, 24), made["bert"].bert
+    block, places = made_of.encoder["layer"][0], torch.zeros(3, 5, dtype=torch.long)
+    embedded = made_of.embeddings(inputs.tokens, places)
+    yield type(made_of.embeddings).forward, {"tokens": inputs.tokens, "positions": places, "return": embedded}, sizes
+    gather = block.attention["self"]
+    yield type(gather).forward, {"x": x, "mask": mask, "return": gather(x, mask)}, sizes
+    wide = torch.randn(3, 5, 40)
+    yield type(block.output).forward, {"made": wide, "stream": x, "return": block.output(wide, x)}, {**sizes, "E": 40}
+    yield positions.waves, {"return": positions.waves(5, 24, x.device)}, sizes
+    yield segments.alone, {"tokens": inputs.tokens, "segments": places, "lengths": lengths,
+                           "return": segments.alone(lambda rows, _: read(rows), inputs.tokens, places, lengths)}, sizes  # fmt: skip
     yield next_log_probabilities, {"return": next_log_probabilities(made["lstm"], inputs)}, sizes
 
 

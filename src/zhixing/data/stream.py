@@ -19,6 +19,9 @@ from zhixing.data.batch import pad, size
 
 ROW_WORDS = 64  # words a row of `Neighbours`: long beside a window, short enough that most products of a row are used
 NOISE_POWER = 0.75  # words are drawn by their count to this power. Source: Mikolov et al. 2013, section 2.2
+# Of a row's places; of those, by the mask; by a random token. Source: Devlin et al. 2019, section 3.1
+MASKED_SHARE, HIDDEN, REPLACED = 0.15, 0.8, 0.1
+IGNORED = -100
 POOL_BATCHES = 32  # rows of so many batches are sorted by length together: little padding, order still random
 
 
@@ -124,6 +127,46 @@ class Rows:
         places = _places(step, micro, micros, self.batch_rows, len(self.items))
         chosen = np.concatenate([self._epoch(epoch)[place] for epoch, place in places])
         return pad([self.items[each] for each in chosen], self.pad_id)
+
+
+class Masked:
+    """The rows of another stream with some of their tokens hidden, which are to be told from the rest.
+
+    Of each row, 15 % of the places are targets, at least one: 80 % of these hold the mask, 10 % a random token, 10 % what they held. They
+    are drawn anew in every step, by a generator of the step and the row, so that they do not depend on the number of micro-batches.
+    Source: Devlin et al. 2019, section 3.1, arXiv:1810.04805. Differs: drawn anew each time, as in Liu et al. 2019, arXiv:1907.11692.
+
+    stream      of rows of tokens, `Windows` or `Rows`
+    mask        int    the model's token for what is hidden
+    vocabulary  int    random tokens are drawn below it
+    """
+
+    def __init__(self, stream: Windows | Rows, mask: int, vocabulary: int, seed: int) -> None:
+        self.stream, self.mask, self.vocabulary, self.seed = stream, mask, vocabulary, seed
+        self.batch_rows = stream.batch_rows
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Count the steps after which every row of an epoch was seen."""
+        return self.stream.steps_per_epoch
+
+    def batch(self, step: int, micro: int = 0, micros: int = 1) -> dict[str, np.ndarray]:
+        """Give one micro-batch of a step.
+
+        return  what the stream gave, with "tokens" as the model may see them and {"targets": (B, T) int64}, IGNORED where none is hidden
+        """
+        batch = self.stream.batch(step, micro, micros)
+        tokens = batch["tokens"].copy()  # (B, T)
+        targets = np.full_like(tokens, IGNORED)  # (B, T)
+        first = micro * self.batch_rows // micros
+        for row, length in enumerate(batch.get("lengths", np.full(len(tokens), tokens.shape[1]))):
+            source = generator(self.seed, "masked", step, first + row)
+            count = min(int(length), max(1, round(MASKED_SHARE * int(length))))
+            places = source.permutation(int(length))[:count]
+            how, drawn = source.random(count), source.integers(self.vocabulary, size=count)
+            targets[row, places] = tokens[row, places]
+            tokens[row, places] = np.select([how < HIDDEN, how < HIDDEN + REPLACED], [self.mask, drawn], tokens[row, places])
+        return {**batch, "tokens": tokens, "targets": targets}
 
 
 def kept_share(counts: np.ndarray, subsample: float) -> np.ndarray:

@@ -52,6 +52,43 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
 
+def attend_masked(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mix the values that each query may see, later ones as well.
+
+    queries  (B, H, T, K) float
+    keys     (B, H, S, K) float
+    values   (B, H, S, K) float
+    mask     (B, 1, T, S) bool, True: may see, and every query may see something; None: all keys
+    return   (B, H, T, K) float
+    """
+    short = max(queries.shape[2], keys.shape[2]) < SHORT  # as in `attend_short`; at 256 tokens both took the same with a mask
+    if not (short and queries.dtype == torch.bfloat16 and queries.device.type == "cpu"):
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    scores = (queries * queries.shape[3] ** -0.5) @ keys.mT  # (B, H, T, S)
+    if mask is not None:
+        scores = scores.masked_fill_(~mask, float("-inf"))
+    return scores.softmax(-1, dtype=queries.dtype) @ values
+
+
+def encoder_mask(tokens: Tensor, lengths: Tensor | None, segments: Tensor | None) -> Tensor | None:
+    """Let a position see the real positions of its own segment, and itself: a padded one must see something, for NaN would spread.
+
+    tokens    (B, T) int
+    lengths   (B,) int      how many of a row's tokens are real, from the left; None: all
+    segments  (B, T) int    None: one segment
+    return    (B, 1, T, T) bool; None: everything may see everything
+    """
+    if lengths is None and segments is None:
+        return None
+    T = tokens.shape[1]
+    seen = torch.ones(1, 1, T, dtype=torch.bool, device=tokens.device) if segments is None else segments[:, :, None] == segments[:, None]
+    if lengths is not None:
+        real = torch.arange(T, device=tokens.device) < lengths[:, None]  # (B, T)
+        seen = seen & real[:, None]
+    itself = torch.eye(T, dtype=torch.bool, device=tokens.device)  # (T, T)
+    return (seen | itself).unsqueeze(1)  # (B, 1, T, T)
+
+
 def segment_mask(segments: Tensor) -> Tensor:
     """Let a position see the earlier positions of its own segment, and itself.
 

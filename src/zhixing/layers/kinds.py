@@ -63,6 +63,33 @@ class Causal(Protocol):
 
 
 @runtime_checkable
+class Encoder(Protocol):
+    """A model whose states say what stands where in a whole text: a state may depend on every real token of its row."""
+
+    width: int
+    pooling: str  # "mean" or "max": how a head best makes one vector of a text's states
+    window: int | None
+
+    def states(self, inputs: Inputs) -> Tensor:
+        """Return (B, T, D) states; what lies beyond a row's length changes none of its real ones."""
+
+
+@runtime_checkable
+class Masked(Protocol):
+    """An encoder that fills in masked tokens: p(token at a place | every other place)."""
+
+    window: int | None
+    vocabulary: int
+    mask_id: int | None  # the token that stands where one is masked; None: the config names none
+
+    def states(self, inputs: Inputs) -> Tensor:
+        """Return (B, T, D) states."""
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return (..., V) unnormalised log-probabilities of the token at a place itself from (..., D) states."""
+
+
+@runtime_checkable
 class Countable(Protocol):
     """A counted or mixed next-token model: it gives log-probabilities and has no states."""
 

@@ -1,4 +1,4 @@
-"""Rotary positions: a query meets a key at an angle that depends on how far apart they stand.
+"""Rotary positions: a query meets a key at an angle that depends on how far apart they stand; and the waves that learned ones begin as.
 
 Source: Su et al. 2021, eq. 34, arXiv:2104.09864. Differs: pairs are (i, i+K/2), as in the Hugging Face weights.
 Leaves out: stretched rotations for texts longer than those trained on.
@@ -7,7 +7,10 @@ Leaves out: stretched rotations for texts longer than those trained on.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+LONGEST_WAVE = 100.0  # the best of a few for GPT-2: see its plans
 
 
 def rotation(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -33,3 +36,15 @@ def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return  (B, H, T, K) float
     """
     return heads * cosine + heads.roll(heads.shape[-1] // 2, -1) * sine
+
+
+def waves(positions: int, width: int, device: torch.device) -> Tensor:
+    """Give each position a vector of sines and cosines of many lengths, so that a shift in place is the same turn everywhere.
+
+    return  (T, D) float, of mean square 1
+
+    Source: Vaswani et al. 2017, section 3.5, arXiv:1706.03762. Differs: all sines stand before all cosines.
+    """
+    pairs = torch.arange(0, width, 2, device=device)[: width // 2]  # (N,), N = D / 2
+    angles = torch.arange(positions, device=device).unsqueeze(1) * LONGEST_WAVE ** (-pairs / width)  # (T, N)
+    return F.pad(2**0.5 * torch.cat([angles.sin(), angles.cos()], -1), (0, width % 2))  # (T, D)

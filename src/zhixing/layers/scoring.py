@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zhixing.core.errors import UsageError
-from zhixing.layers.kinds import Causal, Countable, Inputs
+from zhixing.layers.kinds import Causal, Countable, Encoder, Inputs
 
 # A lane's first counted token has this many before it; a lane is at least LANE tokens long, so the run-up costs at most an eighth.
 RUN_UP, LANE, CHUNK = 1024, 8192, 256
@@ -56,7 +56,7 @@ def score(model: Causal | Countable, tokens: np.ndarray, window: int | None = No
 
 
 @torch.no_grad()
-def embed(model: Causal, texts: list[list[int]]) -> np.ndarray:
+def embed(model: Causal | Encoder, texts: list[list[int]]) -> np.ndarray:
     """Give the mean of a model's states over each text's tokens; a text longer than the window is read in windows, and all of it counts.
 
     texts   N lists of int, tokens, none of them empty
@@ -69,9 +69,11 @@ def embed(model: Causal, texts: list[list[int]]) -> np.ndarray:
     try:
         means = []
         for tokens in texts:
-            pieces = torch.tensor(tokens, device=device).split(model.window or CHUNK)
-            cache = model.cache(1) if model.window is None else None  # without a window, the state goes on through the text
-            total = torch.stack([model.states(Inputs(each.unsqueeze(0)), cache)[0].sum(0) for each in pieces]).sum(0)  # (D,)
+            # Without a window, the state of a causal model goes on through the text; what looks ahead reads all of it at once.
+            cache = model.cache(1) if model.window is None and hasattr(model, "cache") else None
+            pieces = torch.tensor(tokens, device=device).split(model.window or (len(tokens) if cache is None else CHUNK))
+            carried = {} if cache is None else {"cache": cache}
+            total = torch.stack([model.states(Inputs(each.unsqueeze(0)), **carried)[0].sum(0) for each in pieces]).sum(0)  # (D,)
             means.append((total / len(tokens)).float().cpu().numpy())
     finally:
         if was_training:

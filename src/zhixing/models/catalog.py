@@ -8,6 +8,7 @@ A family is one file and one line here a name, keyed by `model_type` as Hugging 
 and, when its tensors are not simply its state dict, `tensors()`. A family that the training loop trains offers as well
     PLANS                                        {name: {size: settings}}, the dial's frozen plans of each of its names
     configure(settings, vocabulary, longest)     the config of the model that settled settings describe
+    kinds                                        what it can serve as: "causal", "encoder", "encoder_decoder", "lexical"; one or more
 Nothing is imported until it is asked for, torch neither.
 Leaves out: files and folders (tasks/artefact.py).
 """
@@ -15,7 +16,7 @@ Leaves out: files and folders (tasks/artefact.py).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,10 @@ MODELS = {
     "rnn": "zhixing.models.recurrent:TextGenerator",
     "gru": "zhixing.models.recurrent:TextGenerator",
     "lstm": "zhixing.models.recurrent:TextGenerator",
+    "textcnn": "zhixing.models.textcnn:TextCNN",
+    "bilstm": "zhixing.models.bidirectional:Bidirectional",
+    "bigru": "zhixing.models.bidirectional:Bidirectional",
+    "bert": "zhixing.models.bert:Bert",
     "grammar": "zhixing.models.grammar:Grammar",
     "ngram": "zhixing.models.ngram:NGram",
     "dirichlet": "zhixing.models.ngram:NGram",
@@ -67,9 +72,11 @@ def find(config: Mapping[str, Any]) -> type:
     return getattr(importlib.import_module(module), attribute)
 
 
-def trained() -> tuple[str, ...]:
-    """List the names that the training loop can train, in the table's order."""
-    return tuple(name for name in MODELS if hasattr(find({"model_type": name}), "configure"))
+def trained(kinds: Collection[str] | None = None) -> tuple[str, ...]:
+    """List the names that the training loop can train, in the table's order: those that serve as one of the kinds, or as any."""
+    families = {name: find({"model_type": name}) for name in MODELS}
+    trainable = {name: family for name, family in families.items() if hasattr(family, "configure")}
+    return tuple(name for name, family in trainable.items() if kinds is None or set(kinds) & set(family.kinds))
 
 
 def plan(name: str, size: str) -> dict[str, Any]:

@@ -91,6 +91,7 @@ class Convolution(nn.Module):
     """
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"convolution": PLANS}
+    kinds: ClassVar[tuple[str, ...]] = ("causal", "encoder")
 
     def __init__(self, config: ConvolutionConfig) -> None:
         super().__init__()

@@ -77,6 +77,7 @@ class Embeddings(nn.Module):
     """
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"skipgram": PLANS, "cbow": PLANS}
+    kinds: ClassVar[tuple[str, ...]] = ("lexical",)
 
     def __init__(self, config: EmbeddingsConfig) -> None:
         super().__init__()

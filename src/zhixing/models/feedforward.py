@@ -58,6 +58,7 @@ class FeedForward(nn.Module):
     """A causal language model: p(next token | the last n tokens), at every position at once."""
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"feedforward": PLANS}
+    kinds: ClassVar[tuple[str, ...]] = ("causal", "encoder")
 
     def __init__(self, config: FeedForwardConfig) -> None:
         super().__init__()

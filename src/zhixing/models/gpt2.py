@@ -22,6 +22,7 @@ from zhixing.core.config import read
 from zhixing.core.errors import DataError, ShapeError
 from zhixing.layers.attention import KeyValues, attend, segment_mask
 from zhixing.layers.kinds import Inputs
+from zhixing.layers.positions import waves
 
 # What this file can compute of settings that other models of this layout vary; another value would be another model.
 FIXED = {
@@ -49,7 +50,7 @@ PLANS = {
     "large": {"layers": 12, "width": 768, "heads": 12, "window": 1024, "batch": 16, "accumulate": 4, "epochs": 4.0},
 }
 TABLE_SCALE = 0.02  # as in GPT-2: nearly uniform at first
-POSITION_SCALE, LONGEST_WAVE = 0.06, 100.0
+POSITION_SCALE = 0.06
 
 
 @dataclass(frozen=True)
@@ -164,22 +165,11 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(config.embd_pdrop)
 
 
-def waves(positions: int, width: int, device: torch.device) -> Tensor:
-    """Give each position a vector of sines and cosines of many lengths, so that a shift in place is the same turn everywhere.
-
-    return  (T, D) float, of mean square 1
-
-    Source: Vaswani et al. 2017, section 3.5, arXiv:1706.03762. Differs: all sines stand before all cosines.
-    """
-    pairs = torch.arange(0, width, 2, device=device)[: width // 2]  # (N,), N = D / 2
-    angles = torch.arange(positions, device=device).unsqueeze(1) * LONGEST_WAVE ** (-pairs / width)  # (T, N)
-    return F.pad(2**0.5 * torch.cat([angles.sin(), angles.cos()], -1), (0, width % 2))  # (T, D)
-
-
 class GPT2(nn.Module):
     """A causal language model: p(next token | tokens so far), at every position at once."""
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"gpt2": PLANS}
+    kinds: ClassVar[tuple[str, ...]] = ("causal", "encoder")
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()

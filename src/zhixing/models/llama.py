@@ -178,6 +178,7 @@ class Llama(nn.Module):
     """
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"qwen3": PLANS, "llama": PLANS}
+    kinds: ClassVar[tuple[str, ...]] = ("causal", "encoder")
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()

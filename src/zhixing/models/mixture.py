@@ -63,6 +63,7 @@ class Mixture:
     """
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"mixture": Llama.PLANS[TRAINED]}
+    kinds: ClassVar[tuple[str, ...]] = ("causal",)
 
     def __init__(self, parts: Sequence[Causal | Countable], weights: np.ndarray) -> None:
         self.parts = tuple(parts)

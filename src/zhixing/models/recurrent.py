@@ -84,6 +84,7 @@ class TextGenerator(nn.Module):
     """
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = dict.fromkeys(("rnn", "gru", "lstm"), PLANS)
+    kinds: ClassVar[tuple[str, ...]] = ("causal", "encoder")
 
     def __init__(
         self,

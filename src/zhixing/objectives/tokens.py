@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +18,24 @@ from zhixing.objectives.loss import Batch, Loss, Term
 
 IGNORED = -100
 CHUNK_LOGITS = 1 << 24  # logits held at once, in numbers: 64 MiB in fp32
+
+
+def summed_nats(model: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+    """Sum -log p(target) over places; the vocabulary is paid for in chunks of them.
+
+    states   (N, D) float
+    targets  (N,) int        IGNORED: not counted
+    return   () float
+    """
+
+    def summed(chunk: Tensor, wanted: Tensor) -> Tensor:
+        return F.cross_entropy(model.logits(chunk).float(), wanted, ignore_index=IGNORED, reduction="sum")
+
+    rows = max(1, CHUNK_LOGITS // model.vocabulary)
+    if len(targets) <= rows:
+        return summed(states, targets)
+    pieces = zip(states.split(rows), targets.split(rows), strict=True)
+    return torch.stack([checkpoint(summed, chunk, wanted, use_reentrant=False) for chunk, wanted in pieces]).sum()
 
 
 @dataclass(frozen=True)
@@ -37,16 +55,4 @@ class NextToken:
         """
         inputs = Inputs(batch["tokens"], segments=batch.get("segments"), positions=batch.get("positions"))
         states = model.states(inputs)  # (B, T, D)
-        states = states.flatten(0, 1)  # (B*T, D)
-        targets = batch["targets"].flatten()  # (B*T,)
-
-        def summed(chunk: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-            return F.cross_entropy(model.logits(chunk).float(), wanted, ignore_index=IGNORED, reduction="sum")
-
-        rows = max(1, CHUNK_LOGITS // model.vocabulary)
-        if len(targets) <= rows:
-            total = summed(states, targets)
-        else:
-            pieces = zip(states.split(rows), targets.split(rows), strict=True)
-            total = torch.stack([checkpoint(summed, chunk, wanted, use_reentrant=False) for chunk, wanted in pieces]).sum()
-        return (Term("nats", total),)
+        return (Term("nats", summed_nats(model, states.flatten(0, 1), batch["targets"].flatten())),)

@@ -123,8 +123,8 @@ class Optimizers:
 def build(model: nn.Module, settings: Any, low_precision: bool) -> Optimizers:
     """Give each parameter its optimiser: Muon for hidden matrices when asked, AdamW for all else; vectors are never decayed.
 
-    Embeddings are known by their module, heads by name: lm_head, head, output. A module that has several matrices side by side in its
-    weight says how many: `pieces`.
+    Embeddings are known by their module, heads by name: `head` at the top, or the module lm_head. A module that has several matrices
+    side by side in its weight says how many: `pieces`.
 
     settings  has optimizer, learning_rate, matrix_rate, weight_decay, momentum
     """
@@ -132,7 +132,8 @@ def build(model: nn.Module, settings: Any, low_precision: bool) -> Optimizers:
     embeddings = {each.weight for each in model.modules() if isinstance(each, nn.Embedding)}
     matrices, tables, vectors = [], [], []
     for p, name in names.items():
-        hidden = p.ndim == 2 and p not in embeddings and not any(part in name for part in ("lm_head", "head.", "output"))
+        of_head = name.startswith("head.") or name.endswith("lm_head.weight")
+        hidden = p.ndim == 2 and p not in embeddings and not of_head
         if p.ndim < 2:
             vectors.append(p)
         elif hidden and settings.optimizer == "muon":
