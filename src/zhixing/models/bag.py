@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 METHODS = ("naive_bayes", "logistic")
-MAJORITY = "majority"  # reads nothing
 PRIORS = {"naive_bayes": ("dirichlet", "feature"), "logistic": ("gaussian", "weight")}
 STRENGTHS = {"naive_bayes": (1.0, 0.3, 0.1, 0.03), "logistic": (1.0, 0.25, 0.06, 0.015)}
 STEPS = 60  # of L-BFGS
@@ -37,7 +36,7 @@ SPACE, WORD, HAN, OTHER = range(4)
 class BagConfig:
     """How texts are read and what was fitted.
 
-    method      str             "naive_bayes" or "logistic"; "majority" reads nothing
+    method      str             "naive_bayes" or "logistic"
     strength    float           of the prior: pseudo-counts a feature, or the precision of the Gaussian over weights
     words       int             longest run of words that is a feature
     characters  (int, int)      runs of characters inside a word that are features
@@ -177,18 +176,6 @@ class Bag:
         return cls(config, columns, idf, weights, bias)
 
     @classmethod
-    def shares(cls, labels: np.ndarray, label_count: int) -> Bag:
-        """Know nothing of any text but how frequent each label is: the least that a classifier can be.
-
-        labels  (B,) int, at least one
-        """
-        counts = np.bincount(np.asarray(labels, np.int64), minlength=label_count)
-        with np.errstate(divide="ignore"):
-            bias = np.maximum(np.log(counts / counts.sum()), np.log(np.finfo(np.float64).tiny))
-        empty = np.zeros(0, np.float32)
-        return cls(BagConfig(label_count, MAJORITY, 0.0), np.zeros(0, np.int32), empty, np.zeros((0, label_count), np.float32), bias)
-
-    @classmethod
     def choose(
         cls,
         texts: Sequence[str],
@@ -235,9 +222,7 @@ class Bag:
 
     @property
     def prior(self) -> dict[str, Any]:
-        """The prior by name, strength and what has so much of it; nothing where none was needed."""
-        if self.config.method == MAJORITY:
-            return {}
+        """The prior by name, strength and what has so much of it."""
         name, per = PRIORS[self.config.method]
         return {"name": name, "strength": self.config.strength, "per": per}
 
@@ -248,8 +233,6 @@ class Bag:
         return  (B, labels) float64; each row sums to 1
         """
         texts = list(texts)
-        if not len(self.columns):
-            return np.tile(normalise(self.bias[None]), (len(texts), 1))
         parts = [
             self.read(count_columns(texts[start : start + ROWS_AT_ONCE], self.columns, self.config))
             for start in range(0, len(texts), ROWS_AT_ONCE)

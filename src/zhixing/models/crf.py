@@ -240,6 +240,8 @@ class CRF:
     start        (K,) float64         the same for a sentence's first tag
     """
 
+    arrays = True
+
     def __init__(self, config: CRFConfig, columns: np.ndarray, weights: np.ndarray, transitions: np.ndarray, start: np.ndarray) -> None:
         self.config = config
         self.columns = columns
@@ -418,6 +420,8 @@ class FrequentTag:
     best    (N,) int64            the tag of each
     shares  (N,) float64          how often it had that tag
     """
+
+    arrays = True
 
     def __init__(self, config: FrequentConfig, words: np.ndarray, best: np.ndarray, shares: np.ndarray) -> None:
         self.config = config

@@ -104,6 +104,8 @@ def widen(counts: Counts, skill_count: int) -> csr_matrix:
 class Practice:
     """p(right) of each answer from those before it: weights (F,) float64, the SHARED ones, then ease, right and wrong of each skill."""
 
+    arrays = True
+
     def __init__(self, config: PracticeConfig, weights: np.ndarray) -> None:
         self.config = config
         self.weights = weights

@@ -100,6 +100,8 @@ def rule_out(scores: np.ndarray, histories: Sequence[History]) -> np.ndarray:
 class Popularity:
     """How many histories have each item: counts (N,) int64."""
 
+    arrays = True
+
     def __init__(self, config: PopularityConfig, counts: np.ndarray) -> None:
         self.config = config
         self.counts = counts
@@ -140,6 +142,8 @@ class Neighbours:
     items    (E,) int32      the neighbours
     cosines  (E,) float32    users of both / (square root of users of one * users of the other + SHRINK)
     """
+
+    arrays = True
 
     def __init__(self, config: NeighboursConfig, starts: np.ndarray, items: np.ndarray, cosines: np.ndarray) -> None:
         self.config = config
@@ -205,6 +209,8 @@ class Ease:
     factors   (E, N) float32    Q
     diagonal  (N,) float64      of lambda P
     """
+
+    arrays = True
 
     def __init__(self, config: EaseConfig, factors: np.ndarray, diagonal: np.ndarray) -> None:
         self.config = config

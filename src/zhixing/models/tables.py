@@ -144,6 +144,8 @@ class TableLogistic:
     bias               (labels,) float64
     """
 
+    arrays = True
+
     def __init__(self, config: LogisticConfig, means: np.ndarray, deviations: np.ndarray, weights: np.ndarray, bias: np.ndarray) -> None:
         self.config = config
         self.columns = Columns.from_dict(config.columns)
@@ -258,6 +260,8 @@ class MajorityConfig:
 
 class Majority:
     """The share of each label in training, whatever the example says: counts (labels,) int64."""
+
+    arrays = True
 
     def __init__(self, config: MajorityConfig, counts: np.ndarray) -> None:
         self.config = config

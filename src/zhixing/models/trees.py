@@ -131,6 +131,8 @@ class Trees:
     baseline  (outputs,) float64   the score before any tree
     """
 
+    arrays = True
+
     def __init__(self, config: TreesConfig, forest: Forest, baseline: np.ndarray) -> None:
         self.config = config
         self.columns = Columns.from_dict(config.columns)

@@ -345,7 +345,7 @@ def _second_pass(
                     if text:
                         written[part].write({"text": text})
             else:
-                part = given.split or split_of(schema.key(example), settings.seed, validation, test)
+                part = given.split or ("test" if only_judged(task) else None) or split_of(schema.key(example), settings.seed, validation, test)
                 rows_out[part] += 1
                 characters += sum(map(len, schema.texts(example)))
                 written[part].write(example)
@@ -380,6 +380,11 @@ def _second_pass(
     }
 
 
+def only_judged(task: str) -> bool:
+    """Say whether nothing is trained on a task's rows: then all of them are for testing."""
+    return not task_class(task).default
+
+
 def _fault(name: bytes, whole: bytes, given: Input, plan: Plan, taken: set[bytes]) -> str | None:
     """Name why a good row may not be wanted: its text has two labels, what it asks is in an official split, or all of it came before."""
     if given.split is None:
@@ -407,6 +412,8 @@ def _prove(
 def _judge(written: dict[str, Written], task: str, shares: dict[str, float], tell: Callable[..., None]) -> None:
     """Refuse a corpus that nothing can be learnt from, and say what is thin."""
     train = written["train"]
+    if only_judged(task):
+        return
     if not train.examples or (task == "language" and train.characters < LEAST_CHARACTERS):
         raise DataError("prepare.too_small", examples=train.examples, characters=train.characters, least=LEAST_CHARACTERS)
     if train.labels:

@@ -188,11 +188,11 @@ def fit_majority(
     task: Classify, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]
 ) -> tuple[Classify, Any, dict[str, Any]]:
     """Answer every text by the shares of the labels."""
-    from zhixing.models.bag import Bag
+    from zhixing.models.tables import Majority
 
     index = {label: place for place, label in enumerate(task.labels)}
     labels = np.array([index[row["label"]] for row in (*rows, *held) if row["label"] in index])
-    return task, Bag.shares(labels, len(index)), {"method": "majority"}
+    return task, Majority.fit(labels, len(index)), {}
 
 
 def fit_bag(

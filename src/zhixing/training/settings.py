@@ -23,8 +23,8 @@ TOLD = {
     "grammar": ("tokenizer", "vocabulary", "dictionary", "size", "classes"),
     "ngram": ("tokenizer", "vocabulary", "dictionary", "order"),
     **dict.fromkeys(("dirichlet", "additive"), ("tokenizer", "vocabulary", "dictionary", "order", "strength")),
-    "majority": (),
-    **dict.fromkeys(("naive_bayes", "logistic"), ("strength",)),
+    **dict.fromkeys(("majority", "frequent_tag", "trees", "mean_score", "copy", "popularity", "item_neighbours"), ()),
+    **dict.fromkeys(("naive_bayes", "logistic", "crf", "table_logistic", "ridge", "ease", "practice"), ("strength",)),
 }
 LANGUAGE_ONLY = ("mixture",)
 TASK_OF = {"skipgram": "embed", "cbow": "embed"}  # models that are of another task than their corpus, whatever that is
@@ -159,7 +159,8 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     from_recipe = read_recipe(recipe)
     first = resolve(TrainSettings, ("recipe", from_recipe), ("flag", flags)).value
     model = of.default if first.model == "auto" else first.model
-    trained = tuple(name for name in catalog.trained() if task == "language" or name not in LANGUAGE_ONLY)
+    kinds = (*of.kinds, "lexical") if of.reads == "text" else of.kinds
+    trained = tuple(name for name in catalog.trained(kinds) if task == "language" or name not in LANGUAGE_ONLY)
     known = (*of.counted, *trained)
     if model not in known:
         raise UsageError("settings.model", name=model, task=task, among=known)
@@ -199,7 +200,7 @@ def refuse_unused(model: str, flags: dict[str, Any], counted: Container[str]) ->
 
     counted  the models that are fitted without the loop
     """
-    told = ("model", "seed", "threads", *TOLD.get(model, ("strength",)))
+    told = ("model", "seed", "threads", *TOLD.get(model, ()))
     for name, value in flags.items():
         of_another = name in ("strength", "classes") or (name == "order" and model != "mixture")
         if value is not None and name not in told and (model in counted or of_another):
