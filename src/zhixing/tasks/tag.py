@@ -131,7 +131,8 @@ class Tag:
         spans = np.zeros((len(examples), 3))
         right, tokens = np.zeros(len(examples)), np.zeros(len(examples))
         for place, (answer, example) in enumerate(zip(answers, examples, strict=True)):
-            said = [*answer.value, *[OUTSIDE] * (len(example["tags"]) - len(answer.value))]
+            count = len(example["tags"])
+            said = [*answer.value, *[OUTSIDE] * count][:count]
             spans[place] = judged.count(example["tags"], said)
             right[place] = sum(one == other for one, other in zip(example["tags"], said, strict=True))
             tokens[place] = len(said)

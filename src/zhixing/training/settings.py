@@ -167,8 +167,9 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     if first.size not in CHOICES["size"]:
         raise UsageError("settings.choice", setting="size", name=first.size, among=CHOICES["size"])
     dial = catalog.plan(model, first.size) if model in catalog.MODELS else {}
-    if model in trained:
-        dial |= task_class(TASK_OF.get(model, task)).dial
+    if model in trained:  # a family that only reads texts has plans of its own for that; one that writes them is told how to read
+        of_task = task_class(TASK_OF.get(model, task)).dial
+        dial = {**dial, **of_task} if "causal" in catalog.find({"model_type": model}).kinds else {**of_task, **dial}
     settled = resolve(TrainSettings, ("dial", dial), ("recipe", from_recipe), ("flag", flags))
     settled = Settings(
         replace(settled.value, model=model), {**settled.origins, "model": settled.origins["model"] if first.model != "auto" else "task"}

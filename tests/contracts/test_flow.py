@@ -1,0 +1,178 @@
+"""Every task of rows goes the whole way with no code: prepare, train, evaluate, predict, serve; one answer, whatever the door.
+
+The rows are made here, each with a rule that can be learnt. A figure must be better than the least model's, perfect answers must score
+best and shuffled ones like chance, and bad rows must be named by file and line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zhixing import evaluate, load, prepare, train
+from zhixing.core.errors import DataError
+from zhixing.data.corpus import open_corpus
+from zhixing.evaluation.predict import predict_rows
+from zhixing.preparation.prepare import Prepare
+from zhixing.serving import asks
+from zhixing.serving.limits import Limits
+from zhixing.serving.schema import PredictRequest
+from zhixing.serving.served import open_models
+from zhixing.tasks.task import TASKS, Answer, task_class
+
+SMALL = {"steps": 60, "size": "tiny", "width": 32, "batch": 8, "window": 48, "precision": "fp32", "threads": 1, "learning_rate": 0.01}
+LONGER = {"grade": {"steps": 200}}
+NAMES = ("Ada", "Bo", "Chen", "Dee", "王芳", "李明")
+
+
+def classify(draw: random.Random, number: int) -> dict[str, Any]:
+    label = draw.choice(("good", "bad"))
+    return {"text": f"{draw.choice(NAMES)} says {number}: {'fine 好' if label == 'good' else 'awful 差'}", "label": label}
+
+
+def tag(draw: random.Random, number: int) -> dict[str, Any]:
+    tokens, tags = [str(number)], ["O"]
+    for _ in range(draw.randrange(4)):  # a name is a person or a place by the word before it
+        word, sort = draw.choice((("with", "person"), ("in", "place"), ("by", "")))
+        tokens += [word, draw.choice(NAMES)]
+        tags += ["O", f"B-{sort}" if sort else "O"]
+    return {"tokens": [*tokens, "."], "tags": [*tags, "O"]}
+
+
+def risk(draw: random.Random, number: int) -> dict[str, Any]:
+    age, job = draw.randrange(18, 80), draw.choice(("clerk", "cook", None))
+    bad = age < 40 and job != "clerk"
+    return {"age": age, "job": job, "debt": round(draw.random(), 3), "number": number, "label": "1" if bad else "0"}
+
+
+def grade(draw: random.Random, number: int) -> dict[str, Any]:
+    words = ["sun", "moon", "star", "sky"]
+    said = draw.sample(words, draw.randrange(1, 5))
+    question = f"Name {draw.randrange(5)} lights"
+    return {"text": " ".join([*said, "and", str(number)]), "reference": " ".join(words), "question": question, "score": float(len(said))}
+
+
+MAKERS: dict[str, Callable[[random.Random, int], dict[str, Any]]] = {"classify": classify, "tag": tag, "risk": risk, "grade": grade}
+TRAINED = {"classify": "bigru", "tag": "bilstm", "grade": "textcnn"}
+WITHOUT_LABELS = ("language", "embed", "judge")
+FIELD = {"classify": "text", "tag": "tokens", "risk": "label", "grade": "score"}
+
+
+@pytest.fixture(params=sorted(MAKERS), scope="module")
+def task(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def rows(task: str) -> list[dict[str, Any]]:
+    draw = random.Random(7)
+    return [MAKERS[task](draw, number) for number in range(300)]
+
+
+@pytest.fixture(scope="module")
+def place(task: str, rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp(task)
+    (where / "rows.jsonl").write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows), encoding="utf-8")
+    without = {"without": "number"} if task == "risk" else {}
+    prepare(where / "rows.jsonl", where / "corpus", Prepare(task=task, validation=0.15, test=0.25, **without))
+    train(where / "corpus", where / "default")
+    return where
+
+
+def asked(task: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Give what a client sends of a row."""
+    schema = task_class(task).schema
+    if task == "risk":
+        return {"row": {name: value for name, value in row.items() if name not in ("label", "number")}}
+    return {name: row[name] for name in schema.asked.fields}
+
+
+def test_every_task_of_rows_is_here() -> None:
+    assert set(MAKERS) | set(WITHOUT_LABELS) | {"translate"} >= set(TASKS)
+
+
+def test_the_default_beats_the_least_model(task: str, place: Path) -> None:
+    report = evaluate(place / "default", place / "corpus", save=False)
+    of = task_class(task)
+    least, first = next(iter(of.counted)), report.figures[0]
+    assert report.task == task and first.name == next(iter(of.figures)) and least in first.rivals
+    assert first.value > first.rivals[least] + 0.1 and report.verdict in ("model", "tie")
+    assert all(each.low is None or each.low <= each.value <= each.high for each in report.figures)
+    counts = open_corpus(place / "corpus").counts
+    assert sum(counts.values()) == 300 and report.examples == counts["test"]
+
+
+def test_one_answer_from_every_door(task: str, rows: list[dict[str, Any]], place: Path) -> None:
+    model = load(place / "default")
+    some = rows[:40]
+    said = model.predict([asked(task, each) for each in some])
+    (place / "some.jsonl").write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in some), encoding="utf-8")
+    predict_rows(place / "default", place / "some.jsonl", place / "out.jsonl", force=True)
+    out = [json.loads(line) for line in (place / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [each["answer"] for each in out] == [each.value for each in said]
+    assert [{name: each[name] for name in row} for each, row in zip(out, some, strict=True)] == some, "the rows come back as they were"
+    served = open_models([place / "default"])["default"]
+    request = PredictRequest(model="default", rows=[asked(task, each) for each in some])
+
+    async def ask() -> list[Answer]:
+        items = asks.items_of(request, served, Limits())
+        return list(served.artefact.task.answers(served.artefact.model, items, served.artefact.tokenizer))
+
+    assert [each.value for each in asyncio.run(ask())] == [each.value for each in said]
+    if task == "risk":
+        assert all(each.reasons and set(each.reasons) <= {"age", "job", "debt"} for each in said)
+
+
+def test_perfect_answers_score_best_and_shuffled_ones_at_chance(task: str, rows: list[dict[str, Any]], place: Path) -> None:
+    model, of = load(place / "default").task, task_class(task)
+    shown = [{**asked(task, each), of.schema.answer: each[of.schema.answer]} for each in rows]
+    truth = [each[of.schema.answer] for each in shown]
+    mixed = random.Random(1).sample(truth, len(truth))
+
+    def judge(values: list[Any]) -> dict[str, float]:
+        labels = getattr(model, "labels", ())
+        answers = [Answer(value, 1.0, {label: float(label == value) for label in labels} or None) for value in values]
+        found = model.metrics(answers, shown)
+        assert all(len(each) == len(shown) for each in found.values()), "one row an example"
+        return {name: figure(found) for name, figure in of.figures.items()}
+
+    best, chance = judge(truth), judge(mixed)
+    for name, figure in of.figures.items():
+        if math.isnan(best[name]):
+            continue
+        assert best[name] == pytest.approx(0.0 if figure.lower else 1.0, abs=1e-6), name
+        assert (chance[name] > best[name] + 0.02) if figure.lower else (chance[name] < best[name] - 0.02), name
+
+
+@pytest.mark.parametrize("way", ["missing", "wrong"])
+def test_a_bad_row_is_named_by_file_and_line(task: str, rows: list[dict[str, Any]], tmp_path: Path, way: str) -> None:
+    name = FIELD[task]
+    broken = {each: value for each, value in rows[3].items() if each != name} if way == "missing" else {**rows[3], name: {"a": 1}}
+    lines = [json.dumps(each, ensure_ascii=False) for each in (*rows[:3], broken, *rows[4:])]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows\.jsonl:4"):
+        prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", Prepare(task=task))
+    assert not (tmp_path / "corpus").exists()
+    folder = prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", Prepare(task=task, drop_bad=True))
+    assert sum(folder.card["rejected"].values()) == 1 and folder.card["rows_in"] == 300
+
+
+@pytest.mark.parametrize("name", sorted(TRAINED))
+def test_a_trained_model_learns_the_task(name: str, tmp_path: Path) -> None:
+    draw = random.Random(3)
+    rows = [MAKERS[name](draw, number) for number in range(240)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows), encoding="utf-8")
+    prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", Prepare(task=name, validation=0.15, test=0.25))
+    train(tmp_path / "corpus", tmp_path / "model", {"model": TRAINED[name], **SMALL, **LONGER.get(name, {})})
+    report = evaluate(tmp_path / "model", tmp_path / "corpus", save=False)
+    first = report.figures[0]
+    assert first.value > first.rivals[next(iter(task_class(name).counted))] + 0.1
+    again = load(tmp_path / "model")
+    assert again.family == TRAINED[name] and again.predict([asked(name, rows[0])])[0].value is not None
