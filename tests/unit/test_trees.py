@@ -5,14 +5,23 @@ import json
 import math
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from zhixing.core.errors import DataError, UsageError
 from zhixing.models import catalog, trees
 from zhixing.models.tables import Columns, Majority, TableLogistic
 from zhixing.models.trees import Trees
+
+
+def reopen(model: Any) -> Any:
+    """Save a model and open it again."""
+    tensors = safetensors.numpy.load(safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in model.tensors().items()}))
+    assert all(np.array_equal(tensors[name], value) and tensors[name].dtype == value.dtype for name, value in model.tensors().items())
+    return catalog.restore(json.loads(json.dumps(catalog.config(model))), tensors)
 
 
 def make_table(count: int, labels: int = 2, seed: int = 0) -> tuple[list[dict], np.ndarray]:
@@ -46,7 +55,7 @@ def test_trees_read_as_scikit_learn_does(labels):
     assert (model.forest.category != trees.NONE).any() and model.forest.missing_left.any()
     np.testing.assert_allclose(p, peer.predict_proba(columns.read(test)), atol=1e-10, rtol=0)
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-12)
-    opened = catalog.restore(json.loads(json.dumps(catalog.config(model))), model.tensors())
+    opened = reopen(model)
     assert np.array_equal(opened.probabilities(test), p) and opened.to_dict() == model.to_dict()
     again = Trees.fit(rows, answers, labels, rounds=15)
     assert all(np.array_equal(again.tensors()[name], value) for name, value in model.tensors().items())
@@ -118,7 +127,7 @@ def test_labels_that_training_lacks():
     assert (p[:, [1, 3]] == 0).all() and (p[:, [0, 2]] > 0).all()
     alone = Trees.fit(rows, np.full(60, 1), 3)
     assert (alone.probabilities(rows) == [0, 1, 0]).all() and not alone.contributions(rows[:2]).any()
-    opened = catalog.restore(json.loads(json.dumps(catalog.config(alone))), alone.tensors())
+    opened = reopen(alone)
     assert (opened.probabilities(rows) == [0, 1, 0]).all()
     p = TableLogistic.fit(rows, 2 * answers, 4).probabilities(rows)
     assert (p[:, [1, 3]] < 1e-9).all()
@@ -138,7 +147,7 @@ def test_logistic_is_scikit_learns_on_the_same_columns(labels):
     np.testing.assert_allclose(p, peer.predict_proba(wide), atol=1e-4)
     score = model.contributions(rows).sum(1) + model.bias
     np.testing.assert_allclose(np.exp(score - np.logaddexp.reduce(score, 1)[:, None]), p, atol=1e-12)
-    opened = catalog.restore(json.loads(json.dumps(catalog.config(model))), model.tensors())
+    opened = reopen(model)
     assert np.array_equal(opened.probabilities(rows), p)
     assert np.array_equal(TableLogistic.fit(rows, answers, labels, strength=2.0).weights, model.weights)
     held = make_table(200, labels, 1)
@@ -169,7 +178,7 @@ def test_columns_say_what_they_are():
 def test_majority_gives_the_shares():
     model = Majority.fit(np.array([1, 1, 0, 1]), 3)
     np.testing.assert_array_equal(model.probabilities(["any", {"thing": 1}]), [[0.25, 0.75, 0]] * 2)
-    opened = catalog.restore(json.loads(json.dumps(catalog.config(model))), model.tensors())
+    opened = reopen(model)
     assert np.array_equal(opened.counts, model.counts)
 
 

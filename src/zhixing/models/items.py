@@ -44,7 +44,7 @@ class NeighboursConfig:
 
     item_count: int
     neighbours: int = 100
-    decay: float = 0.8
+    decay: float = 0.6
     model_type: str = "item_neighbours"
 
 
@@ -150,7 +150,7 @@ class Neighbours:
         self.starts, self.items, self.cosines = starts, items, cosines
 
     @classmethod
-    def fit(cls, histories: Sequence[History], item_count: int, neighbours: int = 100, decay: float = 0.8) -> Neighbours:
+    def fit(cls, histories: Sequence[History], item_count: int, neighbours: int = 100, decay: float = 0.6) -> Neighbours:
         """Find each item's nearest items, equal ones in the order of their numbers.
 
         Raises UsageError for a decay outside (0, 1], DataError naming the row with an item that is none.

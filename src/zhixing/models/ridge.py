@@ -69,7 +69,7 @@ class Ridge:
     columns, idf       for each field (F,) int32 sorted and (F,) float32, as in bag.py
     centre, deviation  (C,) float64          of the measures that compare texts
     weights            (F,) float64          of all fields' features in order, then of the measures
-    bias               () float64
+    bias               (1,) float64
     """
 
     arrays = True
@@ -118,7 +118,7 @@ class Ridge:
         centre, deviation = measures.mean(0), measures.std(0)
         deviation[deviation < 1e-9] = 1
         config = RidgeConfig(count, strength or 1.0, float(values.min()), float(values.max()))
-        model = cls(config, columns, idf, centre, deviation, np.zeros(0), np.zeros(()))
+        model = cls(config, columns, idf, centre, deviation, np.zeros(0), np.zeros(1))
         features = model.widen(rows)
         strengths = STRENGTHS if strength is None else (float(strength),)
         solve = decompose(features, values) if len(rows) <= EXACT_ROWS else search(features, values)
@@ -138,7 +138,7 @@ class Ridge:
         best = strengths[int(np.argmin(errors))]
         weights, bias, _ = solve(best)
         config = RidgeConfig(count, best, config.low, config.high)
-        return cls(config, columns, idf, centre, deviation, weights, np.asarray(bias))
+        return cls(config, columns, idf, centre, deviation, weights, np.array([bias]))
 
     @classmethod
     def constant(cls, fields: int, values: Sequence[float]) -> Ridge:

@@ -242,7 +242,8 @@ class TableLogistic:
     def from_tensors(cls, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> TableLogistic:
         """Build the model again from its configuration and its saved arrays."""
         names = ("means", "deviations", "weights", "bias")
-        return cls(read(LogisticConfig, dict(config), REMARKS), *(np.asarray(tensors[name]) for name in names))
+        # A file's arrays lie at any address, and the last bit of a product may depend on that.
+        return cls(read(LogisticConfig, dict(config), REMARKS), *(np.array(tensors[name]) for name in names))
 
 
 def judge(probabilities: np.ndarray, labels: np.ndarray) -> float:
