@@ -345,7 +345,8 @@ def _second_pass(
                     if text:
                         written[part].write({"text": text})
             else:
-                part = given.split or ("test" if only_judged(task) else None) or split_of(schema.key(example), settings.seed, validation, test)
+                whole_split = "test" if only_judged(task) else split_of(schema.key(example), settings.seed, validation, test)
+                part = given.split or whole_split
                 rows_out[part] += 1
                 characters += sum(map(len, schema.texts(example)))
                 written[part].write(example)

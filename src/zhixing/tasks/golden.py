@@ -62,7 +62,7 @@ def ask(task: Any, model: Any, tokenizer: Any, kept: Sequence[dict[str, Any]] = 
         items = [task.encode({name: kind.probe(text) for name, kind in task.schema.asked.fields.items()}, tokenizer) for text in texts]
         found = []
         for number, answer in enumerate(task.answers(model, items, tokenizer)):
-            scores = answer.scores or {}
+            scores = answer.scores or ({} if answer.confidence is None else {"confidence": answer.confidence})
             best = kept[number]["scores"] if kept else sorted(scores, key=lambda name: (-scores[name], name))[:SCORES]
             found.append({"value": _plain(answer.value), "scores": {name: _short(scores[name]) for name in best if name in scores}})
     return [{"text": text, **each} for text, each in zip(texts, found, strict=True)]

@@ -98,14 +98,15 @@ class Grade:
         return SquaredGap()
 
     def answers(self, model: Any, items: Iterable[Item], tokenizer: Any, decoding: Any = None) -> Iterator[Answer]:
-        """Give each answer's grade, the step of the scale that is nearest; it has no confidence."""
+        """Give each answer's grade, the step of the scale that is nearest, and as its score the value before it was rounded."""
         kept = list(items)
         if hasattr(model, "predict"):
             values = model.predict([each["texts"] for each in kept])
         else:
             values = self.low + (self.high - self.low) * self._read(model, kept, tokenizer.pad_id)
         for value in values:
-            yield Answer(float(np.clip(self.low + round((value - self.low) / self.step) * self.step, self.low, self.high)))
+            rounded = self.low + round((value - self.low) / self.step) * self.step
+            yield Answer(float(np.clip(rounded, self.low, self.high)), None, {"exact": float(value)})
 
     def _read(self, model: Any, items: list[Item], pad_id: int) -> np.ndarray:
         import torch
