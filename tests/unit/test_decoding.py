@@ -96,6 +96,7 @@ def test_each_filter_keeps_what_it_says() -> None:
     assert kept(p, top_k=0, top_p=1.0, min_p=0.0) == [0.5, 0.3, 0.15, 0.05]
     assert kept(p, top_k=2) == [0.625, 0.375, 0, 0]
     assert kept(p, top_k=99) == [0.5, 0.3, 0.15, 0.05]
+    assert kept(p, top_k=2**65) == [0.5, 0.3, 0.15, 0.05]
     assert kept(p, top_p=0.5) == [1, 0, 0, 0]
     assert kept(p, top_p=0.51) == [0.625, 0.375, 0, 0]
     assert kept(p, top_p=1e-9) == [1, 0, 0, 0]

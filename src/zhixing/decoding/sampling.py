@@ -145,7 +145,7 @@ def narrow_rows(log_probs: Tensor, samplings: Sequence[Sampling], seen: Tensor |
     best = scores.argmax(-1, keepdim=True)  # (B, 1)
     # Measured from the best, which stays 0 however small the temperature.
     scores = (scores - scores.gather(1, best)) / _column([each.temperature or 1.0 for each in samplings])[:, None]
-    scores = _filter(scores, [each.top_k or 0 for each in samplings], 0, keep_most)
+    scores = _filter(scores, [min(each.top_k or 0, V) for each in samplings], 0, keep_most)
     scores = _filter(scores, [1.0 if each.top_p is None else each.top_p for each in samplings], 1.0, keep_mass)
     scores = _filter(scores, [each.min_p or 0.0 for each in samplings], 0.0, keep_near)
     cold = [row for row, each in enumerate(samplings) if each.temperature == 0]
