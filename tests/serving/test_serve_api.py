@@ -219,7 +219,7 @@ def test_a_model_of_vectors_answers_with_the_nearest_word(start: Any, kit: Path)
     assert (entry["task"], entry["routes"], entry["precisions"]) == ("embed", ["/v1/predict"], [])
     texts = ["quiet river", "", "船"]
     reply = running.post("/v1/predict", model="vectors", rows=[{"text": text} for text in texts])
-    python = [(each.value, each.confidence, each.scores, False) for each in load(kit / "vectors").predict(texts)]
+    python = [(each.value, each.confidence, each.scores, None, False) for each in load(kit / "vectors").predict(texts)]
     assert [tuple(each.values()) for each in reply.json["answers"]] == python
     assert python[0][0] and python[0][1] is None
     wrong = running.post("/v1/predict", model="vectors", rows=[{"text": "a"}], precision=0.95)

@@ -25,7 +25,7 @@ from zhixing.data.columns import Columns, choose, read_words
 from zhixing.data.readers import Record, Source, records, survey
 from zhixing.tasks.artefact import Artefact, load
 
-WRITERS = ("language",)  # tasks that write texts: `generate` is theirs
+APART = ("language", "embed")  # tasks with verbs of their own: `generate`, `nearest`
 PIECE = 2048  # rows answered and made durable at a time
 ADDED = ("answer", "confidence", "abstained", "problem")
 Tell = Callable[..., None]
@@ -65,7 +65,7 @@ def predict_rows(
     if out.is_dir():
         raise UsageError("output.not_ours", path=str(out))
     artefact = model if isinstance(model, Artefact) else load(model)
-    if artefact.task.name in WRITERS:
+    if artefact.task.name in APART:
         raise UsageError("predict.task", path=str(artefact.folder.path), task=artefact.task.name)
     threshold = find_threshold(artefact, precision)
     sources = survey(source, tell=tell)
