@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from zhixing.core.files import sha256
-from zhixing.core.folder import open_folder
+from zhixing.core.folder import MANIFEST, open_folder
 
 WORDS = "the old river carries small boats past quiet stones and 小船 沿 河 而下 石头 不语".split()
 TRAIN = ["--model", "qwen3", "--size", "tiny", "--steps", "48", "--batch", "8", "--window", "32", "--precision", "fp32", "--threads", "1"]
@@ -89,11 +89,11 @@ def kill_and_repeat(tmp_path: Path, kills: int, seed: int) -> None:
         process = start("train", str(tmp_path / "whole.corpus"), str(tmp_path / "killed"), *TRAIN)
         time.sleep(draw.uniform(0.4, 0.75) * train_seconds if landed % 2 else draw.uniform(0, train_seconds))
         process.send_signal(signal.SIGKILL)
-        if process.wait() == -signal.SIGKILL:
-            landed += 1
-        else:  # it was done before the kill came: begin anew elsewhere
-            os.rename(tmp_path / "killed", tmp_path / f"done{landed}")
-            assert fingerprints(tmp_path / f"done{landed}") == fingerprints(tmp_path / "whole")
+        landed += process.wait() == -signal.SIGKILL
+        if (tmp_path / "killed" / MANIFEST).exists():  # it was done before the kill came, or just then: begin anew elsewhere
+            done = tmp_path / f"done{len(list(tmp_path.glob('done*')))}"
+            os.rename(tmp_path / "killed", done)
+            assert fingerprints(done) == fingerprints(tmp_path / "whole")
     assert landed == left
     run("train", str(tmp_path / "whole.corpus"), str(tmp_path / "killed"), *TRAIN)
     assert fingerprints(tmp_path / "killed") == fingerprints(tmp_path / "whole")
