@@ -12,6 +12,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,6 +36,7 @@ from zhixing.tasks.classify import SUPPORT, Classify, calibrate
 from zhixing.tasks.embed import Embed
 from zhixing.tasks.language import Language
 from zhixing.tasks.task import TASKS, Answer, Task, from_dict, task_class, to_dict
+from zhixing.tasks.translate import Translate
 from zhixing.tokens.tokenizer import train_characters
 from zhixing.training import optim, trainer
 from zhixing.training.checkpoint import Checkpoints
@@ -64,7 +66,8 @@ def examples(count: int = 60, seed: int = 0) -> list[dict[str, Any]]:
     for number in range(count):
         label = draw.choice(LABELS)
         text = "".join(draw.choices("abc " + SIGNS[label] * 3, k=12)) + f" {number} 文"
-        made.append({"text": text, "label": label, "number": float(sum(text.count(sign) for sign in SIGNS["good"]))})
+        praise = float(sum(text.count(sign) for sign in SIGNS["good"]))
+        made.append({"text": text, "label": label, "number": praise, "source": text, "target": text[::-1]})
     return made
 
 
@@ -142,7 +145,7 @@ def test_a_task_has_six_methods_and_nothing_inherited(cls: Any) -> None:
         said, made = inspect.signature(getattr(Task, name)), inspect.signature(getattr(cls, name))
         assert list(said.parameters) == list(made.parameters), name
     assert isinstance(cls.name, str) and cls.kinds and isinstance(cls.schema, Schema)
-    assert set(cls.kinds) <= {"encoder", "causal", "countable"}
+    assert set(cls.kinds) <= {"encoder", "causal", "countable", "encoder_decoder"}
 
 
 def test_the_table_is_keyed_by_name() -> None:
@@ -185,7 +188,7 @@ def test_an_item_has_no_batch_axis(task: Any) -> None:
     for example in (examples()[0], {**examples()[0], "text": ""}):
         item = task.encode(example, TOKENIZER)
         assert item["tokens"].ndim == 1 and item["tokens"].dtype.kind == "i"
-        assert all(np.ndim(value) == 0 for name, value in item.items() if name != "tokens")
+        assert all(np.ndim(value) == 0 for name, value in item.items() if name not in ("tokens", "source", "targets"))
     if isinstance(task, Classify):
         assert len(task.encode(examples()[0], TOKENIZER)["tokens"]) > 4
         assert len(dataclasses.replace(task, longest=4).encode(examples()[0], TOKENIZER)["tokens"]) == 4
@@ -207,9 +210,17 @@ def vectors() -> nn.Module:
     return catalog.build({"model_type": "skipgram", "vocab_size": size, "word_count": size, "embedding_dim": 12})
 
 
+def pair(family: str) -> nn.Module:
+    """Make an encoder-decoder model, recurrent or not as the family is."""
+    torch.manual_seed(0)
+    name = "lstm_attention" if family in ("lstm", "rnn", "gru") else "mbart"
+    form = SimpleNamespace(model=name, layers=1, width=16, heads=2, embedding=12, dropout=0.0)
+    return catalog.build(catalog.configure(form, TOKENIZER.vocabulary_size, 32))
+
+
 def make(task: Any, family: str) -> nn.Module:
-    """Make a model for a task: a body, and the task's head on it where it has one; vectors of words have a family of their own."""
-    made = vectors() if isinstance(task, Embed) else body(family)
+    """Make a model for a task: a body, and the task's head on it where it has one; vectors and translation have families of their own."""
+    made = vectors() if isinstance(task, Embed) else pair(family) if isinstance(task, Translate) else body(family)
     head = task.head(made.width)
     made = made if head is None else Headed(made, head)
     with torch.no_grad():
@@ -223,6 +234,10 @@ def batch_of(task: Any, count: int = 12) -> dict[str, torch.Tensor]:
     if isinstance(task, Embed):
         rows = np.stack([item["tokens"][:12] for item in items])
         arrays = {"words": rows, "texts": np.arange(12) // 5 + np.zeros_like(rows), "negatives": rows[:, ::-1][:, :7].copy()}
+    elif isinstance(task, Translate):
+        arrays = {name: np.stack([item[name][:12] for item in items]) for name in ("source", "tokens", "targets")}
+        arrays |= {"source_lengths": 12 - np.arange(count) % 5}
+        arrays["targets"][0, 3:] = -100
     elif "label" not in items[0]:
         rows = np.stack([item["tokens"][:12] for item in items])
         arrays = {"tokens": rows[:, :-1], "targets": rows[:, 1:].copy()}
@@ -269,6 +284,13 @@ def test_perfect_answers_score_best_and_shuffled_ones_at_chance(task: Any) -> No
     shown = examples(3000, seed=5)
     if isinstance(task, Language | Embed):
         assert task.metrics([], []) == {}  # judged by its objective
+        return
+    if isinstance(task, Translate):
+        truth = [each["target"] for each in shown[:300]]
+        for said, least, most in ((truth, 100, 100.1), (random.Random(0).sample(truth, len(truth)), 0, 50)):
+            found = task.metrics([Answer(each) for each in said], shown[:300])
+            assert all(value.shape[0] == 300 for value in found.values()), "one row an example"
+            assert all(least - 1e-6 <= figure(found) < most for figure in task.figures.values())
         return
     key = "label" if isinstance(task, Classify) else "number"
 

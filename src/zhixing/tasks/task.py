@@ -17,6 +17,7 @@ TASKS = {
     "language": "zhixing.tasks.language:Language",
     "classify": "zhixing.tasks.classify:Classify",
     "embed": "zhixing.tasks.embed:Embed",
+    "translate": "zhixing.tasks.translate:Translate",
 }
 
 Item = dict[str, Any]
