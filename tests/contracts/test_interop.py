@@ -99,6 +99,50 @@ def test_we_open_the_config_and_weights_that_transformers_writes(name: str, tmp_
     assert gap(catalog.restore(config, load_file(tmp_path / "model.safetensors")), theirs) <= TOLERANCE
 
 
+PAIR = {"model_type": "mbart", "vocab_size": 60, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3,
+        "encoder_attention_heads": 3, "decoder_attention_heads": 2, "encoder_ffn_dim": 40, "decoder_ffn_dim": 36,
+        "max_position_embeddings": 32, "dropout": 0.1}  # fmt: skip
+
+
+@torch.no_grad()
+def pair_gap(ours: nn.Module, theirs: nn.Module) -> float:
+    """Give the largest difference of two encoder-decoder models' logits, relative to the largest logit; sources of several lengths."""
+    draw = torch.Generator().manual_seed(0)
+    source, read = (torch.randint(2, ours.vocabulary, (3, size), generator=draw) for size in (11, 30))
+    lengths = torch.tensor([11, 4, 7])
+    real = torch.arange(11) < lengths[:, None]
+    source[~real] = 0
+    mine = ours.logits(ours.states(Inputs(read, source=Inputs(source, lengths))))
+    other = theirs(input_ids=source, attention_mask=real.long(), decoder_input_ids=read).logits
+    return float((mine - other).abs().max() / other.abs().max())
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_an_encoder_decoder_is_the_same_on_both_sides(scaled: bool, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    torch.manual_seed(7)
+    model = catalog.build({**PAIR, "scale_embedding": scaled})
+    with torch.no_grad():
+        for each in (*model.parameters(), model.final_logits_bias):
+            each.add_(0.2 * torch.randn(each.shape))
+    for folder in ("ours", "theirs"):
+        (tmp_path / folder).mkdir()
+    save_file(catalog.tensors(model.eval()), tmp_path / "ours" / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(catalog.config(model)))
+    theirs, about = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert type(theirs).__name__ == catalog.config(model)["architectures"][0]
+    assert not about["unexpected_keys"] and not about["mismatched_keys"]
+    assert not [name for name in about["missing_keys"] if "embed_tokens" not in name and name != "lm_head.weight"]
+    assert pair_gap(model, theirs.eval()) <= TOLERANCE
+    theirs.save_pretrained(tmp_path / "theirs")
+    config = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    assert pair_gap(catalog.restore(config, load_file(tmp_path / "theirs" / "model.safetensors")), theirs) <= TOLERANCE
+    with torch.no_grad():
+        theirs.model.encoder.layers[1].fc2.weight.mul_(1.01)
+    assert pair_gap(model, theirs) > TOLERANCE, "the comparison sees a small change of one tensor"
+
+
 @pytest.mark.parametrize("sort", sorted(TOKENIZERS))
 def test_transformers_opens_our_tokenizer_with_equal_ids_and_texts(sort: str, tmp_path: Path) -> None:
     tokenizer = TOKENIZERS[sort]()

@@ -15,13 +15,12 @@ import numpy as np
 
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.random import key
-from zhixing.data.batch import pad, size
+from zhixing.data.batch import IGNORED, pad, size
 
 ROW_WORDS = 64  # words a row of `Neighbours`: long beside a window, short enough that most products of a row are used
 NOISE_POWER = 0.75  # words are drawn by their count to this power. Source: Mikolov et al. 2013, section 2.2
 # Of a row's places; of those, by the mask; by a random token. Source: Devlin et al. 2019, section 3.1
 MASKED_SHARE, HIDDEN, REPLACED = 0.15, 0.8, 0.1
-IGNORED = -100
 POOL_BATCHES = 32  # rows of so many batches are sorted by length together: little padding, order still random
 
 

@@ -2,7 +2,7 @@
 
 A trained kind gives `states(inputs, cache=None) -> (B, T, D)`; a language kind adds `logits(states) -> (B, T, V)`, so that a loss or a
 sampler pays for the vocabulary only where it needs it. A counted model has no states: it gives log-probabilities.
-Objectives and decoding import the kinds from here and never a model class. Leaves out: side inputs (frames, images).
+Objectives and decoding import the kinds from here and never a model class. Leaves out: frames and images.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ class Inputs:
     lengths    (B,) int       how many of a row's tokens are real, from the left; None: all
     segments   (B, T) int     a position sees only positions of its own segment; None: one segment
     positions  (B, T) int     place of each token in its text; None: counted from the cache's length
+    source     Inputs         another text of each row, read whole beforehand: what an encoder-decoder model translates; None: there is none
+    numbers    (B, N) float   quantities beside a row's text; None: there are none
     """
 
     tokens: Tensor
     lengths: Tensor | None = None
     segments: Tensor | None = None
     positions: Tensor | None = None
+    source: Inputs | None = None
+    numbers: Tensor | None = None
 
 
 class Cache(Protocol):
@@ -87,6 +91,24 @@ class Masked(Protocol):
 
     def logits(self, states: Tensor) -> Tensor:
         """Return (..., V) unnormalised log-probabilities of the token at a place itself from (..., D) states."""
+
+
+@runtime_checkable
+class EncoderDecoder(Protocol):
+    """A trained next-token model of one text given another: a state at a position depends on the whole source and on no later token."""
+
+    width: int
+    vocabulary: int
+    window: int | None
+
+    def states(self, inputs: Inputs, cache: Cache | None = None) -> Tensor:
+        """Return (B, T, D) states; the source is the inputs' own or, with a cache, the one that the cache was opened with."""
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return (..., V) unnormalised log-probabilities of the next token from (..., D) states."""
+
+    def open(self, source: Inputs) -> Cache:
+        """Read sources, once, and return a cache in which nothing of their translations has been read yet."""
 
 
 @runtime_checkable

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zhixing.data.batch import IGNORED
 from zhixing.layers.kinds import Inputs, Masked
 from zhixing.objectives.loss import Batch, Loss, Term
-from zhixing.objectives.tokens import IGNORED, summed_nats
+from zhixing.objectives.tokens import summed_nats
 
 
 @dataclass(frozen=True)

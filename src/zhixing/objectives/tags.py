@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zhixing.data.batch import IGNORED
 from zhixing.layers import crf
 from zhixing.layers.kinds import Inputs
 from zhixing.objectives.loss import Batch, Loss, Term
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ TASKS = {
     "risk": "zhixing.tasks.risk:Risk",
     "grade": "zhixing.tasks.grade:Grade",
     "judge": "zhixing.tasks.judge:Judge",
+    "translate": "zhixing.tasks.translate:Translate",
 }
 
 Item = dict[str, Any]
