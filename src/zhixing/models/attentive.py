@@ -104,6 +104,7 @@ class Attentive(nn.Module):
     """p(next token | source, tokens so far), at every position at once; `width` is that of the embeddings, which predict as well."""
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"lstm_attention": PLANS}
+    kinds: ClassVar[tuple[str, ...]] = ("encoder_decoder",)
 
     def __init__(self, config: AttentiveConfig) -> None:
         super().__init__()

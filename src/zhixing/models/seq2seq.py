@@ -269,6 +269,7 @@ class Seq2Seq(nn.Module):
     """
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"mbart": PLANS}
+    kinds: ClassVar[tuple[str, ...]] = ("encoder_decoder",)
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()

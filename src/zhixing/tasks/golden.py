@@ -19,6 +19,7 @@ import numpy as np
 
 from zhixing.core.errors import DataError
 from zhixing.core.files import read_json, write_json
+from zhixing.data.batch import pad
 
 GOLDEN = "golden.json"
 FORMAT = 1
@@ -79,7 +80,7 @@ def _short(value: float) -> float:
 
 
 def _write_on(model: Any, tokenizer: Any, texts: Sequence[str], wanted: Sequence[list[int]]) -> Iterator[dict[str, Any]]:
-    """Read texts side by side, and write on from each greedily."""
+    """Read texts side by side, and write on from each greedily; of an encoder-decoder they are sources, and what is written is new."""
     import torch
 
     from zhixing.decoding.sampling import CONTROL
@@ -90,10 +91,19 @@ def _write_on(model: Any, tokenizer: Any, texts: Sequence[str], wanted: Sequence
     longest = READ if window is None else max(1, min(READ, window - WRITTEN))
     rows = [[tokenizer.end_id, *(int(each) for each in tokenizer.encode(text))][-longest:] for text in texts]
     written = WRITTEN if window is None else min(WRITTEN, window - longest)
-    lengths = torch.tensor([len(row) for row in rows])
-    tokens = torch.tensor([row + [tokenizer.pad_id] * (int(lengths.max()) - len(row)) for row in rows])  # (B, T)
-    cache = model.cache(len(rows))
-    logs = next_log_probabilities(model, Inputs(tokens.to(device), lengths=lengths.to(device)), cache).cpu()  # (B, V)
+
+    def side_by_side(rows: list[list[int]]) -> Inputs:
+        batch = pad([{"tokens": row} for row in rows], tokenizer.pad_id)
+        return Inputs(*(torch.from_numpy(batch[name]).to(device) for name in ("tokens", "lengths")))
+
+    read = side_by_side(rows)
+    if hasattr(model, "open"):
+        with torch.no_grad():
+            cache = model.open(read)
+        read = side_by_side([[tokenizer.end_id]] * len(rows))
+    else:
+        cache = model.cache(len(rows))
+    logs = next_log_probabilities(model, read, cache).cpu()  # (B, V)
     V = logs.shape[1]
     spread = np.unique(np.linspace(0, V - 1, SPREAD).astype(int)).tolist()
     found: list[dict[str, Any]] = []
