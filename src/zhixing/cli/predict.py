@@ -15,6 +15,7 @@ def predict(
     *,
     text: str | None = None,
     precision: float | None = None,
+    encoding: str | None = None,
     force: bool = False,
     json: bool = False,
 ) -> None:
@@ -25,6 +26,6 @@ def predict(
     console = Console(json)
     console.tell("cli.predict.will", model=model, source=source, out=out)
     stop = Stop().install()
-    counts = predict_rows(model, source, out, text=text, precision=precision, tell=console.tell, force=force, stop=stop)
+    counts = predict_rows(model, source, out, text=text, precision=precision, encoding=encoding, tell=console.tell, force=force, stop=stop)
     console.answer(str(out), {"path": str(out), **counts})
     console.tell("cli.predict.done", out=out, **counts)

@@ -38,6 +38,7 @@ def predict_rows(
     *,
     text: str | None = None,
     precision: float | None = None,
+    encoding: str | None = None,
     tell: Tell = quiet,
     force: bool = False,
     stop: Stop | None = None,
@@ -49,6 +50,7 @@ def predict_rows(
     text       the column that holds the text; None: the one of the training corpus, else found by its name; it is settled once, by the
                first rows, and a later row without it is a problem
     precision  answers below the confidence that reached this precision on validation are marked as abstained; None: none is
+    encoding   of the source; None: found out
     return     {"rows": ..., "answered": ..., "abstained": ..., "problems": ...}
 
     Raises UsageError when out exists, is of another form, is read itself or being written by another process, or the model has no
@@ -66,7 +68,7 @@ def predict_rows(
     if not hasattr(artefact.task, "thresholds"):
         raise UsageError("predict.task", path=str(artefact.folder.path), task=artefact.task.name)
     threshold = find_threshold(artefact, precision)
-    sources = survey(source, tell=tell)
+    sources = survey(source, encoding=encoding, tell=tell)
     if any(each.path.resolve() == out.resolve() for each in sources):
         raise UsageError("output.is_source", path=str(out))
     with locked(out):
