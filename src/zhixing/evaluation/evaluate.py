@@ -55,7 +55,7 @@ def evaluate(
     tell: Tell = quiet,
     rivals: bool = True,
     save: bool = True,
-    samples: int = SAMPLES,
+    samples: int | None = None,
 ) -> Report:
     """Score a model on a split, with intervals, and the cheap rivals beside each figure.
 
@@ -63,13 +63,16 @@ def evaluate(
     corpus   a Corpus folder of the model's task; of any, for vectors of words, which read its texts
     rivals   fit the cheap rivals too and compare in pairs
     save     write the report to <model>/evaluation/<corpus>-<split>-<hash>.json
-    samples  how many texts a language model writes, to be measured beside real ones (`samples.py`); 0: none
+    samples  how many texts a language model writes, to be measured beside real ones (`samples.py`); 0: none; None: 64
 
     Raises UsageError when model and corpus are of different tasks, DataError when the model knows none of the split's labels.
     """
-    if samples < 0:
+    if samples is not None and samples < 0:
         raise UsageError("evaluate.samples", value=samples)
     artefact = model if isinstance(model, Artefact) else load(model)
+    if samples and artefact.task.name != "language":
+        raise UsageError("evaluate.samples_task", task=artefact.task.name)
+    samples = SAMPLES if samples is None else samples
     opened = open_corpus(corpus)
     judge = "judge" if (artefact.task.name, opened.task) == ("language", "judge") else artefact.task.name
     if judge not in (opened.task, *ANY_CORPUS):

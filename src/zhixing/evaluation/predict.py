@@ -39,6 +39,7 @@ def predict_rows(
     text: str | None = None,
     columns: str | None = None,
     precision: float | None = None,
+    encoding: str | None = None,
     tell: Tell = quiet,
     force: bool = False,
     stop: Stop | None = None,
@@ -51,6 +52,7 @@ def predict_rows(
                first rows, and a later row without it is a problem
     columns    "field=column,field=column", for a task that asks for more than a text
     precision  answers below the confidence that reached this precision on validation are marked as abstained; None: none is
+    encoding   of the source; None: found out
     return     {"rows": ..., "answered": ..., "abstained": ..., "problems": ...}
 
     Raises UsageError when out exists, is of another form, is read itself or being written by another process, or the model has no
@@ -68,7 +70,7 @@ def predict_rows(
     if artefact.task.name in APART:
         raise UsageError("predict.task", path=str(artefact.folder.path), task=artefact.task.name)
     threshold = find_threshold(artefact, precision)
-    sources = survey(source, tell=tell)
+    sources = survey(source, encoding=encoding, tell=tell)
     if any(each.path.resolve() == out.resolve() for each in sources):
         raise UsageError("output.is_source", path=str(out))
     given = read_words(columns)

@@ -18,6 +18,7 @@ from typing import Any
 
 import zstandard
 
+from zhixing.core.config import resolve
 from zhixing.core.errors import DataError, RunError, UsageError
 from zhixing.core.files import atomic, write_json
 from zhixing.core.folder import CARD, MANIFEST, Folder, check_new, create, locked, open_folder
@@ -110,16 +111,19 @@ CONFLICT = -1
 def prepare(
     source: str | Path,
     out: str | Path,
-    settings: Prepare | None = None,
+    settings: Prepare | dict[str, Any] | None = None,
     tell: Callable[..., None] = quiet,
     force: bool = False,
     stop: Stop | None = None,
 ) -> Folder:
     """Make a Corpus folder from files.
 
+    settings  a Prepare, or {name: value} of its fields
+
     Raises UsageError for settings and columns that do not fit, DataError for input that cannot be used; then nothing is written.
     """
-    settings = settings or Prepare()
+    if not isinstance(settings, Prepare):
+        settings = resolve(Prepare, ("prepare", settings or {})).value
     _validate(settings)
     out = check_new(out, force)
     with locked(out):

@@ -161,6 +161,9 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        sort = request.headers.get("content-type", "")
+        if isinstance(error.body, bytes):  # it was not read as JSON, because it was not said to be
+            return answer(request, UsageError("serve.content_type", sort=sort[:100]))
         return answer(request, problems.from_validation(error.errors(), BODIES.get(request.url.path)))
 
     @app.exception_handler(HTTPException)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zhixing.core.config import fingerprint
 from zhixing.core.errors import UsageError
 from zhixing.core.files import read_json, sha256, write_json, write_text
 from zhixing.core.folder import MANIFEST, Folder, check_new, locked, open_folder, replace, seal
@@ -47,6 +49,7 @@ ERAS: dict[str, dict[str, Any]] = {
     "mixture": {"model": "mixture"},
 }
 RUNGS = tuple(name for name in ERAS if name != "llama")  # unless others are asked for: llama is qwen3 but for two small norms
+REQUEST = "request.json"  # in an unfinished comparison: what was asked for
 RUNG_FOLDERS = "rungs"
 # Plots of priors: the title, whether of priors over weights, and what their strength is.
 PANELS = (
@@ -93,7 +96,10 @@ def compare(
     core_seconds  budget of each trained rung
     models        names of rungs, from the oldest era to the newest; a mixture needs a trained one before it
     priors        besides the curves of priors over counts, train those of priors over weights: some seconds for each strength
-    out           a Comparison folder: table.md, table.json, plot.svg, rungs/<name>/ (Model folders); unfinished, it is continued
+    out           a Comparison folder: table.md, table.json, plot.svg, rungs/<name>/ (Model folders); unfinished, it is continued by the
+                  same words
+
+    Raises UsageError for what cannot be, and when an unfinished comparison of other words stands there and force is not given.
     """
     opened = open_corpus(corpus)
     if opened.task != "language":
@@ -129,7 +135,13 @@ def _compare(
     stop: Stop | None,
 ) -> Folder:
     """Climb the ladder in a place that is held for this process."""
+    request, note = fingerprint([sha256(opened.path / MANIFEST), core_seconds, list(models), given, priors]), work / REQUEST
+    if work.exists() and not (note.exists() and read_json(note) == request):
+        if not force and (work / RUNG_FOLDERS).exists():
+            raise UsageError("ladder.other_run", path=str(work))
+        shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
+    write_json(note, request)
     if priors:
         prior_study.excerpt(opened, work / prior_study.FOLDER)  # a text too short for it is refused before anything is trained
     scored: dict[str, Scored] = {}
@@ -254,6 +266,7 @@ def write(
                 panels.append(draw(drawn, f"{corpus.path.name}: {about}", axis, "bits per byte", race=False))
         write_text(work / "plot.svg", stack(*panels))
     card = {"corpus": {"path": str(corpus.path), "manifest_sha256": sha256(corpus.path / MANIFEST)}, "core_seconds": core_seconds}
+    (work / REQUEST).unlink()
     folder = seal(work, "comparison", card)
     check_new(out, force)
     replace(work, out)

@@ -108,7 +108,8 @@ class Artefact:
 
         self._must_write()
         settings = resolve(Sampling, ("generate", sampling)).value
-        made = generate(self.model, self.tokenizer, [prompt] if isinstance(prompt, str) else _texts(prompt), settings)
+        prompts = _texts(prompt if isinstance(prompt, list | tuple) else [prompt])
+        made = generate(self.model, self.tokenizer, prompts, settings)
         return made[0] if isinstance(prompt, str) else made
 
     def score(self, text: str) -> Score:
@@ -119,6 +120,7 @@ class Artefact:
         from zhixing.layers.scoring import score
 
         self._must_write()
+        _texts([text])
         tokens = np.concatenate([[self.tokenizer.end_id], self.tokenizer.encode(text)]).astype(np.int64)
         return Score(tokens[1:], score(self.model, tokens), len(text.encode("utf-8")))
 
