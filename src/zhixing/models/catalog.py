@@ -53,6 +53,7 @@ MODELS = {
     "table_logistic": "zhixing.models.tables:TableLogistic",
     "majority": "zhixing.models.tables:Majority",
     "ridge": "zhixing.models.ridge:Ridge",
+    "several": "zhixing.models.several:Several",
     "popularity": "zhixing.models.items:Popularity",
     "item_neighbours": "zhixing.models.items:Neighbours",
     "ease": "zhixing.models.items:Ease",

@@ -230,10 +230,10 @@ def fit_bag(
 def known_rows(task: Any, rows: Iterable[Example], tell: Callable[..., None]) -> list[Example]:
     """Keep the validation rows whose label training has seen, and tell how many have another: nothing could be chosen by them.
 
-    A task without labels keeps all.
+    A row without a label, which some tasks allow, is kept.
     """
     every = list(rows)
-    known = [row for row in every if task.schema.answer != "label" or row["label"] in task.labels]
+    known = [row for row in every if task.schema.answer != "label" or "label" not in row or row["label"] in task.labels]
     if len(known) < len(every):
         tell("train.unseen", rows=len(every) - len(known), of=len(every))
     return known

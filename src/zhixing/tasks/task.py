@@ -25,6 +25,7 @@ TASKS = {
     "risk": "zhixing.tasks.risk:Risk",
     "grade": "zhixing.tasks.grade:Grade",
     "judge": "zhixing.tasks.judge:Judge",
+    "moderate": "zhixing.tasks.moderate:Moderate",
 }
 
 Item = dict[str, Any]

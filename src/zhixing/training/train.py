@@ -31,7 +31,7 @@ from zhixing.core.random import key
 from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.shards import shard
-from zhixing.data.stream import ROW_WORDS, Rows, Windows
+from zhixing.data.stream import ROW_WORDS, Rows, Windows, level
 from zhixing.layers.kinds import Headed
 from zhixing.layers.machine import machine
 from zhixing.models import catalog
@@ -140,6 +140,8 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
     held_items = [task.encode(example, tokenizer) for example in held_rows]
     if settings.batch > len(items):
         raise UsageError("train.batch_rows", batch=settings.batch, rows=len(items))
+    if task.schema.beside:  # rows of which one answer is known are seen about as often as those of another
+        items = level(items, [frozenset(task.schema.told) & frozenset(row) for row in corpus.examples("train")])
     pad_id = 0 if tokenizer is None else tokenizer.pad_id
     stream = Rows(items, settings.batch, settings.seed, pad_id)
     held_out = Rows(held_items, min(settings.batch, len(held_items)), 0, pad_id) if held_items else None
