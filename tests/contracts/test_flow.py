@@ -59,11 +59,18 @@ def grade(draw: random.Random, number: int) -> dict[str, Any]:
     return {"text": " ".join([*said, "and", str(number)]), "reference": " ".join(words), "question": question, "score": float(len(said))}
 
 
-MAKERS: dict[str, Callable[[random.Random, int], dict[str, Any]]] = {"classify": classify, "tag": tag, "risk": risk, "grade": grade}
-TRAINED = {"classify": "bigru", "tag": "bilstm", "grade": "textcnn"}
+def multilabel(draw: random.Random, number: int) -> dict[str, Any]:
+    labels = [each for each in ("fish", "鸟", "tree") if draw.random() < 0.4]
+    return {"text": f"{number} {draw.choice(NAMES)} saw {' and '.join(labels) or 'nothing'}", "labels": sorted(labels)}
+
+
+MAKERS: dict[str, Callable[[random.Random, int], dict[str, Any]]] = {
+    "classify": classify, "tag": tag, "risk": risk, "grade": grade, "multilabel": multilabel,
+}  # fmt: skip
+TRAINED = {"classify": "bigru", "tag": "bilstm", "grade": "textcnn", "multilabel": "textcnn"}
 WITHOUT_LABELS = ("language", "embed", "judge")
 APART = ("translate", "moderate")  # held by the same contract in tests of their own
-FIELD = {"classify": "text", "tag": "tokens", "risk": "label", "grade": "score"}
+FIELD = {"classify": "text", "tag": "tokens", "risk": "label", "grade": "score", "multilabel": "labels"}
 
 
 @pytest.fixture(params=sorted(MAKERS), scope="module")
@@ -139,7 +146,9 @@ def test_perfect_answers_score_best_and_shuffled_ones_at_chance(task: str, rows:
 
     def judge(values: list[Any]) -> dict[str, float]:
         labels = getattr(model, "labels", ())
-        answers = [Answer(value, 1.0, {label: float(label == value) for label in labels} or None) for value in values]
+        sets = [value if isinstance(value, list) else [value] for value in values]
+        scores = [{label: float(label in each) for label in labels} or None for each in sets]
+        answers = [Answer(value, 1.0, each) for value, each in zip(values, scores, strict=True)]
         found = model.metrics(answers, shown)
         assert all(len(each) == len(shown) for each in found.values()), "one row an example"
         return {name: figure(found) for name, figure in of.figures.items()}

@@ -25,6 +25,7 @@ KNOWN = {
         "label", "labels", "category", "class", "sentiment", "intent", "target", "topic", "tag",
         "标签", "类别", "分类", "情感", "意图", "类型", "主题",
     ),
+    "labels": ("labels", "categories", "topics", "genres", "tags", "label", "标签", "类别", "主题"),
     "good": ("good", "sentence_good"),
     "bad": ("bad", "sentence_bad"),
     "source": ("source", "src", "原文", "源文"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -156,6 +157,29 @@ class Tags:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """Any number of names, none too."""
+
+    def read(self, value: Any) -> Read:
+        """Take a list of names, or one text in which ; or | part them; the order and repeats say nothing."""
+        found = re.split("[;；|]", value) if isinstance(value, str) else value
+        if found is None:
+            return [], "no_labels"
+        if not isinstance(found, list) or not all(isinstance(each, str | int) for each in found):
+            return [], "not_labels"
+        names = sorted({name for each in found if (name := Label().read(each)[0].strip())})
+        return names, flaw("".join(names))
+
+    def probe(self, text: str) -> Any:
+        """Give the value that stands for a golden text: none."""
+        return []
+
+    def form(self) -> dict[str, Any]:
+        """Say what is sent for it."""
+        return {"type": "array", "items": {"type": "string"}}
+
+
+@dataclass(frozen=True)
 class Record:
     """What the other columns of a table hold: {column: a text, a number, or nothing}."""
 
@@ -186,9 +210,9 @@ class Record:
         return {"type": "object", "additionalProperties": {"type": ["string", "number", "null"]}}
 
 
-FieldType = Text | Label | Number | Tokens | Tags | Record
+FieldType = Text | Label | Labels | Number | Tokens | Tags | Record
 TYPES: dict[str, type[Any]] = {
-    "text": Text, "label": Label, "number": Number, "tokens": Tokens, "tags": Tags, "record": Record,
+    "text": Text, "label": Label, "labels": Labels, "number": Number, "tokens": Tokens, "tags": Tags, "record": Record,
 }  # fmt: skip
 
 

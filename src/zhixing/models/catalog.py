@@ -54,6 +54,8 @@ MODELS = {
     "majority": "zhixing.models.tables:Majority",
     "ridge": "zhixing.models.ridge:Ridge",
     "several": "zhixing.models.several:Several",
+    "bag_each": "zhixing.models.each:BagEach",
+    "frequent_set": "zhixing.models.each:FrequentSet",
     "popularity": "zhixing.models.items:Popularity",
     "item_neighbours": "zhixing.models.items:Neighbours",
     "ease": "zhixing.models.items:Ease",

@@ -26,6 +26,7 @@ TASKS = {
     "grade": "zhixing.tasks.grade:Grade",
     "judge": "zhixing.tasks.judge:Judge",
     "moderate": "zhixing.tasks.moderate:Moderate",
+    "multilabel": "zhixing.tasks.multilabel:Multilabel",
 }
 
 Item = dict[str, Any]

@@ -24,9 +24,9 @@ TOLD = {
     "ngram": ("tokenizer", "vocabulary", "dictionary", "order"),
     **dict.fromkeys(("dirichlet", "additive"), ("tokenizer", "vocabulary", "dictionary", "order", "strength")),
     **dict.fromkeys(
-        ("majority", "frequent_tag", "trees", "mean_score", "copy", "bag_crf", "popularity", "item_neighbours"), ()
+        ("majority", "frequent_tag", "trees", "mean_score", "copy", "bag_crf", "frequent_set", "popularity", "item_neighbours"), ()
     ),
-    **dict.fromkeys(("naive_bayes", "logistic", "crf", "table_logistic", "ridge", "ease", "practice"), ("strength",)),
+    **dict.fromkeys(("naive_bayes", "logistic", "crf", "table_logistic", "ridge", "bag_each", "ease", "practice"), ("strength",)),
 }
 LANGUAGE_ONLY = ("mixture",)
 TASK_OF = {"skipgram": "embed", "cbow": "embed"}  # models that are of another task than their corpus, whatever that is
