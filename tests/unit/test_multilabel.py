@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from zhixing.core.errors import DataError
+from zhixing.core.log import quiet
 from zhixing.data.schema import Labels
 from zhixing.layers.kinds import Inputs
 from zhixing.metrics.labels import macro_f1_of_sets
 from zhixing.models import catalog
 from zhixing.models.each import BagEach, FrequentSet
 from zhixing.objectives.labels import BinaryNats
-from zhixing.tasks.multilabel import HALF, Multilabel, best_cut, cut
+from zhixing.tasks.classify import Classify, fit_bag, fit_majority
+from zhixing.tasks.multilabel import HALF, Multilabel, best_cut, cut, fit_each, fit_frequent
 from zhixing.tasks.task import Answer
 from zhixing.training.gradients import Gradients
 
@@ -131,3 +135,20 @@ def test_the_linear_rival_comes_back_and_beats_the_most_frequent_set() -> None:
     assert ((chosen.probabilities(texts) > 0.5) == wanted).all(1).mean() > (wanted == frequent).all(1).mean() + 0.2
     with pytest.raises(DataError):
         BagEach.fit([], np.zeros((0, 2)))
+
+
+def test_a_rival_has_nothing_of_what_was_settled_for_the_model_beside_it() -> None:
+    settled = Multilabel(("cat", "rare", "鸟"), cuts=(0.01, 0.01, 0.01))
+    task, model, _ = fit_frequent(settled, rows(), [], {}, quiet)
+    assert task.cuts == () and {tuple(each.value) for each in task.answers(model, [{"text": "x"}], None)} == {most_frequent(rows())}
+    each, _, found = fit_each(settled, rows(), [], {}, quiet)
+    assert each.cuts[1] == HALF and each.cuts[0] > 0.1 and found["strength"] > 0
+    classify = Classify(("a", "b"), temperature=5.0, thresholds={"0.95": 0.9})
+    sample = [{"text": f"{name} {n}", "label": name} for n in range(6) for name in "ab"]
+    for fit, method in ((fit_bag, "logistic"), (fit_majority, "majority")):
+        task, _, _ = fit(classify, sample, [], {"method": method}, quiet)
+        assert task.temperature == 1.0 and task.thresholds == {}
+
+
+def most_frequent(examples: list[dict[str, object]]) -> tuple[str, ...]:
+    return Counter(tuple(each["labels"]) for each in examples).most_common(1)[0][0]

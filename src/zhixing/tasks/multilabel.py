@@ -24,6 +24,7 @@ from zhixing.tasks.task import Answer, Example, Item
 
 SUPPORT = 10  # validation rows that must have a label for a cut of its own: one fitted on fewer is luck
 HALF = 0.5
+HELD_OUT = 10  # one row in so many settles the cuts where there are no validation rows
 
 
 @dataclass(frozen=True)
@@ -177,23 +178,29 @@ def fit_frequent(
     """Remember the most frequent set."""
     from zhixing.models.each import FrequentSet
 
-    return task, FrequentSet.fit(split(task, [*rows, *held])[1]), {}
+    return dataclasses.replace(task, cuts=()), FrequentSet.fit(split(task, [*rows, *held])[1]), {}
 
 
 def fit_each(task: Multilabel, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]) -> Fitted:
-    """Fit each label against the rest: prior strength and cuts on the held rows, then both together."""
+    """Fit each label against the rest: prior strength and cuts on the held rows, then both together.
+
+    Without held rows the strength is the usual one, and the cuts come from a tenth of the rows, which stands apart until they are settled.
+    """
     from zhixing.models.each import BagEach
 
     strength = settings.get("strength") or 0.0
     found: dict[str, Any] = {}
-    if held:
-        if strength:
-            model = BagEach.fit(*split(task, rows), strength)
-        else:
-            model, trials = BagEach.choose(*split(task, rows), split(task, held))
-            strength, found["trials"] = model.config.strength, {str(each): nats for each, nats in trials.items()}
-            tell("train.strength", method="bag_each", strength=strength)
-        task = cut(task, model, held, None)
-    both = [*rows, *held] if settings.get("refit", True) else rows
-    model = BagEach.fit(*split(task, both), strength)
+    seen, apart = rows, held
+    if not held:
+        tenth = np.random.default_rng(0).permutation(len(rows)) % HELD_OUT == 0
+        seen, apart = ([row for row, out in zip(rows, tenth, strict=True) if out == wanted] for wanted in (False, True))
+    if held and not strength:
+        model, trials = BagEach.choose(*split(task, seen), split(task, apart))
+        strength, found["trials"] = model.config.strength, {str(each): nats for each, nats in trials.items()}
+        tell("train.strength", method="bag_each", strength=strength)
+    else:
+        model = BagEach.fit(*split(task, seen), strength)
+    task = cut(task, model, apart, None)
+    if settings.get("refit", True):
+        model = BagEach.fit(*split(task, [*seen, *apart]), strength)
     return task, model, found | {"strength": model.config.strength}
