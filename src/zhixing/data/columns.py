@@ -25,6 +25,7 @@ KNOWN = {
         "label", "labels", "category", "class", "sentiment", "intent", "target", "topic", "tag",
         "标签", "类别", "分类", "情感", "意图", "类型", "主题",
     ),
+    "labels": ("labels", "categories", "topics", "genres", "tags", "label", "标签", "类别", "主题"),
     "good": ("good", "sentence_good"),
     "bad": ("bad", "sentence_bad"),
     "source": ("source", "src", "原文", "源文"),
@@ -53,11 +54,15 @@ class Columns:
     without: tuple[str, ...] = ()
 
     def example(self, value: Any) -> tuple[dict[str, Any] | None, str | None]:
-        """Make the example of a row: (example, None), or (None, reason) when the row is bad."""
+        """Make the example of a row: (example, None), or (None, reason) when the row is bad.
+
+        A field that a row may lack, and does, is not in its example; but something must be asked, and something answered.
+        """
         found: dict[str, Any] = {}
         for name, kind in self.schema.fields.items():
+            optional = getattr(kind, "optional", False)
             if isinstance(value, str):
-                cell, reason = kind.read(value)
+                cell, reason = kind.read(None if optional and not isinstance(kind, Text) else value)
             elif self.form is not None and name == "text":
                 cell, reason = _fill(self.form, value)
             elif isinstance(kind, Record):
@@ -65,12 +70,17 @@ class Columns:
                 cell, reason = kind.read({each: cell for each, cell in value.items() if each not in left_out})
             else:
                 cell, reason = kind.read(value.get(self.names.get(name, name)))
-            if reason is None and isinstance(kind, Tags) and len(cell) != len(found[kind.of]):
-                reason = "tags_count"
             if reason:
                 return None, reason
+            if optional and not cell:
+                continue
+            if isinstance(kind, Tags) and len(cell) != len(found.get(kind.of, ())):
+                return None, "tags_count"
             found[name] = cell
-        return found, None
+        told = self.schema.told
+        if not set(found) - set(told):
+            return None, "empty"
+        return (None, "no_answer") if len(told) > 1 and not set(found) & set(told) else (found, None)
 
 
 def _fill(form: str, value: dict[str, Any]) -> tuple[str, str | None]:

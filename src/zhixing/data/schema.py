@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -101,13 +102,18 @@ class Number:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text that is cut into tokens already: a list, or one text in which spaces part them."""
+    """A text that is cut into tokens already: a list, or one text in which spaces part them.
+
+    optional  a row may lack it
+    """
+
+    optional: bool = False
 
     def read(self, value: Any) -> Read:
         """Take at least one token, none of them empty."""
         found = value.split() if isinstance(value, str) else value
         if found is None or found == []:
-            return [], "no_tokens"
+            return [], None if self.optional else "no_tokens"
         if not isinstance(found, list) or not all(isinstance(each, str) and each for each in found):
             return [], "not_tokens"
         return found, flaw("".join(found))
@@ -125,16 +131,18 @@ class Tokens:
 class Tags:
     """One name for each token of another field.
 
-    of  that field
+    of        that field
+    optional  a row may lack it
     """
 
     of: str = "tokens"
+    optional: bool = False
 
     def read(self, value: Any) -> Read:
         """Take a list of names, or one text in which spaces part them."""
         found = value.split() if isinstance(value, str) else value
         if found is None or found == []:
-            return [], "no_tags"
+            return [], None if self.optional else "no_tags"
         if not isinstance(found, list) or not all(isinstance(each, str) and each for each in found):
             return [], "not_tags"
         return found, flaw("".join(found))
@@ -142,6 +150,29 @@ class Tags:
     def probe(self, text: str) -> Any:
         """Give the value that stands for a golden text: none of its tokens is anything."""
         return ["O"] * len(Tokens().probe(text))
+
+    def form(self) -> dict[str, Any]:
+        """Say what is sent for it."""
+        return {"type": "array", "items": {"type": "string"}}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Any number of names, none too."""
+
+    def read(self, value: Any) -> Read:
+        """Take a list of names, or one text in which ; or | part them; the order and repeats say nothing."""
+        found = re.split("[;；|]", value) if isinstance(value, str) else value
+        if found is None:
+            return [], "no_labels"
+        if not isinstance(found, list) or not all(isinstance(each, str | int) for each in found):
+            return [], "not_labels"
+        names = sorted({name for each in found if (name := Label().read(each)[0].strip())})
+        return names, flaw("".join(names))
+
+    def probe(self, text: str) -> Any:
+        """Give the value that stands for a golden text: none."""
+        return []
 
     def form(self) -> dict[str, Any]:
         """Say what is sent for it."""
@@ -179,8 +210,10 @@ class Record:
         return {"type": "object", "additionalProperties": {"type": ["string", "number", "null"]}}
 
 
-FieldType = Text | Label | Number | Tokens | Tags | Record
-TYPES: dict[str, type[Any]] = {"text": Text, "label": Label, "number": Number, "tokens": Tokens, "tags": Tags, "record": Record}
+FieldType = Text | Label | Labels | Number | Tokens | Tags | Record
+TYPES: dict[str, type[Any]] = {
+    "text": Text, "label": Label, "labels": Labels, "number": Number, "tokens": Tokens, "tags": Tags, "record": Record,
+}  # fmt: skip
 
 
 def said(field: Any) -> dict[str, Any]:
@@ -198,13 +231,20 @@ class Schema:
     """The fields of an example, by name, in order.
 
     answer  the field that answers the others; rows to predict lack it. None: there is none
+    beside  fields that answer as well; then a row may lack some of the answers, and must have one
     """
 
     fields: dict[str, FieldType]
     answer: str | None = None
+    beside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        assert self.answer is None or self.answer in self.fields
+        assert set(self.told) <= set(self.fields)
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Name the fields that answer."""
+        return (*(() if self.answer is None else (self.answer,)), *self.beside)
 
     def texts(self, example: dict[str, Any]) -> Iterator[str]:
         """Give the writing of an example, from which tokenizers learn: its texts, and its tokens one by one."""
@@ -216,12 +256,12 @@ class Schema:
 
     @property
     def asked(self) -> Schema:
-        """The schema of what is asked: every field but the answer."""
-        return Schema({name: field for name, field in self.fields.items() if name != self.answer})
+        """The schema of what is asked: every field but the answers."""
+        return Schema({name: field for name, field in self.fields.items() if name not in self.told})
 
     def key(self, example: dict[str, Any]) -> str:
         """Give what is asked as one text, by which equal questions are known: a lone text as it is."""
-        asked = {name: example[name] for name in self.fields if name != self.answer and name in example}
+        asked = {name: example[name] for name in self.fields if name not in self.told and name in example}
         return example["text"] if set(asked) == {"text"} else json.dumps(asked, ensure_ascii=False)
 
     def as_dict(self) -> dict[str, Any]:

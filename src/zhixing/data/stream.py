@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ ROW_WORDS = 64  # words a row of `Neighbours`: long beside a window, short enoug
 NOISE_POWER = 0.75  # words are drawn by their count to this power. Source: Mikolov et al. 2013, section 2.2
 # Of a row's places; of those, by the mask; by a random token. Source: Devlin et al. 2019, section 3.1
 MASKED_SHARE, HIDDEN, REPLACED = 0.15, 0.8, 0.1
+LEVELLED = 8  # times that an item of a rare sort stands in an epoch, at most: more would be learnt by heart before the rest is known
 POOL_BATCHES = 32  # rows of so many batches are sorted by length together: little padding, order still random
 
 
@@ -126,6 +128,17 @@ class Rows:
         places = _places(step, micro, micros, self.batch_rows, len(self.items))
         chosen = np.concatenate([self._epoch(epoch)[place] for epoch, place in places])
         return pad([self.items[each] for each in chosen], self.pad_id)
+
+
+def level(items: Sequence[dict[str, Any]], sorts: Sequence[Any]) -> list[dict[str, Any]]:
+    """Repeat the items of rarer sorts, so that an epoch holds about as many of each sort, but none more than LEVELLED times.
+
+    sorts  which sort each item is of: such as which of several answers it has
+    """
+    counts = Counter(sorts)
+    most = max(counts.values(), default=1)
+    times = {sort: min(LEVELLED, round(most / count)) for sort, count in counts.items()}
+    return [item for item, sort in zip(items, sorts, strict=True) for _ in range(times[sort])]
 
 
 class Masked:

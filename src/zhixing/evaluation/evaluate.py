@@ -35,7 +35,7 @@ from zhixing.evaluation.vectors import judge_vectors
 from zhixing.metrics import intervals
 from zhixing.metrics import labels as judged
 from zhixing.metrics import text as texts
-from zhixing.metrics.figures import WHOLE_ROUNDS
+from zhixing.metrics.figures import WHOLE_ROUNDS, known
 from zhixing.tasks.artefact import Artefact, load
 from zhixing.tasks.classify import PRECISIONS
 from zhixing.tasks.task import task_class
@@ -238,7 +238,7 @@ def judge_pairs(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, riva
         figures.append(Figure(name, spread.value, spread.low, spread.high, {n: figure(each) for n, each in others.items()}))
     groups = sorted({each["label"] for each in examples if each.get("label")})
     apart = {
-        group: float(np.mean([c for c, e in zip(values["correct"], examples, strict=True) if e["label"] == group])) for group in groups
+        group: float(np.mean([c for c, e in zip(values["correct"], examples, strict=True) if e.get("label") == group])) for group in groups
     }
     first = next(iter(task.figures.values()))
     comparisons = {name: first.paired(values, each, SEED).to_dict() for name, each in others.items()}
@@ -270,10 +270,10 @@ def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rival
             continue
         spread = figure.interval(values, SEED)
         figures.append(Figure(name, value, spread.low, spread.high, {n: figure(each) for n, each in others.items()}))
-    first = next(iter(task.figures.values()))
+    first = task.figures[figures[0].name]
     comparisons = {name: first.paired(values, each, SEED).to_dict() for name, each in others.items()}
     details: dict[str, Any] = {}
-    if "confidence" in values and "correct" in values:
+    if "confidence" in values and len(known(values.get("correct", np.zeros(0)))[0]):
         covered, details["thresholds_chosen_on_validation"] = judge_coverage(task, values, others)
         figures += covered
     if hasattr(task, "labels"):
@@ -292,13 +292,13 @@ def unseen_labels(task: Any, examples: list[dict[str, Any]]) -> dict[str, int]:
     """Count the examples with each label that training has not seen, of a task that answers with labels."""
     if task.schema.answer != "label":
         return {}
-    return dict(sorted(Counter(each["label"] for each in examples if each["label"] not in task.labels).items()))
+    return dict(sorted(Counter(each["label"] for each in examples if "label" in each and each["label"] not in task.labels).items()))
 
 
 def judge_coverage(task: Any, values: dict[str, np.ndarray], others: dict[str, Any]) -> tuple[list[Figure], dict[str, Any]]:
     """Say how much can be answered at each precision: at the best threshold there is, and at the one that was chosen on validation."""
     figures, kept = [], {}
-    confidence, correct = values["confidence"], values["correct"] > 0
+    confidence, correct = answered_rows(values)
     for precision in PRECISIONS:
         name = f"coverage_{round(precision * 100)}"
 
@@ -306,7 +306,7 @@ def judge_coverage(task: Any, values: dict[str, np.ndarray], others: dict[str, A
             return judged.coverage_at_precision(confidence, correct, wanted)[0]
 
         spread = intervals.interval_of(coverage, confidence, correct, seed=SEED, rounds=WHOLE_ROUNDS)
-        beside = {n: coverage(each["confidence"], each["correct"] > 0) for n, each in others.items()}
+        beside = {n: coverage(*answered_rows(each)) for n, each in others.items()}
         figures.append(Figure(name, spread.value, spread.low, spread.high, beside))
         if str(precision) in getattr(task, "thresholds", {}):
             threshold = task.thresholds[str(precision)]
@@ -315,6 +315,12 @@ def judge_coverage(task: Any, values: dict[str, np.ndarray], others: dict[str, A
             if threshold is not None:
                 kept[str(precision)] = {"threshold": threshold, "answered": at[0].value, "precision": at[1].value}
     return figures, kept
+
+
+def answered_rows(values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Give confidence and whether it was right of the rows that have an answer to be judged by."""
+    confidence, correct = known(values["confidence"], values["correct"])
+    return confidence, correct > 0
 
 
 def answered_at(threshold: float | None, confidence: np.ndarray, correct: np.ndarray, percent: int) -> list[Figure]:

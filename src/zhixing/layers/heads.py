@@ -1,6 +1,8 @@
-"""What a task puts on top of a model's states: one answer a text, or one a token."""
+"""What a task puts on top of a model's states: one answer a text, one a token, or several of these at once."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -53,3 +55,15 @@ class Each(nn.Module):
     def forward(self, states: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Give (B, T, outputs) from (B, T, D) states."""
         return F.linear(states, self.weight, self.bias)
+
+
+class Several(nn.Module):
+    """Several heads on the same states: what each makes of them, by its name."""
+
+    def __init__(self, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(self, states: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
+        """Give {name: what that head gives} from (B, T, D) states."""
+        return {name: head(states, lengths) for name, head in self.heads.items()}

@@ -151,8 +151,9 @@ class Headed(nn.Module):
         super().__init__()
         self.body = body
         self.head = head
-        if hasattr(head, "pooling"):
-            head.pooling = getattr(body, "pooling", head.pooling)
+        for part in head.modules():
+            if hasattr(part, "pooling"):
+                part.pooling = getattr(body, "pooling", part.pooling)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Give what the head makes of a batch's states."""

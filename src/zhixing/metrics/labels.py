@@ -47,6 +47,16 @@ def macro_f1_of_all(expected: NDArray[np.integer], predicted: NDArray[np.integer
     return macro_f1(expected, predicted, 1 + max(int(np.max(expected)), int(np.max(predicted))))
 
 
+def macro_f1_of_sets(expected: NDArray[np.floating], given: NDArray[np.floating]) -> float:
+    """Average the F1 of the labels that were expected or given at least once, where an example may have several.
+
+    expected  (B, V) 0 or 1, and given the same
+    """
+    together = expected.sum(0) + given.sum(0)  # (V,)
+    there = together > 0
+    return float((2 * (expected * given).sum(0)[there] / together[there]).mean()) if there.any() else float("nan")
+
+
 def calibration_error(confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> float:
     """Give the expected calibration error: how far confidence lies from accuracy, averaged over bins of equally many examples.
 

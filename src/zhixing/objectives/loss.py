@@ -36,7 +36,7 @@ class Objective(Protocol):
     additive: bool
 
     def weights(self, batch: Batch) -> dict[str, float]:
-        """Give each term's denominator in this micro-batch."""
+        """Give each term's denominator in this micro-batch; a term that nothing in the batch speaks of may be left out of both."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         """Give the terms' sums over this micro-batch."""

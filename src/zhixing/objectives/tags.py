@@ -53,11 +53,21 @@ class ChainNats:
 
         batch   tokens (B, T) int, lengths (B,) int, tags (B, T) int with IGNORED where there is none
         """
-        logits = model(Inputs(batch["tokens"], lengths=batch["lengths"])).float()  # (B, T, K)
-        logits, tags, lengths = gather(logits, batch["tags"])
-        transitions, start = model.head.chain()
-        nats = crf.log_partition(logits, transitions, lengths, start) - crf.score(logits, transitions, tags, lengths, start)  # (B,)
-        return (Term("nats", (nats * (lengths > 0)).sum()),)
+        logits = model(Inputs(batch["tokens"], lengths=batch["lengths"]))  # (B, T, K)
+        return (Term("nats", chain_nats(logits, batch["tags"], *model.head.chain())),)
+
+
+def chain_nats(logits: Tensor, tags: Tensor, transitions: Tensor, start: Tensor) -> Tensor:
+    """Sum -log p(tags) of whole sequences under a chain.
+
+    logits       (B, T, K) float
+    tags         (B, T) int with IGNORED
+    transitions  (K, K) float, start (K,) float
+    return       () float
+    """
+    logits, tags, lengths = gather(logits.float(), tags)
+    nats = crf.log_partition(logits, transitions, lengths, start) - crf.score(logits, transitions, tags, lengths, start)  # (B,)
+    return (nats * (lengths > 0)).sum()
 
 
 def gather(logits: Tensor, tags: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -186,7 +187,7 @@ def _inputs(source: str | Path, out: Path, settings: Prepare, tell: Callable[...
 
 
 def _columns(inputs: list[Input], settings: Prepare) -> tuple[str, Columns]:
-    """Settle the task and the columns by the first rows of every source."""
+    """Settle the task and the columns by the first rows of every file."""
     given = read_words(settings.columns)
     for name in ("text", "label"):
         value = getattr(settings, name)
@@ -219,14 +220,8 @@ def _columns(inputs: list[Input], settings: Prepare) -> tuple[str, Columns]:
 
 
 def _peek(given: Input) -> Iterator[Record]:
-    count = 0
     for source in given.sources:
-        for record in records(source):
-            if record.reason is None:
-                yield record
-                count += 1
-                if count >= PEEK_ROWS:
-                    return
+        yield from itertools.islice((record for record in records(source) if record.reason is None), PEEK_ROWS)
 
 
 def _examples(
@@ -276,7 +271,7 @@ def _first_pass(inputs: list[Input], columns: Columns, settings: Prepare, tell: 
 def label_of(example: dict[str, Any], schema: Schema) -> str:
     """Give the label of a text, which has one; other answers may differ for one question, as translations do and cases of a table."""
     single = schema.answer == "label" and not any(isinstance(each, Cells) for each in schema.fields.values())
-    return example["label"] if single else ""
+    return example.get("label", "") if single else ""
 
 
 @dataclass

@@ -43,6 +43,8 @@ class Served:
         share = {"type": "number", "minimum": 0, "maximum": 1}
         labels = isinstance(answers, Label)
         answer = {"type": "string", "enum": list(task.labels)} if labels else answers.form()
+        if task.schema.beside:  # several answers, by name
+            answer = {"type": "object"}
         score = share if labels else {"type": "number"}
         properties = {
             "answer": answer,

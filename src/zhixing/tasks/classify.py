@@ -192,7 +192,12 @@ def fit_majority(
 
     index = {label: place for place, label in enumerate(task.labels)}
     labels = np.array([index[row["label"]] for row in (*rows, *held) if row["label"] in index])
-    return task, Majority.fit(labels, len(index)), {}
+    return unsettled(task), Majority.fit(labels, len(index)), {}
+
+
+def unsettled(task: Any) -> Any:
+    """Give a task without what was settled for another model: a rival is not tempered by the model that it stands beside."""
+    return dataclasses.replace(task, temperature=1.0, thresholds={}, support={})
 
 
 def fit_bag(
@@ -205,7 +210,7 @@ def fit_bag(
     """
     from zhixing.models.bag import Bag
 
-    method, strength = settings["method"], settings.get("strength") or 0.0
+    task, method, strength = unsettled(task), settings["method"], settings.get("strength") or 0.0
     index = {label: place for place, label in enumerate(task.labels)}
     rows, held = ([row for row in part if row["label"] in index] for part in (rows, held))
     texts, labels = [row["text"] for row in rows], np.array([index[row["label"]] for row in rows], np.int64)
@@ -230,10 +235,10 @@ def fit_bag(
 def known_rows(task: Any, rows: Iterable[Example], tell: Callable[..., None]) -> list[Example]:
     """Keep the validation rows whose label training has seen, and tell how many have another: nothing could be chosen by them.
 
-    A task without labels keeps all.
+    A row without a label, which some tasks allow, is kept.
     """
     every = list(rows)
-    known = [row for row in every if task.schema.answer != "label" or row["label"] in task.labels]
+    known = [row for row in every if task.schema.answer != "label" or "label" not in row or row["label"] in task.labels]
     if len(known) < len(every):
         tell("train.unseen", rows=len(every) - len(known), of=len(every))
     return known

@@ -17,7 +17,7 @@ from zhixing.core.errors import DataError
 from zhixing.data.schema import Label, Record, Schema
 from zhixing.metrics import labels as judged
 from zhixing.metrics.figures import Figures, Mean, Whole
-from zhixing.tasks.classify import FEW, calibrate
+from zhixing.tasks.classify import FEW, calibrate, unsettled
 from zhixing.tasks.task import Answer, Example, Item
 
 READ_AHEAD = 2048  # rows answered at once
@@ -126,7 +126,7 @@ def fit_table(
     from zhixing.models.tables import TableLogistic
     from zhixing.models.trees import Trees
 
-    method = settings["method"]
+    task, method = unsettled(task), settings["method"]
 
     def split(part: list[Example]) -> tuple[list[dict[str, Any]], np.ndarray]:
         items = [task.encode(each, None) for each in part if each["label"] in task.labels]

@@ -107,24 +107,15 @@ class Tag:
     def _read(self, model: Any, items: list[Item], pad_id: int) -> Iterator[Answer]:
         import torch
 
-        from zhixing.layers import crf
         from zhixing.layers.kinds import Inputs
 
         device = next(model.parameters()).device
         batch = pad([{"tokens": each["tokens"]} for each in items], pad_id)
         with torch.inference_mode():
             lengths = torch.as_tensor(batch["lengths"]).to(device)
-            inputs = Inputs(torch.as_tensor(batch["tokens"]).to(device), lengths=lengths)
-            emissions = model(inputs)  # (B, T, K)
-            firsts = pad([{"tokens": each["firsts"]} for each in items], 0)
-            places = torch.as_tensor(firsts["tokens"]).to(device)[..., None].expand(-1, -1, emissions.shape[2])
-            counts = torch.as_tensor(firsts["lengths"]).to(device)
-            chain = (emissions.gather(1, places).float(), *model.head.chain())
-            paths, _ = crf.viterbi(*chain[:2], counts, chain[2])  # (B, N)
-            sure = crf.marginals(*chain[:2], counts, chain[2]).gather(2, paths.clamp(min=0)[..., None])[..., 0]  # (B, N)
-        for item, path, each in zip(items, paths.cpu().numpy(), sure.cpu().numpy(), strict=True):
-            count = len(item["firsts"])
-            yield Answer([self.tags[tag] for tag in path[:count]], float(np.min(each[:count], initial=1.0)))
+            emissions = model(Inputs(torch.as_tensor(batch["tokens"]).to(device), lengths=lengths))  # (B, T, K)
+            for path, sure in follow(emissions, [each["firsts"] for each in items], model.head):
+                yield Answer([self.tags[tag] for tag in path], sure)
 
     def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
         """Give per text: its spans found, answered and expected (N, 3), its tokens and how many are right, whether all are, confidence."""
@@ -144,6 +135,26 @@ class Tag:
             "correct": (right == tokens).astype(float),
             "confidence": confidence,
         }
+
+
+def follow(emissions: Any, firsts: list[np.ndarray], head: Any) -> Iterator[tuple[np.ndarray, float]]:
+    """Give each text's best sequence of tags, by number, and the smallest of its tokens' probabilities.
+
+    emissions  (B, T, K) float    what the head, a chain, made of each piece
+    firsts     B (N,) int         where each token begins among its text's pieces
+    """
+    import torch
+
+    from zhixing.layers import crf
+
+    padded = pad([{"tokens": each} for each in firsts], 0)
+    places, counts = (torch.as_tensor(padded[name]).to(emissions.device) for name in ("tokens", "lengths"))
+    scores = emissions.gather(1, places[..., None].expand(-1, -1, emissions.shape[2])).float()  # (B, N, K)
+    transitions, start = head.chain()
+    paths, _ = crf.viterbi(scores, transitions, counts, start)  # (B, N)
+    sure = crf.marginals(scores, transitions, counts, start).gather(2, paths.clamp(min=0)[..., None])[..., 0]  # (B, N)
+    for each, path, share in zip(firsts, paths.cpu().numpy(), sure.cpu().numpy(), strict=True):
+        yield path[: len(each)], float(np.min(share[: len(each)], initial=1.0))
 
 
 Fitted = tuple[Tag, Any, dict[str, Any]]

@@ -26,6 +26,8 @@ TASKS = {
     "grade": "zhixing.tasks.grade:Grade",
     "judge": "zhixing.tasks.judge:Judge",
     "translate": "zhixing.tasks.translate:Translate",
+    "moderate": "zhixing.tasks.moderate:Moderate",
+    "multilabel": "zhixing.tasks.multilabel:Multilabel",
 }
 
 Item = dict[str, Any]

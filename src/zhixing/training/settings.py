@@ -23,8 +23,10 @@ TOLD = {
     "grammar": ("tokenizer", "vocabulary", "dictionary", "size", "classes"),
     "ngram": ("tokenizer", "vocabulary", "dictionary", "order"),
     **dict.fromkeys(("dirichlet", "additive"), ("tokenizer", "vocabulary", "dictionary", "order", "strength")),
-    **dict.fromkeys(("majority", "frequent_tag", "trees", "mean_score", "copy", "popularity", "item_neighbours"), ()),
-    **dict.fromkeys(("naive_bayes", "logistic", "crf", "table_logistic", "ridge", "ease", "practice"), ("strength",)),
+    **dict.fromkeys(
+        ("majority", "frequent_tag", "trees", "mean_score", "copy", "bag_crf", "frequent_set", "popularity", "item_neighbours"), ()
+    ),
+    **dict.fromkeys(("naive_bayes", "logistic", "crf", "table_logistic", "ridge", "bag_each", "ease", "practice"), ("strength",)),
 }
 LANGUAGE_ONLY = ("mixture",)
 TASK_OF = {"skipgram": "embed", "cbow": "embed"}  # models that are of another task than their corpus, whatever that is
@@ -49,6 +51,8 @@ class TrainSettings:
     weight_decay, table_decay    decoupled decay of matrices and of tables; 0 under a prior
     prior                     on the weights, in the objective: "gaussian" or "laplace"; "none": maximum likelihood, with decay beside it
     prior_strength            of that prior, in nats: precision (1 / variance) of a Gaussian, rate (1 / scale) of a Laplace
+    teacher                   a Model folder whose probabilities of the training rows are learnt beside the labels; "": none
+    teacher_weight, teacher_temperature   its share of the objective, 0..1, and what flattens both models' probabilities
     dropout                   -1: derived from the number of passes
     evaluations, patience     how often to validate in the whole run, at most (seldomer where that would cost over 8 % of it), and after how
                               many without a gain to stop; 0: never
@@ -89,6 +93,9 @@ class TrainSettings:
     table_decay: float = 0.01
     prior: str = "none"
     prior_strength: float = 1.0
+    teacher: str = ""
+    teacher_weight: float = 0.7
+    teacher_temperature: float = 2.0
     warmup: float = 0.03
     decay: float = 0.6
     clip: float = 1.0
@@ -114,7 +121,7 @@ CHOICES = {
     "precision": ("auto", "fp32", "bf16"),
     "prior": ("none", "gaussian", "laplace"),
 }
-POSITIVE = ("window", "batch", "accumulate", "learning_rate", "matrix_rate", "epochs", "prior_strength")
+POSITIVE = ("window", "batch", "accumulate", "learning_rate", "matrix_rate", "epochs", "prior_strength", "teacher_temperature")
 NOT_NEGATIVE = (
     *("vocabulary", "steps", "minutes", "core_seconds", "layers", "width", "heads", "groups", "embedding", "context", "weight_decay"),
     *("table_decay", "clip", "evaluations", "patience", "saves", "threads", "classes", "order", "strength", "seed"),
@@ -175,6 +182,8 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
         replace(settled.value, model=model), {**settled.origins, "model": settled.origins["model"] if first.model != "auto" else "task"}
     )
     refuse_unused(model, flags, of.counted)
+    if settled.value.teacher and (of.schema.told != ("label",) or of.reads != "text"):
+        raise UsageError("settings.teacher", task=task, path=settled.value.teacher)
     check(settled)
     return under_prior(settled, flags)
 
@@ -218,6 +227,8 @@ def check(settled: Settings) -> None:
         number = getattr(value, name)
         if number < 0 or (name in POSITIVE and number == 0) or number != number or number == float("inf"):
             raise UsageError("settings.range", setting=name, value=number, origin=settled.origins[name])
+    if not 0.0 <= value.teacher_weight <= 1.0:
+        raise UsageError("settings.range", setting="teacher_weight", value=value.teacher_weight, origin=settled.origins["teacher_weight"])
     if not (value.dropout == -1.0 or 0.0 <= value.dropout < 1.0):
         raise UsageError("settings.dropout", value=value.dropout)
     given = [name for name in ("steps", "minutes", "core_seconds") if getattr(value, name)]

@@ -31,17 +31,18 @@ from zhixing.core.random import key
 from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.shards import shard
-from zhixing.data.stream import ROW_WORDS, Rows, Windows
+from zhixing.data.stream import ROW_WORDS, Rows, Windows, level
 from zhixing.layers.kinds import Headed
 from zhixing.layers.machine import machine
 from zhixing.models import catalog
+from zhixing.objectives.distil import Distill
 from zhixing.objectives.prior import PRIORS, Posterior
 from zhixing.tasks import artefact
 from zhixing.tasks.classify import known_rows
 from zhixing.tasks.task import function, task_class
 from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters, train_unigram, train_words
 from zhixing.tokens.words import read_dictionary
-from zhixing.training import budget, counted, optim, trainer, vectors
+from zhixing.training import budget, counted, optim, teacher, trainer, vectors
 from zhixing.training.checkpoint import Checkpoints, State
 from zhixing.training.gradients import Gradients
 from zhixing.training.settings import TASK_OF, TrainSettings, as_dict, settle
@@ -79,8 +80,10 @@ class Plan:
         return self.held_out.steps_per_epoch if self.held_out else 0
 
     def objective(self) -> Any:
-        """Give what is minimised: the task's objective, under the prior on the weights where one is asked for."""
+        """Give what is minimised: the task's objective, beside a teacher and under a prior on the weights where these are asked for."""
         inner, settings = self.task.objective(), self.settings
+        if settings.teacher:
+            inner = Distill(inner, settings.teacher_weight, settings.teacher_temperature)
         return inner if settings.prior == "none" else Posterior(inner, PRIORS[settings.prior](settings.prior_strength), self.units)
 
 
@@ -140,6 +143,10 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
     held_items = [task.encode(example, tokenizer) for example in held_rows]
     if settings.batch > len(items):
         raise UsageError("train.batch_rows", batch=settings.batch, rows=len(items))
+    if settings.teacher:
+        teacher.taught(items, list(corpus.examples("train")), task, settings.teacher, tell)
+    if task.schema.beside:  # rows of which one answer is known are seen about as often as those of another
+        items = level(items, [frozenset(task.schema.told) & frozenset(row) for row in corpus.examples("train")])
     pad_id = 0 if tokenizer is None else tokenizer.pad_id
     stream = Rows(items, settings.batch, settings.seed, pad_id)
     held_out = Rows(held_items, min(settings.batch, len(held_items)), 0, pad_id) if held_items else None
@@ -279,7 +286,8 @@ def _train(opened: Corpus, out: Path, settled: Settings, began: tuple[float, flo
 
 def identify(corpus: Corpus, settled: Settings) -> str:
     """Name a training by what was asked for: the settled settings and the corpus; run.json holds it as "request"."""
-    return fingerprint([as_dict(settled.value), sha256(corpus.path / MANIFEST)])
+    taught = [sha256(Path(settled.value.teacher) / MANIFEST)] if settled.value.teacher else []
+    return fingerprint([as_dict(settled.value), sha256(corpus.path / MANIFEST), *taught])
 
 
 def _origin(corpus: Corpus) -> dict[str, Any]:
@@ -422,7 +430,10 @@ def finish(
         served, about["chosen"] = counted.mix(corpus, tokenizer, model, settings.order, tell)
     if task.fitted and corpus.counts.get("validation"):
         task = function(task.fitted)(task, model, known_rows(task, corpus.examples("validation"), quiet), tokenizer)
-    about["fitted_on"] = _fitted_on(corpus, settings.model == "mixture")
+    if settings.teacher:
+        about["teacher"] = teacher.origin(settings.teacher)
+    learned = about.get("teacher", {}).get("fitted_on", ())  # what a teacher has seen, its pupil has
+    about["fitted_on"] = _fitted_on(corpus, settings.model == "mixture" or "validation" in learned)
     artefact.write(out, task, served, tokenizer)
     measured = {"seconds": state.seconds + time.perf_counter() - began[0]}
     measured |= {"core_seconds": state.core_seconds + time.process_time() - began[1], "memory_bytes": memory_bytes}
