@@ -24,6 +24,7 @@ VERBS = {
     "unpack": "zhixing.cli.unpack:unpack",
     "nearest": "zhixing.cli.nearest:nearest",
     "compare": "zhixing.cli.compare:compare",
+    "results": "zhixing.cli.results:results",
     "show": "zhixing.cli.show:show",
     "serve": "zhixing.cli.serve:serve",
 }
