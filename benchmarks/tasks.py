@@ -1,4 +1,4 @@
-"""Every supervised task on real sets, the whole way by the command line's own functions: prepare, train, evaluate; one table of the reports.
+"""Every supervised task on real sets, the whole way by the functions behind the command line; one table of the reports.
 
     ZHIXING_DATA=... python benchmarks/tasks.py OUT [--core-seconds 90] [--only tag,risk] [--again] [--smoke]
 
@@ -57,8 +57,8 @@ CASES = {
     "dna_tf_2": Case("classify", "gue_dna", "tf_2.train", "tf_2.dev", "tf_2.test", {"columns": "text=sequence"}, (("", {}), CNN)),
     "dna_tf_4": Case("classify", "gue_dna", "tf_4.train", "tf_4.dev", "tf_4.test", {"columns": "text=sequence"}, (("", {}), CNN)),
     "dna_promoters": Case(
-        "classify", "gue_dna", "prom_prom_300_tata.train", "prom_prom_300_tata.dev", "prom_prom_300_tata.test", {"columns": "text=sequence"},
-        (("", {}), CNN),
+        "classify", "gue_dna", "prom_prom_300_tata.train", "prom_prom_300_tata.dev", "prom_prom_300_tata.test",
+        {"columns": "text=sequence"}, (("", {}), CNN),
     ),
     "multi30k_de_en": Case(
         "translate", "multi30k", "train", "val", "test_2016_flickr", {"columns": "source=de,target=en"},
