@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zhixing.core.errors import DataError
 from zhixing.data.readers import flaw
 
+PROBED = 8  # items of a history that stands for a golden text
 Read = tuple[Any, str | None]  # the value, and None or the code of what is wrong
 
 
@@ -149,6 +150,57 @@ class Tags:
 
 
 @dataclass(frozen=True)
+class Items:
+    """A history: names of items, the oldest first; a list, or one text in which spaces part them. It may be empty."""
+
+    def read(self, value: Any) -> Read:
+        """Take names and whole numbers, none of them empty."""
+        found = value.split() if isinstance(value, str) else value
+        if found is None:
+            return [], "no_items"
+        if not isinstance(found, list) or not all(type(each) in (str, int) and str(each) for each in found):
+            return [], "not_items"
+        names = [str(each) for each in found]
+        return names, flaw("".join(names))
+
+    def probe(self, text: str, known: Sequence[str] = ()) -> Any:
+        """Give the value that stands for a golden text: of the items that a task knows, one for each of its first letters."""
+        return [known[ord(letter) % len(known)] for letter in text[:PROBED]] if known else text.split()
+
+    def form(self) -> dict[str, Any]:
+        """Say what is sent for it."""
+        return {"type": "array", "items": {"type": "string", "minLength": 1}}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Yes or no for each item of another field, as 1 and 0; the last item may lack it: it is what is asked.
+
+    of  that field
+    """
+
+    of: str = "items"
+
+    def read(self, value: Any) -> Read:
+        """Take a list of 0 and 1, or of yes and no, or one text in which spaces part them."""
+        found = value.split() if isinstance(value, str) else value
+        if found is None:
+            return [], "no_flags"
+        known = {"0": 0, "1": 1, 0: 0, 1: 1}  # false is 0 and true is 1
+        if not isinstance(found, list) or not all(isinstance(each, str | int) and each in known for each in found):
+            return [], "not_flags"
+        return [known[each] for each in found], None
+
+    def probe(self, text: str) -> Any:
+        """Give the value that stands for a golden text: one for each item that stands for it."""
+        return [ord(letter) % 2 for letter in text[:PROBED]]
+
+    def form(self) -> dict[str, Any]:
+        """Say what is sent for it; answered are probabilities of yes, one for each item."""
+        return {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}}
+
+
+@dataclass(frozen=True)
 class Record:
     """What the other columns of a table hold: {column: a text, a number, or nothing}."""
 
@@ -179,8 +231,17 @@ class Record:
         return {"type": "object", "additionalProperties": {"type": ["string", "number", "null"]}}
 
 
-FieldType = Text | Label | Number | Tokens | Tags | Record
-TYPES: dict[str, type[Any]] = {"text": Text, "label": Label, "number": Number, "tokens": Tokens, "tags": Tags, "record": Record}
+FieldType = Text | Label | Number | Tokens | Tags | Items | Flags | Record
+TYPES: dict[str, type[Any]] = {
+    "text": Text,
+    "label": Label,
+    "number": Number,
+    "tokens": Tokens,
+    "tags": Tags,
+    "items": Items,
+    "flags": Flags,
+    "record": Record,
+}
 
 
 def said(field: Any) -> dict[str, Any]:
@@ -198,10 +259,12 @@ class Schema:
     """The fields of an example, by name, in order.
 
     answer  the field that answers the others; rows to predict lack it. None: there is none
+    told    the answer is given place by place, and each place's is told to those after it: rows to predict hold it as far as it is known
     """
 
     fields: dict[str, FieldType]
     answer: str | None = None
+    told: bool = False
 
     def __post_init__(self) -> None:
         assert self.answer is None or self.answer in self.fields
@@ -215,13 +278,18 @@ class Schema:
                 yield from example[name]
 
     @property
+    def cases(self) -> bool:
+        """Whether equal questions are different cases, whose answers may differ: rows of a table, histories."""
+        return any(isinstance(each, Record | Items) for each in self.fields.values())
+
+    @property
     def asked(self) -> Schema:
-        """The schema of what is asked: every field but the answer."""
-        return Schema({name: field for name, field in self.fields.items() if name != self.answer})
+        """The schema of what is asked: every field but an answer that is not told."""
+        return Schema({name: field for name, field in self.fields.items() if self.told or name != self.answer})
 
     def key(self, example: dict[str, Any]) -> str:
         """Give what is asked as one text, by which equal questions are known: a lone text as it is."""
-        asked = {name: example[name] for name in self.fields if name != self.answer and name in example}
+        asked = {name: example[name] for name in self.asked.fields if name in example}
         return example["text"] if set(asked) == {"text"} else json.dumps(asked, ensure_ascii=False)
 
     def as_dict(self) -> dict[str, Any]:

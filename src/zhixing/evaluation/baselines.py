@@ -72,5 +72,5 @@ def row_rivals(corpus: Corpus, task: Any, examples: list[dict[str, Any]], split:
 
 
 def asked(task: Any, example: dict[str, Any]) -> dict[str, Any]:
-    """Give an example without its answer."""
-    return {name: value for name, value in example.items() if name != task.schema.answer}
+    """Give an example without its answer, unless that is told place by place."""
+    return {name: value for name, value in example.items() if task.schema.told or name != task.schema.answer}

@@ -10,7 +10,7 @@ from typing import Any
 from zhixing.core.errors import UsageError
 from zhixing.core.files import sha256
 from zhixing.core.folder import MANIFEST
-from zhixing.data.schema import Label, Text, needed
+from zhixing.data.schema import Items, Label, Text, needed
 from zhixing.tasks.artefact import Artefact, load
 
 TEXT_ROUTES = ["/v1/completions", "/v1/chat/completions"]
@@ -43,7 +43,8 @@ class Served:
         share = {"type": "number", "minimum": 0, "maximum": 1}
         labels = isinstance(answers, Label)
         answer = {"type": "string", "enum": list(task.labels)} if labels else answers.form()
-        score = share if labels else {"type": "number"}
+        ranks = any(isinstance(each, Items) for each in task.schema.fields.values())  # by what need be no probability
+        score = share if labels and not ranks else {"type": "number"}
         properties = {
             "answer": answer,
             "confidence": {"anyOf": [share, {"type": "null"}]},

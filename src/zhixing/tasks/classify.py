@@ -233,7 +233,10 @@ def known_rows(task: Any, rows: Iterable[Example], tell: Callable[..., None]) ->
     A task without labels keeps all.
     """
     every = list(rows)
-    known = [row for row in every if task.schema.answer != "label" or row["label"] in task.labels]
+    if task.schema.answer != "label":
+        return every
+    labels = set(task.labels)
+    known = [row for row in every if row["label"] in labels]
     if len(known) < len(every):
         tell("train.unseen", rows=len(every) - len(known), of=len(every))
     return known

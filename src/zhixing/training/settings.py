@@ -23,7 +23,7 @@ TOLD = {
     "grammar": ("tokenizer", "vocabulary", "dictionary", "size", "classes"),
     "ngram": ("tokenizer", "vocabulary", "dictionary", "order"),
     **dict.fromkeys(("dirichlet", "additive"), ("tokenizer", "vocabulary", "dictionary", "order", "strength")),
-    **dict.fromkeys(("majority", "frequent_tag", "trees", "mean_score", "copy", "popularity", "item_neighbours"), ()),
+    **dict.fromkeys(("majority", "frequent_tag", "trees", "mean_score", "copy", "popularity", "item_neighbours", "base_rate"), ()),
     **dict.fromkeys(("naive_bayes", "logistic", "crf", "table_logistic", "ridge", "ease", "practice"), ("strength",)),
 }
 LANGUAGE_ONLY = ("mixture",)
