@@ -70,14 +70,33 @@ def multilabel(draw: random.Random, number: int) -> dict[str, Any]:
     return {"text": f"{number} {draw.choice(NAMES)} saw {' and '.join(labels) or 'nothing'}", "labels": sorted(labels)}
 
 
+def recommend(draw: random.Random, number: int) -> dict[str, Any]:
+    shelf = draw.randrange(8)  # everybody keeps to one shelf
+    items = [f"{'书b'[shelf % 2]}{shelf * 6 + place}" for place in draw.sample(range(6), draw.randrange(4, 7))]
+    return {"items": items[:-1], "label": items[-1]}
+
+
+def trace(draw: random.Random, number: int) -> dict[str, Any]:
+    items = [draw.choice(("add", "乘")) for _ in range(draw.randrange(5, 20))]
+    ease = draw.choice((0.1, 0.9))  # some get nearly all of them right, and some nearly none
+    return {"items": items, "correct": [int(draw.random() < ease) for _ in items]}
+
+
 MAKERS: dict[str, Callable[[random.Random, int], dict[str, Any]]] = {
-    "classify": classify, "tag": tag, "risk": risk, "grade": grade, "multilabel": multilabel,
+    "classify": classify,
+    "tag": tag,
+    "risk": risk,
+    "grade": grade,
+    "multilabel": multilabel,
     "translate": translate,
-}  # fmt: skip
-TRAINED = {"classify": "bigru", "tag": "bilstm", "grade": "textcnn", "multilabel": "textcnn"}
+    "recommend": recommend,
+    "trace": trace,
+}
+TRAINED = {"classify": "bigru", "tag": "bilstm", "grade": "textcnn", "multilabel": "textcnn", "recommend": "gru", "trace": "qwen3"}
 WITHOUT_LABELS = ("language", "embed", "judge")
 APART = ("moderate",)  # held by the same contract in tests of their own
 FIELD = {"classify": "text", "tag": "tokens", "risk": "label", "grade": "score", "multilabel": "labels", "translate": "target"}
+FIELD |= {"recommend": "items", "trace": "correct"}
 
 
 @pytest.fixture(params=sorted(MAKERS), scope="module")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zhixing.core.errors import UsageError
-from zhixing.data.schema import Record, Schema, Tags, Text
+from zhixing.data.schema import Flags, Record, Schema, Tags, Text
 
 # What a field may be called in a person's table, the best name first; a field that is not here goes by its own name.
 KNOWN = {
@@ -34,6 +34,8 @@ KNOWN = {
     "score": ("score", "grade", "points", "mark", "分数", "得分", "成绩"),
     "tokens": ("tokens", "words", "词", "词语", "字"),
     "tags": ("tags", "labels", "ner_tags", "pos_tags", "标签", "标注"),
+    "items": ("items", "history", "skills", "历史", "记录", "知识点"),
+    "correct": ("correct", "right", "对错", "正误"),
 }  # fmt: skip
 PLAIN = Schema({"text": Text()})
 
@@ -70,6 +72,8 @@ class Columns:
                 cell, reason = kind.read({each: cell for each, cell in value.items() if each not in left_out})
             else:
                 cell, reason = kind.read(value.get(self.names.get(name, name)))
+            if reason is None and isinstance(kind, Flags) and not 0 <= len(found[kind.of]) - len(cell) <= 1:
+                reason = "flags_count"
             if reason:
                 return None, reason
             if optional and not cell:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zhixing.core.errors import DataError
 from zhixing.data.readers import flaw
 
+PROBED = 8  # items of a history that stands for a golden text
 Read = tuple[Any, str | None]  # the value, and None or the code of what is wrong
 
 
@@ -180,6 +181,57 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Items:
+    """A history: names of items, the oldest first; a list, or one text in which spaces part them. It may be empty."""
+
+    def read(self, value: Any) -> Read:
+        """Take names and whole numbers, none of them empty."""
+        found = value.split() if isinstance(value, str) else value
+        if found is None:
+            return [], "no_items"
+        if not isinstance(found, list) or not all(type(each) in (str, int) and str(each) for each in found):
+            return [], "not_items"
+        names = [str(each) for each in found]
+        return names, flaw("".join(names))
+
+    def probe(self, text: str, known: Sequence[str] = ()) -> Any:
+        """Give the value that stands for a golden text: of the items that a task knows, one for each of its first letters."""
+        return [known[ord(letter) % len(known)] for letter in text[:PROBED]] if known else text.split()
+
+    def form(self) -> dict[str, Any]:
+        """Say what is sent for it."""
+        return {"type": "array", "items": {"type": "string", "minLength": 1}}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Yes or no for each item of another field, as 1 and 0; the last item may lack it: it is what is asked.
+
+    of  that field
+    """
+
+    of: str = "items"
+
+    def read(self, value: Any) -> Read:
+        """Take a list of 0 and 1, or of yes and no, or one text in which spaces part them."""
+        found = value.split() if isinstance(value, str) else value
+        if found is None:
+            return [], "no_flags"
+        known = {"0": 0, "1": 1, 0: 0, 1: 1}  # false is 0 and true is 1
+        if not isinstance(found, list) or not all(isinstance(each, str | int) and each in known for each in found):
+            return [], "not_flags"
+        return [known[each] for each in found], None
+
+    def probe(self, text: str) -> Any:
+        """Give the value that stands for a golden text: one for each item that stands for it."""
+        return [ord(letter) % 2 for letter in text[:PROBED]]
+
+    def form(self) -> dict[str, Any]:
+        """Say what is sent for it; answered are probabilities of yes, one for each item."""
+        return {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}}
+
+
+@dataclass(frozen=True)
 class Record:
     """What the other columns of a table hold: {column: a text, a number, or nothing}."""
 
@@ -210,10 +262,18 @@ class Record:
         return {"type": "object", "additionalProperties": {"type": ["string", "number", "null"]}}
 
 
-FieldType = Text | Label | Labels | Number | Tokens | Tags | Record
+FieldType = Text | Label | Labels | Number | Tokens | Tags | Items | Flags | Record
 TYPES: dict[str, type[Any]] = {
-    "text": Text, "label": Label, "labels": Labels, "number": Number, "tokens": Tokens, "tags": Tags, "record": Record,
-}  # fmt: skip
+    "text": Text,
+    "label": Label,
+    "labels": Labels,
+    "number": Number,
+    "tokens": Tokens,
+    "tags": Tags,
+    "items": Items,
+    "flags": Flags,
+    "record": Record,
+}
 
 
 def said(field: Any) -> dict[str, Any]:
@@ -232,11 +292,13 @@ class Schema:
 
     answer  the field that answers the others; rows to predict lack it. None: there is none
     beside  fields that answer as well; then a row may lack some of the answers, and must have one
+    stepwise  the answer is given place by place, and each place's is told to those after it: rows to predict hold it as far as it is known
     """
 
     fields: dict[str, FieldType]
     answer: str | None = None
     beside: tuple[str, ...] = ()
+    stepwise: bool = False
 
     def __post_init__(self) -> None:
         assert set(self.told) <= set(self.fields)
@@ -255,13 +317,18 @@ class Schema:
                 yield from example[name]
 
     @property
+    def cases(self) -> bool:
+        """Whether equal questions are different cases, whose answers may differ: rows of a table, histories."""
+        return any(isinstance(each, Record | Items) for each in self.fields.values())
+
+    @property
     def asked(self) -> Schema:
-        """The schema of what is asked: every field but the answers."""
-        return Schema({name: field for name, field in self.fields.items() if name not in self.told})
+        """The schema of what is asked: every field but the answers, of which one that is given step by step is asked as well."""
+        return Schema({name: field for name, field in self.fields.items() if self.stepwise or name not in self.told})
 
     def key(self, example: dict[str, Any]) -> str:
         """Give what is asked as one text, by which equal questions are known: a lone text as it is."""
-        asked = {name: example[name] for name in self.fields if name not in self.told and name in example}
+        asked = {name: example[name] for name in self.asked.fields if name in example}
         return example["text"] if set(asked) == {"text"} else json.dumps(asked, ensure_ascii=False)
 
     def as_dict(self) -> dict[str, Any]:

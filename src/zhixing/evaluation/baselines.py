@@ -72,5 +72,5 @@ def row_rivals(corpus: Corpus, task: Any, examples: list[dict[str, Any]], split:
 
 
 def asked(task: Any, example: dict[str, Any]) -> dict[str, Any]:
-    """Give an example without its answers."""
-    return {name: value for name, value in example.items() if name not in task.schema.told}
+    """Give an example without its answers, unless they are given step by step."""
+    return {name: value for name, value in example.items() if task.schema.stepwise or name not in task.schema.told}

@@ -292,7 +292,8 @@ def unseen_labels(task: Any, examples: list[dict[str, Any]]) -> dict[str, int]:
     """Count the examples with each label that training has not seen, of a task that answers with labels."""
     if task.schema.answer != "label":
         return {}
-    return dict(sorted(Counter(each["label"] for each in examples if "label" in each and each["label"] not in task.labels).items()))
+    known = set(task.labels)
+    return dict(sorted(Counter(each["label"] for each in examples if "label" in each and each["label"] not in known).items()))
 
 
 def judge_coverage(task: Any, values: dict[str, np.ndarray], others: dict[str, Any]) -> tuple[list[Figure], dict[str, Any]]:

@@ -28,10 +28,11 @@ TOLERANCE = 1e-8
 
 @dataclass(frozen=True)
 class PracticeConfig:
-    """How many skills there are, and the precision of the Gaussian prior over weights."""
+    """How many skills there are, and the precision of the Gaussian prior over weights; "base_rate": only the bias is fitted."""
 
     skill_count: int
     strength: float = 1.0
+    method: str = "practice"
     model_type: str = "practice"
 
 
@@ -140,6 +141,13 @@ class Practice:
         found = minimize(loss, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B", options=options)
         return cls(PracticeConfig(skill_count, float(strength)), found.x)
 
+    @classmethod
+    def constant(cls, share: float, skill_count: int) -> Practice:
+        """Give every answer one probability of being right, which lies inside (0, 1)."""
+        weights = np.zeros(SHARED + 3 * skill_count)
+        weights[0] = np.log(share / (1 - share))
+        return cls(PracticeConfig(skill_count, 0.0, "base_rate"), weights)
+
     def probabilities(self, skills: Sequence[Sequence[int]], correct: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Give p(right) of every answer of each learner, from the answers before it: each (T,) float64."""
         counts = count(skills, correct, self.config.skill_count)
@@ -161,7 +169,9 @@ class Practice:
 
     @property
     def prior(self) -> dict[str, Any]:
-        """The prior by name, strength and what has so much of it."""
+        """The prior by name, strength and what has so much of it; empty: there is none."""
+        if not self.config.strength:
+            return {}
         return {"name": "gaussian", "strength": self.config.strength, "per": "weight"}
 
     def to_dict(self) -> dict[str, Any]:

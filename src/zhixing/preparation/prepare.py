@@ -26,8 +26,9 @@ from zhixing.core.folder import CARD, MANIFEST, Folder, check_new, create, locke
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
 from zhixing.data.columns import PLAIN, Columns, choose, labelled, read_words
+from zhixing.data.histories import HISTORIES, Gathered, reading
+from zhixing.data.histories import cut as leave_out
 from zhixing.data.readers import UNITS, Record, Source, excerpt, records, survey
-from zhixing.data.schema import Record as Cells
 from zhixing.data.schema import Schema
 from zhixing.data.splits import SPLITS, cut, digest, split_of
 from zhixing.tasks.task import TASKS, task_class
@@ -46,14 +47,16 @@ class Prepare:
     task          "auto" or a task's name             auto: classify when a label column is there, else language
     text, label   column names; None: recognised
     without       "column,column": columns of a table that are no evidence, such as the number of a row
-    columns       "field=column,field=column": which columns hold the task's fields, where their names do not say it
+    columns       "field=column,field=column": which columns hold the task's fields, where their names do not say it; "user=", "items=" and
+                  "time=" gather rows of one item each into histories
     form          a template such as "{title}\\n{text}" that builds a row's text from its columns
     unit          "auto", "file", "paragraph" or "line": what one document of a txt file is; auto: the file
-    split         "auto", "hash" or "tail"    hash: whole documents; tail: each is cut; auto: tail below 100 documents of language
-    validation, test                0..1      shares
+    split         "auto", "hash" or "tail"    hash: whole documents; tail: each is cut; auto: tail below 100 documents of language, and for
+                  histories, whose last item is test's and the one before it validation's
+    validation, test                0..1      shares; of a history that is cut, 0: none
     validation_source, test_source  files     official splits; they are kept as given and `source` is split only for the rest
     repeats       "auto", "drop" or "keep"    drop also rejects texts with two labels and what stands in an official split; auto: drop, but
-                  keep the rows of tables, where equal rows are different cases
+                  keep the rows of tables and histories, where equal rows are different cases
     drop_bad      go on without the rows that cannot be read
     """
 
@@ -135,11 +138,12 @@ def _prepare(source: str | Path, out: Path, settings: Prepare, tell: Callable[..
     inputs = _inputs(source, out, settings, tell)
     task, columns = _columns(inputs, settings)
     split = settings.split
-    if task != "language" and split == "tail":
+    stored = task_class(task).schema
+    histories = stored.answer is not None and stored.answer not in columns.schema.fields
+    if task != "language" and split == "tail" and not histories:
         raise UsageError("prepare.tail_rows", task=task)
     if settings.repeats == "auto":
-        tables = any(isinstance(each, Cells) for each in columns.schema.fields.values())
-        settings = dataclasses.replace(settings, repeats="keep" if tables else "drop")
+        settings = dataclasses.replace(settings, repeats="keep" if stored.cases else "drop")
     plan = _first_pass(inputs, columns, settings, tell, stop)
     if plan.bad and not settings.drop_bad:
         first = plan.first_bad
@@ -147,7 +151,7 @@ def _prepare(source: str | Path, out: Path, settings: Prepare, tell: Callable[..
         place, count = f"{first.path}:{first.line}", plan.bad.total()
         raise DataError("prepare.bad_rows", place=place, reason=first.reason, count=count, reasons=reasons)
     if split == "auto":
-        split = "tail" if task == "language" and plan.documents < TAIL_BELOW else "hash"
+        split = "tail" if histories or (task == "language" and plan.documents < TAIL_BELOW) else "hash"
     card: dict[str, Any] = {}
     with create(out, "corpus", card, force) as folder:
         card |= _second_pass(folder, inputs, columns, plan, settings, task, split, tell, stop)
@@ -211,7 +215,7 @@ def _columns(inputs: list[Input], settings: Prepare) -> tuple[str, Columns]:
         if task == "language" and "label" in given:
             raise UsageError("prepare.label_unused", label=given["label"])
         without = [each.strip() for each in (settings.without or "").split(",") if each.strip()]
-        found = choose(list(names), task_class(task).schema, given, settings.form, without)
+        found = choose(list(names), reading(task_class(task).schema, names, given), given, settings.form, without)
         if chosen is None:
             chosen, given = found, dict(found.names)
     if task == "auto":
@@ -270,8 +274,7 @@ def _first_pass(inputs: list[Input], columns: Columns, settings: Prepare, tell: 
 
 def label_of(example: dict[str, Any], schema: Schema) -> str:
     """Give the label of a text, which has one; other answers may differ for one question, as translations do and cases of a table."""
-    single = schema.answer == "label" and not any(isinstance(each, Cells) for each in schema.fields.values())
-    return example.get("label", "") if single else ""
+    return example.get("label", "") if schema.answer == "label" and not schema.cases else ""
 
 
 @dataclass
@@ -291,7 +294,7 @@ class Written:
         for text in self.schema.texts(example):
             self.bytes += len(text.encode("utf-8"))
             self.characters += len(text)
-        if "label" in example:
+        if "label" in example and "items" not in example:  # what may come next is every item, not a few labels
             self.labels[example["label"]] += 1
 
 
@@ -316,9 +319,27 @@ def _second_pass(
     rows_in = characters = 0
     rows_out = Counter({"cut": 0} if split == "tail" else dict.fromkeys(SPLITS, 0))
     with contextlib.ExitStack() as open_files:
-        schema = columns.schema
-        written = {name: Written(_open(open_files, folder / f"{name}.jsonl.zst"), schema) for name in SPLITS}
+        schema, stored = columns.schema, task_class(task).schema
+        written = {name: Written(_open(open_files, folder / f"{name}.jsonl.zst"), stored) for name in SPLITS}
         rejects = open_files.enter_context(atomic(folder / "rejected.jsonl"))
+        shares = {"train": 1.0, "validation": validation, "test": test}
+        gathered = Gathered()
+
+        def reject(role: str, name: str, line: int, reason: str, shown: str) -> None:
+            rejected[reason] += 1
+            entry = {"source": role, "path": name, "line": line, "reason": reason, "excerpt": shown}
+            rejects.write(json.dumps(entry, ensure_ascii=False).encode("utf-8") + b"\n")
+
+        def keep_history(given: Input, items: list[str], places: list[tuple[str, int]]) -> None:
+            """Write a history into its splits, or reject its rows when it is too short for them."""
+            where = given.split or ("cut" if split == "tail" else split_of(json.dumps(items), settings.seed, validation, test))
+            examples = leave_out(items, [name for name in SPLITS if shares[name]] if where == "cut" else [where])
+            for part, example in examples.items():
+                written[part].write(example)
+            rows_out[where] += len(places) if examples else 0
+            for name, line in places if not examples else ():
+                reject(given.role, name, line, "short_history", excerpt(" ".join(items)))
+
         for given, source, record, example in _examples(inputs, columns, _unit(settings), stop):
             rows_in += 1
             given.rows[source.name] += 1
@@ -333,10 +354,12 @@ def _second_pass(
                     found[fault] += 1
                 reason = fault if settings.repeats == "drop" and given.split is None else None
             if reason or example is None:
-                rejected[str(reason)] += 1
                 shown = record.excerpt or excerpt("" if example is None else schema.key(example))
-                entry = {"source": given.role, "path": source.name, "line": record.line, "reason": reason, "excerpt": shown}
-                rejects.write(json.dumps(entry, ensure_ascii=False).encode("utf-8") + b"\n")
+                reject(given.role, source.name, record.line, str(reason), shown)
+            elif "user" in schema.fields:
+                gathered.add((given.role, example["user"]), example, (given, (source.name, record.line)))
+            elif schema is HISTORIES:
+                keep_history(given, example["items"], [(source.name, record.line)])
             elif split == "tail" and given.split is None:
                 rows_out["cut"] += 1
                 characters += sum(map(len, schema.texts(example)))
@@ -349,8 +372,13 @@ def _second_pass(
                 rows_out[part] += 1
                 characters += sum(map(len, schema.texts(example)))
                 written[part].write(example)
+        for _, items, places in gathered:
+            keep_history(places[0][0], items, [place for _, place in places])
+    if rejected["short_history"] and not any(each.examples for each in written.values()):
+        least = 1 + (sum(map(bool, shares.values())) if split == "tail" else 1)
+        raise DataError("prepare.short_histories", count=rejected["short_history"], least=least)
     _prove(rows_in, plan.rows, rows_out, rejected, characters, written)
-    write_json(folder / "schema.json", schema.as_dict())
+    write_json(folder / "schema.json", stored.as_dict())
     _judge(written, task, {"validation": validation, "test": test}, tell)
     for code in ("conflict", "leak", "repeat"):
         if found[code]:

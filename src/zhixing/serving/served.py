@@ -10,7 +10,7 @@ from typing import Any
 from zhixing.core.errors import UsageError
 from zhixing.core.files import sha256
 from zhixing.core.folder import MANIFEST
-from zhixing.data.schema import Label, Text, needed
+from zhixing.data.schema import Items, Label, Text, needed
 from zhixing.tasks.artefact import Artefact, load
 
 TEXT_ROUTES = ["/v1/completions", "/v1/chat/completions"]
@@ -45,7 +45,8 @@ class Served:
         answer = {"type": "string", "enum": list(task.labels)} if labels else answers.form()
         if task.schema.beside:  # several answers, by name
             answer = {"type": "object"}
-        score = share if labels else {"type": "number"}
+        ranks = any(isinstance(each, Items) for each in task.schema.fields.values())  # by what need be no probability
+        score = share if labels and not ranks else {"type": "number"}
         properties = {
             "answer": answer,
             "confidence": {"anyOf": [share, {"type": "null"}]},

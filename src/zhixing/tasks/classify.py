@@ -238,7 +238,10 @@ def known_rows(task: Any, rows: Iterable[Example], tell: Callable[..., None]) ->
     A row without a label, which some tasks allow, is kept.
     """
     every = list(rows)
-    known = [row for row in every if task.schema.answer != "label" or "label" not in row or row["label"] in task.labels]
+    if task.schema.answer != "label":
+        return every
+    labels = set(task.labels)
+    known = [row for row in every if "label" not in row or row["label"] in labels]
     if len(known) < len(every):
         tell("train.unseen", rows=len(every) - len(known), of=len(every))
     return known

@@ -20,6 +20,7 @@ import numpy as np
 from zhixing.core.errors import DataError
 from zhixing.core.files import read_json, write_json
 from zhixing.data.batch import pad
+from zhixing.data.schema import Items
 
 GOLDEN = "golden.json"
 FORMAT = 1
@@ -57,16 +58,22 @@ def ask(task: Any, model: Any, tokenizer: Any, kept: Sequence[dict[str, Any]] = 
     kept  earlier answers: their texts are asked, and log p of their tokens is given; none: the probes, and the tokens that matter most now
     """
     texts = [each["text"] for each in kept] or list(PROBES)
-    if hasattr(model, "logits") or hasattr(model, "log_probabilities"):
+    if task.reads == "text" and (hasattr(model, "logits") or hasattr(model, "log_probabilities")):
         found = list(_write_on(model, tokenizer, texts, [each["ids"] for each in kept]))
     else:
-        items = [task.encode({name: kind.probe(text) for name, kind in task.schema.asked.fields.items()}, tokenizer) for text in texts]
+        items = [task.encode(_probe(task, text), tokenizer) for text in texts]
         found = []
         for number, answer in enumerate(task.answers(model, items, tokenizer)):
             scores = answer.scores or ({} if answer.confidence is None else {"confidence": answer.confidence})
             best = kept[number]["scores"] if kept else sorted(scores, key=lambda name: (-scores[name], name))[:SCORES]
             found.append({"value": _plain(answer.value), "scores": {name: _short(scores[name]) for name in best if name in scores}})
     return [{"text": text, **each} for text, each in zip(texts, found, strict=True)]
+
+
+def _probe(task: Any, text: str) -> dict[str, Any]:
+    """Give the example that stands for a text; histories are of items that the task knows, for others say nothing."""
+    fields = task.schema.asked.fields
+    return {name: kind.probe(text, task.labels) if isinstance(kind, Items) else kind.probe(text) for name, kind in fields.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -181,4 +188,12 @@ def _differ_in_scores(before: dict[str, Any], now: dict[str, Any], tolerance: fl
     if not gap <= tolerance * scale:
         return f"scores: {gap / scale:.2e}"
     sure = len(values) < 2 or values[0] - values[1] > 2 * tolerance * scale
-    return f"answer: {before['value']}" if sure and before["value"] != now["value"] else None
+    return f"answer: {before['value']}" if sure and not _agree(before["value"], now["value"], tolerance) else None
+
+
+def _agree(before: Any, now: Any, tolerance: float) -> bool:
+    """Say whether two answers are the same, lists of numbers up to the tolerance."""
+    lists = isinstance(before, list) and isinstance(now, list) and len(before) == len(now)
+    if lists and all(isinstance(each, float) for each in (*before, *now)):
+        return bool(np.allclose(before, now, rtol=0, atol=tolerance))
+    return before == now

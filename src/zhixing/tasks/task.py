@@ -28,6 +28,8 @@ TASKS = {
     "translate": "zhixing.tasks.translate:Translate",
     "moderate": "zhixing.tasks.moderate:Moderate",
     "multilabel": "zhixing.tasks.multilabel:Multilabel",
+    "recommend": "zhixing.tasks.recommend:Recommend",
+    "trace": "zhixing.tasks.trace:Trace",
 }
 
 Item = dict[str, Any]
@@ -61,7 +63,8 @@ class Task(Protocol):
               are lists of examples (held may be empty: nothing is chosen then) and about is for the card
     default   the model that is trained when none is named
     dial      settings of trained models for this task, over those of the family's plan
-    reads     "text": a tokenizer makes tokens of it; "rows": there is no tokenizer, and a trained model's vocabulary is task.vocabulary
+    reads     "text": a tokenizer makes tokens of it; "rows": there is no tokenizer, and the vocabulary of a trained model, if the task has
+              any, is task.vocabulary, a property
     fitted    "module:function" that settles on validation what the task must know of its model (temperature, thresholds), or "":
               function(task, model, rows, tokenizer) -> task
     """

@@ -372,6 +372,7 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
     if state.step == 0:
         state.seconds, state.core_seconds = time.perf_counter() - began[0], time.process_time() - began[1]
     objective, judged = made.objective(), made.task.objective()  # a prior says nothing about text that is held out
+    judged = getattr(judged, "held", judged)
     held = [made.held_out.batch(step) for step in range(run_file["validation_batches"])] if made.held_out else []
     validate = (lambda: trainer.measure(model, judged, held, settings.precision)) if held else None
     pace = trainer.Pace(
