@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -154,6 +155,10 @@ def test_commands_of_the_readme_run(
     Path("reviews.csv").write_text("review,stars\n" + "\n".join(rows) + "\n")
     Path("chapter.txt").write_text("Once upon a time, a river ran past the hills.\n" * 9)
     Path("new.csv").write_text("id,review\n1,a lovely thing\n2,an awful thing\n")
+    pairs = [{"de": f"ein Wort {n}", "en": f"a word {n}"} for n in range(60)]
+    Path("de-en.jsonl").write_text("".join(json.dumps(each) + "\n" for each in pairs))
+    loans = [f"{n},{n * 37 % 70},{'clerk' if n % 3 else 'cook'},{int(n * 37 % 70 < 30)}" for n in range(200)]
+    Path("loans.csv").write_text("id,age,job,default\n" + "\n".join(loans) + "\n")
     ran = 0
     for line in commands((root / "README.md").read_text(encoding="utf-8")):
         # A server runs until it is stopped: tests/serving starts and stops it.
@@ -162,7 +167,7 @@ def test_commands_of_the_readme_run(
         for flag, value in SHORTER.items():
             if flag in line:
                 line[line.index(flag) + 1] = value
-        extra = ["--size", "tiny"] if line[0] in ("train", "compare") else []
+        extra = ["--size", "tiny"] if line[0] == "compare" or (line[0] == "train" and line[1] != "corpora/loans") else []
         if line[0] == "compare" and "--models" not in line:
             extra += ["--models", "ngram,lstm,mixture"]  # a whole ladder is for a person's patience as well
         assert main([*line, *extra]) == 0, (line, capsys.readouterr().err)

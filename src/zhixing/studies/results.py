@@ -71,10 +71,22 @@ def read(path: Path) -> Row | None:
     rivals = sorted(first["rivals"].items(), key=lambda pair: pair[1] if less else -pair[1])
     rival, rival_value = rivals[0] if rivals else ("", None)
     return Row(
-        report["task"], Path(report["corpus"]).name, report["split"], str(card.get("model", "")), str(folder), first["name"], first["value"],
-        first["low"], first["high"], rival, rival_value, report["verdict"], report["examples"],
-        card.get("measured", {}).get("core_seconds"), card.get("parameters") or weights(folder),
-    )  # fmt: skip
+        task=report["task"],
+        corpus=Path(report["corpus"]).name,
+        split=report["split"],
+        model=str(card.get("model", "")),
+        place=str(folder),
+        figure=first["name"],
+        value=first["value"],
+        low=first["low"],
+        high=first["high"],
+        rival=rival,
+        rival_value=rival_value,
+        verdict=report["verdict"],
+        examples=report["examples"],
+        core_seconds=card.get("measured", {}).get("core_seconds"),
+        parameters=card.get("parameters") or weights(folder),
+    )
 
 
 def weights(folder: Path) -> int | None:

@@ -24,7 +24,19 @@ TOLD = {
     "ngram": ("tokenizer", "vocabulary", "dictionary", "order"),
     **dict.fromkeys(("dirichlet", "additive"), ("tokenizer", "vocabulary", "dictionary", "order", "strength")),
     **dict.fromkeys(
-        ("majority", "frequent_tag", "trees", "mean_score", "copy", "bag_crf", "frequent_set", "popularity", "item_neighbours", "base_rate"), ()
+        (
+            "majority",
+            "frequent_tag",
+            "trees",
+            "mean_score",
+            "copy",
+            "bag_crf",
+            "frequent_set",
+            "popularity",
+            "item_neighbours",
+            "base_rate",
+        ),
+        (),
     ),
     **dict.fromkeys(("naive_bayes", "logistic", "crf", "table_logistic", "ridge", "bag_each", "ease", "practice"), ("strength",)),
 }
