@@ -62,9 +62,9 @@ CASES = {
     ),
     "multi30k_de_en": Case(
         "translate", "multi30k", "train", "val", "test_2016_flickr", {"columns": "source=de,target=en"},
-        (("copy", {}), ("mbart", {"tokenizer": "bpe", "vocabulary": 8000})),
+        (("copy", {}), ("mbart", {})),
     ),
-    "tatoeba_en_zh": Case("translate", "tatoeba_en_zh", "train", test="dev", models=(("copy", {}), ("mbart", {"tokenizer": "bpe"}))),
+    "tatoeba_en_zh": Case("translate", "tatoeba_en_zh", "train", test="dev", models=(("copy", {}), ("mbart", {}))),
 }  # fmt: skip
 
 
