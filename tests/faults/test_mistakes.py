@@ -22,6 +22,9 @@ Snapshot = Callable[..., dict[str, str]]
 Setup = Callable[[Path, Path], object]  # (kit, place) -> what must be there before
 
 
+TAGGED = {"a.jsonl": b'{"tokens": ["a"], "tags": ["O"]}\n'}
+
+
 @dataclass(frozen=True)
 class Case:
     """One mistake: the words, where {k} is the kit and {p} an own place, the error, and what the place holds before."""
@@ -249,6 +252,26 @@ CASES = [
     Case("answers-over-rows", "predict {k}/classifier {k}/rows.csv {k}/rows.csv --force", 2, "output.is_source", "rows.csv"),
     Case("answers-delimiter", "predict {k}/classifier {p}/a.csv {p}/o.csv", 3, "data.delimiter", "'|'", {"a.csv": b"review|id\na|1\n"}),
     Case("answers-in-model", "predict {k}/classifier {k}/rows.csv {k}/classifier/out.csv", 2, "output.inside", "out.csv"),
+    Case("answers-columns", "predict {k}/classifier {k}/rows.csv {p}/o.csv --columns text", 2, "prepare.columns", "source=de"),
+    # tasks of other rows
+    Case("task-unknown", "prepare {k}/rows.csv {p}/c --task tagg", 2, "prepare.choice", "tag"),
+    Case("field-unknown", "prepare {k}/rows.csv {p}/c --task tag --columns words=text", 2, "prepare.field", "tokens"),
+    Case("field-missing", "prepare {p}/a.jsonl {p}/c --task translate", 2, "prepare.no_field", "target", {"a.jsonl": b'{"source": "a"}\n'}),
+    Case(
+        "tags-count", "prepare {p}/a.jsonl {p}/c --task tag", 3, "prepare.bad_rows", "a.jsonl:2 (tags_count)",
+        {"a.jsonl": b'{"tokens": ["a"], "tags": ["O"]}\n{"tokens": ["a", "b"], "tags": ["O"]}\n'},
+    ),
+    Case(
+        "score-word", "prepare {p}/a.csv {p}/c --task grade", 3, "prepare.bad_rows", "a.csv:3 (not_number)",
+        {"a.csv": b"text,score\none,1\ntwo,much\n"},
+    ),
+    Case("without-unknown", "prepare {p}/a.csv {p}/c --task risk --without idd", 2, "prepare.column", "'id'", {"a.csv": b"id,label\n1,0\n"}),
+    Case("tail-of-tags", "prepare {p}/a.jsonl {p}/c --task tag --split tail", 2, "prepare.tail_rows", "tag", TAGGED),
+    Case("tagger-of-texts", "train {k}/table {p}/m --model crf", 2, "settings.model", "classify"),
+    Case("strength-unused", "train {k}/table {p}/m --model majority --strength 2", 2, "settings.unused", "strength"),
+    # results
+    Case("results-none", "results {p}", 3, "results.none", "zhixing evaluate"),
+    Case("results-exist", "results {k} --out {p}/a.md", 2, "output.exists", "--force", {"a.md": b"mine"}),
     # generate
     Case("writer-is-classifier", "generate {k}/classifier", 2, "usage.not_language", "zhixing predict"),
     Case("temperature", "generate {k}/ngram --temperature=-1", 2, "sampling.range", "temperature"),

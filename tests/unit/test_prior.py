@@ -21,6 +21,7 @@ from zhixing.core.errors import UsageError
 from zhixing.core.log import RunLog
 from zhixing.data.batch import pad
 from zhixing.data.stream import Windows
+from zhixing.layers.heads import Pooled
 from zhixing.layers.kinds import Headed, Inputs
 from zhixing.models import catalog
 from zhixing.objectives.labels import LabelNats
@@ -49,7 +50,7 @@ def model(family: str = "qwen3", headed: bool = False) -> nn.Module:
     torch.manual_seed(0)
     made = catalog.build({"model_type": family, "vocab_size": V, **FORMS[family]})
     if headed:
-        made = Headed(made, nn.Linear(made.width, LABELS))
+        made = Headed(made, Pooled(made.width, LABELS))
     with torch.no_grad():
         for p in made.parameters():
             p.add_(torch.randn_like(p) * 0.1)
