@@ -11,11 +11,14 @@ import torch
 from scipy.optimize import check_grad
 
 from zhixing.core.errors import DataError, UsageError
+from zhixing.core.log import quiet
 from zhixing.layers import crf as layer
 from zhixing.layers.kinds import Inputs
 from zhixing.models import catalog, crf
 from zhixing.models.crf import CRF, FrequentTag, find_best, legal, mend, pack, run_chain
 from zhixing.objectives.tags import ChainNats, TagNats
+from zhixing.tasks.tag import Tag, fit_crf, fit_frequent
+from zhixing.tokens.tokenizer import train_characters
 
 LENGTHS = [3, 1, 4, 2]
 TAGS = ("B-a", "I-a", "O")
@@ -246,3 +249,17 @@ def test_chain_nats_is_the_probability_of_the_tags():
     assert ChainNats()(model, batch)[0].total.item() == pytest.approx(total, rel=1e-5)
     empty = {**batch, "tags": torch.full_like(batch["tags"], -100)}
     assert ChainNats()(model, empty)[0].total.item() == 0
+
+
+def test_a_span_that_begins_with_inside_is_learnt_as_conll_reads_it() -> None:
+    """Real files hold I-x after O or after another span: fitted and trained taggers read it as a beginning."""
+    rows = [{"tokens": ["a", "Bo", "Li"], "tags": ["O", "I-x", "I-x"]}, {"tokens": ["Bo", "Li", "c"], "tags": ["B-x", "I-y", "O"]}] * 4
+    task = Tag.fit(rows)
+    assert task.tags == ("B-x", "B-y", "I-x", "O")
+    item = task.encode(rows[1], train_characters(["aBoLic"]))
+    assert [task.tags[number] for number in item["tags"][item["firsts"]]] == ["B-x", "B-y", "O"]
+    for fit in (fit_crf, fit_frequent):
+        _, model, _ = fit(task, rows, rows[:2], {}, quiet)
+        assert model.tag([["a", "Bo", "Li"]])[0][0][1] == "B-x"
+    free = Tag.fit([{"tokens": ["a", "b"], "tags": ["O", "I-x"]}])
+    assert free.tags == ("I-x", "O"), "tags without beginnings are left as they are"

@@ -16,6 +16,7 @@ from zhixing.data.batch import IGNORED, pad
 from zhixing.data.schema import Schema, Tags, Tokens
 from zhixing.metrics import spans as judged
 from zhixing.metrics.figures import Figures, Mean, Whole
+from zhixing.models.crf import mend
 from zhixing.tasks.task import Answer, Example, Item
 
 READ_BATCH = 32  # texts tagged at once by a neural model
@@ -52,7 +53,12 @@ class Tag:
     @classmethod
     def fit(cls, training_examples: Iterable[Example], **settings: Any) -> Tag:
         """Read the tags from the training examples; raises DataError when there are fewer than two."""
-        tags = sorted({tag for example in training_examples for tag in example["tags"]})
+        given: set[str] = set()
+        mended: set[str] = set()
+        for example in training_examples:
+            given |= set(example["tags"])
+            mended |= set(mend(example["tags"]))
+        tags = sorted(mended if any(tag.startswith("B-") for tag in given) else given)
         if len(tags) < 2:
             raise DataError("task.one_label", labels=", ".join(tags))
         return cls(tags=tuple(tags), **settings)
@@ -73,7 +79,7 @@ class Tag:
         if "tags" in example:
             index = {tag: place for place, tag in enumerate(self.tags)}
             told = np.full(len(item["tokens"]), IGNORED, np.int64)
-            numbers = np.array([index.get(tag, IGNORED) for tag in example["tags"]])
+            numbers = np.array([index.get(tag, IGNORED) for tag in valid(self, example)])
             told[item["firsts"]] = numbers[: len(item["firsts"])]
             item["tags"] = told
         return item
@@ -137,6 +143,11 @@ class Tag:
         }
 
 
+def valid(task: Tag, example: Example) -> list[str]:
+    """Give an example's tags as a sequence that can be: in BIO tags, an I-x that continues nothing begins a span, as CoNLL reads it."""
+    return mend(example["tags"]) if any(tag.startswith("B-") for tag in task.tags) else list(example["tags"])
+
+
 def follow(emissions: Any, firsts: list[np.ndarray], head: Any) -> Iterator[tuple[np.ndarray, float]]:
     """Give each text's best sequence of tags, by number, and the smallest of its tokens' probabilities.
 
@@ -165,7 +176,7 @@ def fit_frequent(task: Tag, rows: list[Example], held: list[Example], settings: 
     from zhixing.models.crf import FrequentTag
 
     both = [*rows, *held]
-    return task, FrequentTag.fit([each["tokens"] for each in both], [each["tags"] for each in both]), {}
+    return task, FrequentTag.fit([each["tokens"] for each in both], [valid(task, each) for each in both]), {}
 
 
 def span_f1(answered: Iterable[list[str]], expected: Iterable[list[str]]) -> float:
@@ -178,7 +189,7 @@ def fit_crf(task: Tag, rows: list[Example], held: list[Example], settings: Mappi
     from zhixing.models.crf import CRF
 
     def split(part: list[Example]) -> tuple[list[list[str]], list[list[str]]]:
-        return [each["tokens"] for each in part], [each["tags"] for each in part]
+        return [each["tokens"] for each in part], [valid(task, each) for each in part]
 
     strength = settings.get("strength") or 0.0
     found: dict[str, Any] = {}
