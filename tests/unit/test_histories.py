@@ -217,9 +217,11 @@ def test_a_server_says_what_it_takes_and_gives(tmp_path: Path) -> None:
     served = open_models([tmp_path / "m"])["m"]
     assert served.inputs()["properties"] == {"items": {"type": "array", "items": {"type": "string", "minLength": 1}}}
     said = served.outputs()["properties"]
-    assert said["answer"]["enum"] == ["a", "b", "c", "d"] and said["scores"]["anyOf"][0]["additionalProperties"] == {"type": "number"}
+    assert said["answer"]["enum"] == ["b", "a", "c", "d"] and said["scores"]["anyOf"][0]["additionalProperties"] == {"type": "number"}
     wrong = PredictRequest(model="m", rows=[{"items": ["a", ""]}])
     with pytest.raises(UsageError, match=r"rows\.0\.items"):
         items_of(wrong, served, Limits())
+    train(tmp_path / "c", tmp_path / "e", {"model": "ease"})
+    assert load(tmp_path / "e").predict([{"items": []}])[0].value == "b", "who has no history is told what is most frequent"
     (answer,) = served.artefact.predict([{"items": ["a", "b"]}])
     assert list(answer.scores.items()) == [("c", 2.0), ("d", 2.0)], "counts, equal ones in the order of their names"

@@ -31,7 +31,7 @@ STRENGTHS = (30.0, 100.0, 300.0, 1000.0)  # of EASE's prior, of which validation
 class Recommend:
     """One history, the next item.
 
-    labels   the items of training, in sorted order; others in a history are not read
+    labels   the items of training, the most frequent first, so that equal scores fall to them; others in a history are not read
     longest  items of a history that a trained model reads, the newest
     """
 
@@ -55,10 +55,10 @@ class Recommend:
     @classmethod
     def fit(cls, training_examples: Iterable[Example], **settings: Any) -> Recommend:
         """Read the items from the training examples; raises DataError when there are fewer than two."""
-        items = sorted({item for example in training_examples for item in (*example["items"], example["label"])})
-        if len(items) < 2:
-            raise DataError("task.one_label", labels=", ".join(items))
-        return cls(labels=tuple(items), **settings)
+        counts = Counter(item for example in training_examples for item in (*example["items"], example["label"]))
+        if len(counts) < 2:
+            raise DataError("task.one_label", labels=", ".join(counts))
+        return cls(labels=tuple(sorted(counts, key=lambda item: (-counts[item], item))), **settings)
 
     @property
     def vocabulary(self) -> int:
@@ -97,7 +97,7 @@ class Recommend:
         return NextItem()
 
     def answers(self, model: Any, items: Iterable[Item], tokenizer: Any, decoding: Any = None) -> Iterator[Answer]:
-        """Give each history's best new items with their scores, by number where they are equal; the value is the first.
+        """Give each history's best new items with their scores, equal ones in the order of the labels; the value is the first.
 
         A trained model's scores are probabilities among the new items; its confidence is that of the first. Where nothing is new, the value
         is empty.
