@@ -265,7 +265,7 @@ CASES = [
         "score-word", "prepare {p}/a.csv {p}/c --task grade", 3, "prepare.bad_rows", "a.csv:3 (not_number)",
         {"a.csv": b"text,score\none,1\ntwo,much\n"},
     ),
-    Case("without-unknown", "prepare {p}/a.csv {p}/c --task risk --without idd", 2, "prepare.column", "'id'", {"a.csv": b"id,label\n1,0\n"}),
+    Case("without-odd", "prepare {p}/a.csv {p}/c --task risk --without idd", 2, "prepare.column", "'id'", {"a.csv": b"id,label\n1,0\n"}),
     Case("tail-of-tags", "prepare {p}/a.jsonl {p}/c --task tag --split tail", 2, "prepare.tail_rows", "tag", TAGGED),
     Case("tagger-of-texts", "train {k}/table {p}/m --model crf", 2, "settings.model", "classify"),
     Case("strength-unused", "train {k}/table {p}/m --model majority --strength 2", 2, "settings.unused", "strength"),
