@@ -212,3 +212,18 @@ def test_a_trained_model_learns_the_task(name: str, tmp_path: Path) -> None:
     assert first.value > first.rivals[next(iter(task_class(name).counted))] + 0.1
     again = load(tmp_path / "model")
     assert again.family == TRAINED[name] and again.predict([asked(name, rows[0])])[0].value is not None
+
+
+def test_a_figure_that_nothing_can_be_made_of_is_left_out(tmp_path: Path) -> None:
+    """Of two new answers to one new question, both with one score, no agreement can be told: the report is written without it."""
+    draw = random.Random(5)
+    seen = [grade(draw, number) for number in range(80)]
+    fresh = [{**grade(draw, number), "question": "A new one", "score": 2.0} for number in range(30)]
+    for name, rows in (("train", seen), ("test", fresh)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    prepare(tmp_path / "train.jsonl", tmp_path / "corpus", Prepare(task="grade", test_source=str(tmp_path / "test.jsonl")))
+    train(tmp_path / "corpus", tmp_path / "model", {"model": "mean_score"})
+    report = evaluate(tmp_path / "model", tmp_path / "corpus")
+    assert all(each.value is not None and not math.isnan(each.value) for each in report.figures)
+    assert not any(math.isnan(value) for each in report.figures for value in each.rivals.values())
+    assert list((tmp_path / "model" / "evaluation").glob("*.json"))

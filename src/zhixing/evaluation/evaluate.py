@@ -269,7 +269,9 @@ def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rival
         if math.isnan(value):  # there is nothing to take it from
             continue
         spread = figure.interval(values, SEED)
-        figures.append(Figure(name, value, spread.low, spread.high, {n: figure(each) for n, each in others.items()}))
+        beside = {n: found for n, each in others.items() if not math.isnan(found := figure(each))}
+        ends = (None, None) if math.isnan(spread.low) else (spread.low, spread.high)
+        figures.append(Figure(name, value, *ends, beside))
     first = task.figures[figures[0].name]
     comparisons = {name: first.paired(values, each, SEED).to_dict() for name, each in others.items()}
     details: dict[str, Any] = {}
