@@ -20,7 +20,7 @@ from results import commit, find, hardware, tell
 
 from zhixing import evaluate, prepare, train
 from zhixing.core.errors import ZhixingError
-from zhixing.core.files import write_json, write_text
+from zhixing.core.files import read_json, write_json, write_text
 from zhixing.core.folder import MANIFEST
 from zhixing.preparation.prepare import Prepare
 from zhixing.studies.results import as_dict, as_text, gather
@@ -60,6 +60,12 @@ CASES = {
         "classify", "gue_dna", "prom_prom_300_tata.train", "prom_prom_300_tata.dev", "prom_prom_300_tata.test",
         {"columns": "text=sequence"}, (("", {}), CNN),
     ),
+    "movielens": Case(
+        "recommend", "movielens_latest_small", "ratings",
+        how={"columns": "user=userId,items=movieId,time=timestamp", "validation": 0.05, "test": 0.05, "drop_bad": False},
+        models=(("", {}), ("gru", {"size": "tiny", "window": 100})),
+    ),
+    "assist2009": Case("trace", "assist2009", "train", "valid", "test", models=(("", {}), ("gru", {"size": "tiny", "window": 200}))),
     "multi30k_de_en": Case(
         "translate", "multi30k", "train", "val", "test_2016_flickr", {"columns": "source=de,target=en"},
         (("copy", {}), ("mbart", {})),
@@ -110,7 +116,9 @@ def main() -> None:
                 failed.append(name)
                 print(f"{name}: {error}", file=sys.stderr)
     rows = gather([given.out / "models"])
-    about = [f"- command: `python benchmarks/tasks.py {' '.join(['OUT', *sys.argv[2:]])}`", f"- commit: {commit()}"]
+    runs = [*(read_json(note) if (note := given.out / "runs.json").exists() else []), [" ".join(["OUT", *sys.argv[2:]]), commit()]]
+    write_json(note, runs)
+    about = [f"- command: `python benchmarks/tasks.py {words}` at commit {at}" for words, at in runs]
     about += [f"- hardware: {hardware()}", f"- threads: {os.environ.get('OMP_NUM_THREADS', 'all')}"]
     write_text(given.out / "results.md", "\n".join(["# Tasks", "", as_text(rows), "", *about, ""]))
     write_json(given.out / "results.json", as_dict(rows))

@@ -77,6 +77,8 @@ def best(
     if not (minutes > 0 and math.isfinite(minutes)):
         raise UsageError("settings.range", setting="minutes", value=minutes, origin="flag")
     opened = open_corpus(corpus)
+    if opened.task not in CHOOSERS:
+        raise UsageError("best.task", task=opened.task, among=list(CHOOSERS))
     if not opened.counts.get("validation"):
         raise DataError("train.no_validation", path=str(opened.path))
     out = Path(out)
@@ -104,8 +106,7 @@ def _best(
     def left() -> float:
         return minutes * 60 * (1 - RESERVE) - (time.perf_counter() - began)
 
-    choose = language if opened.task == "language" else classes
-    candidates, make = choose(opened, work, minutes, given, left, tell, stop)
+    candidates, make = CHOOSERS[opened.task](opened, work, minutes, given, left, tell, stop)
     order = sorted(candidates, key=lambda each: (each.mean if each.lower_is_better else -each.mean, each.nats))
     table = explain(order)
     winner = order[0].name
@@ -245,3 +246,6 @@ def classes(
             train(corpus.path, path, {"model": winner, "strength": strengths[winner]}, tell=tell)
 
     return candidates, make
+
+
+CHOOSERS: dict[str, Callable[..., Made]] = {"language": language, "classify": classes}
