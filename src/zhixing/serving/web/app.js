@@ -1,6 +1,6 @@
 // The page: four views over the server's own routes. What a model writes is only ever shown as text.
 import { Problem, ask, pieces, use } from "./api.js";
-import { parse, render } from "./rows.js";
+import { parse, plain, render } from "./rows.js";
 import { language, say, speak } from "./words.js";
 
 const at = (id) => document.getElementById(id);
@@ -324,7 +324,7 @@ at("predict-form").addEventListener("submit", (event) => {
   if (!fits(false)) return;
   guarded(["predict-run", "predict-run"], async (signal) => {
     const [found] = (await ask("/v1/predict", { model: current().id, rows: [{ text: at("predict-text").value }] }, signal)).answers;
-    const entries = Object.entries(found.scores ?? { [found.answer]: found.confidence ?? 1 }).map(([name, value]) => ({ name, value, words: name, chosen: name === found.answer }));
+    const entries = Object.entries(found.scores ?? { [plain(found.answer)]: found.confidence ?? 1 }).map(([name, value]) => ({ name, value, words: name, chosen: name === plain(found.answer) }));
     bars(at("predict-list"), entries.sort((one, other) => other.value - one.value).slice(0, LOOK));
   }).then(() => { at("predict-run").disabled = false; });
 });
@@ -415,7 +415,7 @@ at("rows-form").addEventListener("submit", (event) => {
       for (let start = 0; start < waiting.length; start += BATCH) {
         const places = waiting.slice(start, start + BATCH);
         const found = await batch(places.map((place) => table.rows[place].values[column]), precision, signal);
-        places.forEach((place, number) => { answers[place] = found[number]; });
+        places.forEach((place, number) => { answers[place] = { ...found[number], answer: plain(found[number].answer) }; });
         done += places.length;
         at("rows-progress").value = done / table.rows.length;
         at("rows-state").textContent = say("rows_going", { done, rows: table.rows.length });

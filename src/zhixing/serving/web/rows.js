@@ -85,3 +85,7 @@ export function render({ form, columns, rows }, answers) {
   const line = (cells) => cells.map(cell).join(mark) + "\n";
   return line([...columns, ...names]) + rows.map(({ values, extra = [] }, place) => line([...columns.map((each) => values[each] ?? ""), ...added[place], ...extra])).join("");
 }
+
+// An answer as words: tags with spaces between, and what has parts of its own as JSON.
+export const plain = (answer) => (Array.isArray(answer) && answer.every((each) => typeof each === "string") ? answer.join(" ")
+  : answer !== null && typeof answer === "object" ? JSON.stringify(answer) : answer);
