@@ -335,5 +335,5 @@ def test_plans_make_models() -> None:
         assert inspect.ismethod(family.configure)
         for name, plans in family.PLANS.items():
             assert list(plans) == ["tiny", "small", "medium", "large"]
-            config = catalog.configure(SimpleNamespace(model=name, dropout=0.1, **plans["tiny"]), V, 16)
+            config = catalog.configure(SimpleNamespace(**{"model": name, "dropout": 0.1, **plans["tiny"]}), V, 16)
             assert catalog.build(config).vocabulary == V
