@@ -178,3 +178,14 @@ def test_wilson_against_the_published_values_and_the_truth() -> None:
     covered = np.mean([found.low <= 0.95 <= found.high for found in (intervals.wilson(int(each), 40) for each in drawn)])
     bootstrap = [intervals.interval(np.arange(40) < each, seed=0, rounds=500) for each in drawn[:200]]
     assert covered >= 0.93 > np.mean([found.low <= 0.95 <= found.high for found in bootstrap]), "what the bootstrap does there"
+
+
+def test_matthews_is_scikit_learns() -> None:
+    from sklearn.metrics import matthews_corrcoef
+
+    draw = np.random.default_rng(4)
+    for count in (2, 5):
+        expected, predicted = draw.integers(0, count, 300), draw.integers(0, count, 300)
+        predicted[:150] = expected[:150]
+        assert labels.matthews(expected, predicted) == pytest.approx(matthews_corrcoef(expected, predicted), abs=1e-12)
+    assert labels.matthews(expected, np.zeros(300, int)) == 0 and labels.matthews(expected, expected) == pytest.approx(1)

@@ -57,6 +57,18 @@ def macro_f1_of_sets(expected: NDArray[np.floating], given: NDArray[np.floating]
     return float((2 * (expected * given).sum(0)[there] / together[there]).mean()) if there.any() else float("nan")
 
 
+def matthews(expected: NDArray[np.integer], predicted: NDArray[np.integer]) -> float:
+    """Give Matthews' correlation of several labels: 1 all right, 0 as chance has it; 0 as well where one label was all that was said.
+
+    Source: Gorodkin 2004 (the coefficient for more than two labels).
+    """
+    table = confusion(expected, predicted, 1 + max(int(np.max(expected)), int(np.max(predicted)))).astype(np.float64)  # (V, V)
+    total, right = table.sum(), np.trace(table)
+    rows, columns = table.sum(1), table.sum(0)
+    spread = (total**2 - columns @ columns) * (total**2 - rows @ rows)
+    return float((right * total - rows @ columns) / np.sqrt(spread)) if spread > 0 else 0.0
+
+
 def calibration_error(confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> float:
     """Give the expected calibration error: how far confidence lies from accuracy, averaged over bins of equally many examples.
 

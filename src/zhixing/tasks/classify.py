@@ -47,6 +47,7 @@ class Classify:
     figures: ClassVar[Figures] = {
         "accuracy": Mean("correct"),
         "macro_f1": Whole(judged.macro_f1_of_all, ("expected", "predicted")),
+        "mcc": Whole(judged.matthews, ("expected", "predicted")),
         "nats": Mean("nats", lower=True),
         "calibration_error": Whole(judged.calibration_error, ("confidence", "correct"), lower=True),
     }
