@@ -11,13 +11,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from zhixing.core.errors import DataError
-from zhixing.data.batch import pad
 from zhixing.data.schema import Label, Schema, Text
 from zhixing.metrics import labels as judged
 from zhixing.metrics.figures import Figures, Mean, Whole
+from zhixing.tasks.reading import read_out
 from zhixing.tasks.task import Answer, Example, Item
 
-READ_BATCH = 64  # texts scored at once by a neural model
 READ_AHEAD = 2048  # texts sorted by length before batching
 FEW = 1e-12
 PRECISIONS = (0.95, 0.98, 0.99)
@@ -124,27 +123,9 @@ def log_probabilities(task: Classify, model: Any, items: list[Item], pad_id: int
     if hasattr(model, "probabilities"):
         logs = np.log(np.maximum(model.probabilities([item["text"] for item in items]), FEW))
     else:
-        logs = _read(model, items, pad_id, len(task.labels))
+        logs = read_out(model, items, pad_id, len(task.labels))
     logs = logs / task.temperature
     return logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
-
-
-def _read(model: Any, items: list[Item], pad_id: int, labels: int) -> np.ndarray:
-    import torch
-
-    from zhixing.layers.kinds import Inputs
-
-    device = next(model.parameters()).device
-    order = np.argsort([len(item["tokens"]) for item in items], kind="stable")
-    logs = np.zeros((len(items), labels))
-    with torch.inference_mode():
-        for start in range(0, len(order), READ_BATCH):
-            chosen = order[start : start + READ_BATCH]
-            batch = pad([{"tokens": items[i]["tokens"]} for i in chosen], pad_id)
-            tokens = torch.as_tensor(batch["tokens"]).to(device)
-            logits = model(Inputs(tokens, lengths=torch.as_tensor(batch["lengths"]).to(device)))  # (B, labels)
-            logs[chosen] = logits.double().log_softmax(-1).cpu().numpy()
-    return logs
 
 
 def calibrate(task: Classify, log_probabilities: np.ndarray, labels: np.ndarray) -> Classify:

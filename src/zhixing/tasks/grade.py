@@ -14,13 +14,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from zhixing.core.errors import DataError
-from zhixing.data.batch import pad
 from zhixing.data.schema import Number, Schema, Text
 from zhixing.metrics import grades as judged
 from zhixing.metrics.figures import Figures, Mean, Whole
+from zhixing.tasks.reading import read_out
 from zhixing.tasks.task import Answer, Example, Item
 
-READ_BATCH = 64  # answers graded at once by a neural model
 MOST_GRADES = 100  # steps of a scale that is counted in steps; a finer one has as many
 
 
@@ -103,24 +102,10 @@ class Grade:
         if hasattr(model, "predict"):
             values = model.predict([each["texts"] for each in kept])
         else:
-            values = self.low + (self.high - self.low) * self._read(model, kept, tokenizer.pad_id)
+            values = self.low + (self.high - self.low) * read_out(model, kept, tokenizer.pad_id, 1)[:, 0]
         for value in values:
             rounded = self.low + round((value - self.low) / self.step) * self.step
             yield Answer(float(np.clip(rounded, self.low, self.high)), None, {"exact": float(value)})
-
-    def _read(self, model: Any, items: list[Item], pad_id: int) -> np.ndarray:
-        import torch
-
-        from zhixing.layers.kinds import Inputs
-
-        device = next(model.parameters()).device
-        found = []
-        with torch.inference_mode():
-            for start in range(0, len(items), READ_BATCH):
-                batch = pad([{"tokens": each["tokens"]} for each in items[start : start + READ_BATCH]], pad_id)
-                tokens, lengths = (torch.as_tensor(batch[name]).to(device) for name in ("tokens", "lengths"))
-                found.append(model(Inputs(tokens, lengths=lengths))[:, 0].double().cpu().numpy())
-        return np.concatenate([np.zeros(0), *found])
 
     def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
         """Give per row: the steps expected and given, whether its question is new, whether the grade is exact, and the gap in points."""

@@ -25,7 +25,8 @@ from zhixing.metrics import labels as judged
 from zhixing.metrics import spans
 from zhixing.metrics.figures import Figures, Mean, Whole
 from zhixing.models.crf import mend
-from zhixing.tasks.classify import FEW, READ_AHEAD, READ_BATCH, calibrate, fit_bag, fit_majority
+from zhixing.tasks.classify import FEW, READ_AHEAD, calibrate, fit_bag, fit_majority
+from zhixing.tasks.reading import READ_BATCH
 from zhixing.tasks.tag import fit_crf, fit_frequent, follow
 from zhixing.tasks.task import Answer, Example, Item
 

@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from zhixing.core.errors import DataError
-from zhixing.data.batch import pad
 from zhixing.data.schema import Labels, Schema, Text
 from zhixing.metrics import labels as judged
 from zhixing.metrics import spans
 from zhixing.metrics.figures import Figures, Mean, Whole
-from zhixing.tasks.classify import FEW, READ_AHEAD, READ_BATCH
+from zhixing.tasks.classify import FEW, READ_AHEAD
+from zhixing.tasks.reading import read_out
 from zhixing.tasks.task import Answer, Example, Item
 
 SUPPORT = 10  # validation rows that must have a label for a cut of its own: one fitted on fewer is luck
@@ -108,20 +108,7 @@ class Multilabel:
         """Give (N, labels) float64 p(text has the label), whatever the kind of model."""
         if hasattr(model, "probabilities"):
             return model.probabilities([each["text"] for each in items])
-        import torch
-
-        from zhixing.layers.kinds import Inputs
-
-        device = next(model.parameters()).device
-        order = np.argsort([len(each["tokens"]) for each in items], kind="stable")
-        found = np.zeros((len(items), len(self.labels)))
-        with torch.inference_mode():
-            for start in range(0, len(order), READ_BATCH):
-                chosen = order[start : start + READ_BATCH]
-                batch = pad([{"tokens": items[place]["tokens"]} for place in chosen], pad_id)
-                tokens, lengths = (torch.as_tensor(batch[name]).to(device) for name in ("tokens", "lengths"))
-                found[chosen] = model(Inputs(tokens, lengths=lengths)).double().sigmoid().cpu().numpy()
-        return found
+        return np.exp(-np.logaddexp(0.0, -read_out(model, items, pad_id, len(self.labels))))
 
     def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
         """Give per text: its labels found, given and expected (N, 3); both sets as (N, labels + 1) 0 or 1, the last for labels that
