@@ -232,19 +232,35 @@ def judge_pairs(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, riva
     values, learned = read(artefact.model), open_origin(artefact.folder.card.get("corpus", {}))
     counted = language_models(learned, artefact.tokenizer, artefact.family, tell) if rivals and learned else {}
     others = {name: read(model) for name, model in counted.items()}
-    figures = []
-    for name, figure in task.figures.items():
-        spread = figure.interval(values, SEED)
-        figures.append(Figure(name, spread.value, spread.low, spread.high, {n: figure(each) for n, each in others.items()}))
+    figures, comparisons, verdict = weigh(task, values, others)
     groups = sorted({each["label"] for each in examples if each.get("label")})
     apart = {
         group: float(np.mean([c for c, e in zip(values["correct"], examples, strict=True) if e.get("label") == group])) for group in groups
     }
-    first = next(iter(task.figures.values()))
-    comparisons = {name: first.paired(values, each, SEED).to_dict() for name, each in others.items()}
     where = (str(artefact.folder.path), str(corpus.path))
     details = {"accuracy_by_label": apart} if apart else {}
-    return Report(*where, split, task.name, len(examples), tuple(figures), comparisons, decide(comparisons, True), details)
+    return Report(*where, split, task.name, len(examples), tuple(figures), comparisons, verdict, details)
+
+
+def weigh(task: Any, values: dict[str, np.ndarray], others: dict[str, Any]) -> tuple[list[Figure], dict[str, Any], str]:
+    """Make a task's figures of a model's and its rivals' values, compare them in the first, and say who is better.
+
+    A figure that nothing can be made of is left out, and so is a rival in it.
+    """
+    figures: list[Figure] = []
+    for name, figure in task.figures.items():
+        value = figure(values)
+        if math.isnan(value):
+            continue
+        spread = figure.interval(values, SEED)
+        beside = {n: found for n, each in others.items() if not math.isnan(found := figure(each))}
+        ends = (None, None) if math.isnan(spread.low) else (spread.low, spread.high)
+        figures.append(Figure(name, value, *ends, beside))
+    if not figures:
+        return figures, {}, "none"
+    first = task.figures[figures[0].name]
+    comparisons = {name: first.paired(values, others[name], SEED).to_dict() for name in figures[0].rivals}
+    return figures, comparisons, decide(comparisons, not first.lower)
 
 
 def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
@@ -263,17 +279,7 @@ def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rival
     items = [task.encode(asked(task, each), artefact.tokenizer) for each in examples]
     values = task.metrics(list(task.answers(artefact.model, items, artefact.tokenizer)), examples)
     others = row_rivals(corpus, task, examples, split, artefact.family, tell) if rivals else {}
-    figures = []
-    for name, figure in task.figures.items():
-        value = figure(values)
-        if math.isnan(value):  # there is nothing to take it from
-            continue
-        spread = figure.interval(values, SEED)
-        beside = {n: found for n, each in others.items() if not math.isnan(found := figure(each))}
-        ends = (None, None) if math.isnan(spread.low) else (spread.low, spread.high)
-        figures.append(Figure(name, value, *ends, beside))
-    first = task.figures[figures[0].name]
-    comparisons = {name: first.paired(values, each, SEED).to_dict() for name, each in others.items()}
+    figures, comparisons, verdict = weigh(task, values, others)
     details: dict[str, Any] = {}
     if "confidence" in values and len(known(values.get("correct", np.zeros(0)))[0]):
         covered, details["thresholds_chosen_on_validation"] = judge_coverage(task, values, others)
@@ -286,7 +292,6 @@ def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rival
     if unseen:
         details["unseen_labels"] = unseen
     where = (str(artefact.folder.path), str(corpus.path))
-    verdict = decide(comparisons, not first.lower)
     return Report(*where, split, task.name, len(examples), tuple(figures), comparisons, verdict, details)
 
 
