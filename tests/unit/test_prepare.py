@@ -351,3 +351,24 @@ def test_what_is_no_json_number_is_a_bad_row(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
     with pytest.raises(DataError, match="bad_json"):
         prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", Prepare(task="classify"))
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    return path
+
+
+def test_a_field_of_its_own_name_is_no_other_field(tmp_path: Path) -> None:
+    rows = [{"question": f"Q{n % 3}", "reference": "R", "answer": f"a{n}", "score": n % 4} for n in range(60)]
+    folder = prepare(write_rows(tmp_path / "a.jsonl", rows), tmp_path / "grades", Prepare(task="grade"))
+    assert next(open_corpus(folder.path).examples("train"))["text"].startswith("a")
+    tagged = [{"tokens": ["a", str(n)], "label": "xy"[n % 2]} for n in range(60)]
+    folder = prepare(write_rows(tmp_path / "b.jsonl", tagged), tmp_path / "moderated", Prepare(task="moderate"))
+    assert "text" not in next(open_corpus(folder.path).examples("train")), "an answer is never taken for what is asked"
+
+
+def test_a_text_that_is_labelled_once_and_tagged_once_has_one_label(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"tokens": ["a", str(n)], "label": "xy"[n % 2]} for n in range(60)]
+    rows += [{"tokens": ["a", str(n)], "tags": ["O", "B-n"]} for n in range(40)]
+    folder = prepare(write_rows(tmp_path / "a.jsonl", rows), tmp_path / "corpus", Prepare(task="moderate"))
+    assert folder.card["rejected"].get("conflict", 0) == 0 and sum(folder.card["rows_out"].values()) == 100

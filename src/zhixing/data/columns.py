@@ -19,7 +19,7 @@ from zhixing.data.schema import Flags, Record, Schema, Tags, Text
 KNOWN = {
     "text": (
         "text", "texts", "sentence", "content", "review", "comment", "message", "question", "query", "utterance", "document", "body",
-        "文本", "内容", "正文", "句子", "评论", "评价", "留言", "问题", "消息", "短信",
+        "answer", "response", "文本", "内容", "正文", "句子", "评论", "评价", "留言", "问题", "消息", "短信", "回答",
     ),
     "label": (
         "label", "labels", "category", "class", "sentiment", "intent", "target", "topic", "tag",
@@ -71,7 +71,8 @@ class Columns:
                 left_out = {*self.names.values(), *self.without}
                 cell, reason = kind.read({each: cell for each, cell in value.items() if each not in left_out})
             else:
-                cell, reason = kind.read(value.get(self.names.get(name, name)))
+                column = self.names.get(name, None if name in self.names.values() else name)
+                cell, reason = kind.read(value.get(column))
             if reason is None and isinstance(kind, Flags) and not 0 <= len(found[kind.of]) - len(cell) <= 1:
                 reason = "flags_count"
             if reason:
@@ -165,9 +166,10 @@ def choose(
     for name, kind in schema.fields.items():
         if name in names or isinstance(kind, Record) or (name == "text" and form is not None):
             continue
-        found = _guess([each for each in columns if each not in names.values()], name)
         others = [each for each in columns if each not in names.values()]
-        if found is None and name == "text" and len(others) == 1:
+        # A column that bears another field's own name is that field's.
+        found = _guess([each for each in others if each == name or each not in schema.fields], name)
+        if found is None and name == "text" and len(others) == 1 and not getattr(kind, "optional", False):
             found = others[0]
         if found is None and getattr(kind, "optional", False):
             continue

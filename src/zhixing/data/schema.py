@@ -64,7 +64,8 @@ class Label:
         if isinstance(value, bool):
             return ("true" if value else "false"), None
         if isinstance(value, str | int):
-            return str(value), flaw(str(value))
+            name = str(value).strip()
+            return name, flaw(name)
         return "", "not_label"
 
     def probe(self, text: str) -> Any:

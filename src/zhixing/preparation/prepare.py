@@ -109,7 +109,7 @@ class Plan:
     documents: int = 0
 
 
-CONFLICT = -1
+CONFLICT, UNLABELLED = -1, -2
 
 
 def prepare(
@@ -264,17 +264,20 @@ def _first_pass(inputs: list[Input], columns: Columns, settings: Prepare, tell: 
         if given.split is not None:
             plan.official[name] = given.split
             continue
-        label = plan.labels.setdefault(label_of(example, columns.schema), len(plan.labels))
+        said = label_of(example, columns.schema)
+        label = UNLABELLED if said is None else plan.labels.setdefault(said, len(plan.labels))
         known = plan.seen.setdefault(name, label)
-        if known != label:
+        if known == UNLABELLED:
+            plan.seen[name] = label
+        elif label not in (known, UNLABELLED):
             plan.seen[name] = CONFLICT
     plan.documents = len(plan.seen)
     return plan
 
 
-def label_of(example: dict[str, Any], schema: Schema) -> str:
-    """Give the label of a text, which has one; other answers may differ for one question, as translations do and cases of a table."""
-    return example.get("label", "") if schema.answer == "label" and not schema.cases else ""
+def label_of(example: dict[str, Any], schema: Schema) -> str | None:
+    """Give the label of a text that has one; other answers may differ for one question, as translations do and cases of a table."""
+    return example.get("label") if schema.answer == "label" and not schema.cases else None
 
 
 @dataclass
