@@ -227,3 +227,16 @@ def test_a_figure_that_nothing_can_be_made_of_is_left_out(tmp_path: Path) -> Non
     assert all(each.value is not None and not math.isnan(each.value) for each in report.figures)
     assert not any(math.isnan(value) for each in report.figures for value in each.rivals.values())
     assert list((tmp_path / "model" / "evaluation").glob("*.json"))
+
+
+def test_a_row_that_cannot_be_encoded_is_a_problem_and_the_others_are_answered(tmp_path: Path) -> None:
+    draw = random.Random(5)
+    rows = [risk(draw, number) for number in range(120)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", Prepare(task="risk", without="number"))
+    train(tmp_path / "corpus", tmp_path / "model", {"model": "table_logistic"})
+    odd = [rows[0], {"colour": "red"}, rows[1]]
+    (tmp_path / "odd.jsonl").write_text("".join(json.dumps(each) + "\n" for each in odd), encoding="utf-8")
+    counts = predict_rows(tmp_path / "model", tmp_path / "odd.jsonl", tmp_path / "out.jsonl")
+    assert (counts["rows"], counts["answered"], counts["problems"]) == (3, 2, 1)
+    assert "task.no_column" in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()[1]

@@ -257,7 +257,7 @@ def weigh(task: Any, values: dict[str, np.ndarray], others: dict[str, Any]) -> t
         ends = (None, None) if math.isnan(spread.low) else (spread.low, spread.high)
         figures.append(Figure(name, value, *ends, beside))
     if not figures:
-        return figures, {}, "none"
+        raise DataError("evaluate.nothing", task=task.name)
     first = task.figures[figures[0].name]
     comparisons = {name: first.paired(values, others[name], SEED).to_dict() for name in figures[0].rivals}
     return figures, comparisons, decide(comparisons, not first.lower)

@@ -168,10 +168,9 @@ def answer(
 ) -> Iterator[dict[str, Any]]:
     """Give each record's row with the answer beside it; counts is updated."""
     explains = hasattr(artefact.model, "contributions")
-    read_out = [columns.example(record.value) if record.reason is None else (None, record.reason) for record in chunk]
-    items = [artefact.task.encode(example, artefact.tokenizer) for example, _ in read_out if example is not None]
-    answers = iter(artefact.task.answers(artefact.model, items, artefact.tokenizer))
-    for record, (example, reason) in zip(chunk, read_out, strict=True):
+    read_out = [encoded(artefact, record, columns) for record in chunk]
+    answers = iter(artefact.task.answers(artefact.model, [item for item, _ in read_out if item is not None], artefact.tokenizer))
+    for record, (item, reason) in zip(chunk, read_out, strict=True):
         counts["rows"] += 1
         row = (
             {"text": record.value}
@@ -179,7 +178,7 @@ def answer(
             else dict(record.value or {columns.names.get("text", "text"): record.excerpt})
         )
         added: dict[str, Any] = dict.fromkeys((*ADDED, "reasons") if explains else ADDED, "")
-        if example is None:
+        if item is None:
             added["problem"] = f"{record.path}:{record.line}: {reason}"
             counts["problems"] += 1
         else:
@@ -191,6 +190,17 @@ def answer(
                 added["reasons"] = found.reasons or {}
             counts["abstained" if abstained else "answered"] += 1
         yield row | {name if name not in row else f"zhixing_{name}": value for name, value in added.items()}
+
+
+def encoded(artefact: Artefact, record: Record, columns: Columns) -> tuple[Any, str | None]:
+    """Give a record as the task encodes it, or None with the reason why it cannot be: that row alone is then a problem."""
+    example, reason = columns.example(record.value) if record.reason is None else (None, record.reason)
+    if example is None:
+        return None, reason
+    try:
+        return artefact.task.encode(example, artefact.tokenizer), None
+    except DataError as error:
+        return None, error.code
 
 
 def _chunks(rows: Iterator[Record]) -> Iterator[list[Record]]:
