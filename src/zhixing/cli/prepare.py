@@ -27,6 +27,7 @@ def prepare(
     encoding: str | None = None,
     form: str | None = None,
     columns: str | None = None,
+    also: str | None = None,
     without: str | None = None,
     force: bool = False,
     json: bool = False,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zhixing.core.errors import UsageError
-from zhixing.data.schema import Flags, Record, Schema, Tags, Text
+from zhixing.data.schema import Flags, Labels, Number, Record, Schema, Tags, Text
 
 # What a field may be called in a person's table, the best name first; a field that is not here goes by its own name.
 KNOWN = {
@@ -77,7 +77,7 @@ class Columns:
                 reason = "flags_count"
             if reason:
                 return None, reason
-            if optional and not cell:
+            if optional and (cell is None if isinstance(kind, Labels | Number) else not cell):
                 continue
             if isinstance(kind, Tags) and len(cell) != len(found.get(kind.of, ())):
                 return None, "tags_count"

@@ -79,14 +79,18 @@ class Label:
 
 @dataclass(frozen=True)
 class Number:
-    """A quantity; unit says in what."""
+    """A quantity; unit says in what.
+
+    optional  a row may lack it
+    """
 
     unit: str = ""
+    optional: bool = False
 
     def read(self, value: Any) -> Read:
         """Take a finite number, or text that spells one."""
         if value is None or (isinstance(value, str) and not value.strip()):
-            return 0.0, "no_number"
+            return None, None if self.optional else "no_number"
         try:
             number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
         except (ValueError, OverflowError):
@@ -159,14 +163,37 @@ class Tags:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Which of several tasks a row is of, by name."""
+
+    def read(self, value: Any) -> Read:
+        """Take a name."""
+        name, wrong = Label().read(value)
+        return name, "no_part" if wrong else None
+
+    def probe(self, text: str, known: Sequence[str] = ()) -> Any:
+        """Give the value that stands for a golden text: of the names that a task knows, the one that its length falls on."""
+        return known[len(text) % len(known)] if known else text
+
+    def form(self) -> dict[str, Any]:
+        """Say what is sent for it."""
+        return {"type": "string"}
+
+
+@dataclass(frozen=True)
 class Labels:
-    """Any number of names, none too."""
+    """Any number of names, none too.
+
+    optional  a row may lack it
+    """
+
+    optional: bool = False
 
     def read(self, value: Any) -> Read:
         """Take a list of names, or one text in which ; or | part them; the order and repeats say nothing."""
         found = re.split("[;；|]", value) if isinstance(value, str) else value
         if found is None:
-            return [], "no_labels"
+            return None, None if self.optional else "no_labels"
         if not isinstance(found, list) or not all(isinstance(each, str | int) for each in found):
             return [], "not_labels"
         names = sorted({name for each in found if (name := Label().read(each)[0].strip())})
@@ -263,10 +290,11 @@ class Record:
         return {"type": "object", "additionalProperties": {"type": ["string", "number", "null"]}}
 
 
-FieldType = Text | Label | Labels | Number | Tokens | Tags | Items | Flags | Record
+FieldType = Text | Label | Part | Labels | Number | Tokens | Tags | Items | Flags | Record
 TYPES: dict[str, type[Any]] = {
     "text": Text,
     "label": Label,
+    "part": Part,
     "labels": Labels,
     "number": Number,
     "tokens": Tokens,

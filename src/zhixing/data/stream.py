@@ -23,6 +23,7 @@ NOISE_POWER = 0.75  # words are drawn by their count to this power. Source: Miko
 # Of a row's places; of those, by the mask; by a random token. Source: Devlin et al. 2019, section 3.1
 MASKED_SHARE, HIDDEN, REPLACED = 0.15, 0.8, 0.1
 LEVELLED = 8  # times that an item of a rare sort stands in an epoch, at most: more would be learnt by heart before the rest is known
+EVENNESS = 0.5  # how far streams of unlike sizes are mixed evenly: 0 evenly, 1 by size
 POOL_BATCHES = 32  # rows of so many batches are sorted by length together: little padding, order still random
 
 
@@ -128,6 +129,60 @@ class Rows:
         places = _places(step, micro, micros, self.batch_rows, len(self.items))
         chosen = np.concatenate([self._epoch(epoch)[place] for epoch, place in places])
         return pad([self.items[each] for each in chosen], self.pad_id)
+
+
+class Mixture:
+    """Several streams as one: each step is one of them, drawn so that an epoch holds each as often as its share says.
+
+    A stream's share is its steps an epoch to the power of `evenness`: with 1 each row of all is seen equally often, with 0 each stream.
+    Which step of its own a stream is at is counted from the epoch and the place in it, so the mixture too is a pure function of the step.
+    Source: Conneau and Lample 2019, section 3.1, arXiv:1901.07291 (shares by a power).
+    """
+
+    def __init__(self, streams: Sequence[Rows], seed: int, evenness: float = EVENNESS) -> None:
+        sizes = np.array([each.steps_per_epoch for each in streams], np.float64)  # (P,)
+        shares = sizes**evenness
+        self.streams, self.seed = list(streams), seed
+        self.turns = np.maximum(1, np.round(sizes.sum() * shares / shares.sum())).astype(np.int64)  # (P,)
+        self._epoch = functools.lru_cache(maxsize=2)(self._order)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Count the steps after which the streams begin anew."""
+        return int(self.turns.sum())
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give an epoch's streams in their order, and the step that each is at, both (steps,) int64."""
+        source = generator(self.seed, "mixture", epoch)
+        order = source.permutation(np.repeat(np.arange(len(self.turns)), self.turns))
+        steps = np.empty_like(order)
+        for number, turns in enumerate(self.turns):
+            steps[order == number] = epoch * turns + np.arange(turns)
+        return order, steps
+
+    def batch(self, step: int, micro: int = 0, micros: int = 1) -> dict[str, np.ndarray]:
+        """Give one micro-batch of a step, all of one stream."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order, steps = self._epoch(epoch)
+        return self.streams[order[place]].batch(int(steps[place]), micro, micros)
+
+
+def rows(
+    items: Sequence[dict[str, Any]], sorts: Sequence[Any], batch: int, seed: int, pad_id: int, evenness: float = EVENNESS
+) -> Rows | Mixture:
+    """Make the stream of a task's items: one of rows, or a mixture where the items are of several parts, each as its "part" says.
+
+    sorts  which sort each item is of (`level`)
+    """
+    parts: dict[Any, tuple[list[dict[str, Any]], list[Any]]] = {}
+    for item, sort in zip(items, sorts, strict=True):
+        group = parts.setdefault(item.get("part"), ([], []))
+        group[0].append(item)
+        group[1].append(sort)
+    if not parts:
+        raise DataError("data.no_rows")
+    streams = [Rows(level(*parts[part]), min(batch, len(parts[part][0])), seed, pad_id) for part in sorted(parts, key=str)]
+    return streams[0] if len(streams) == 1 else Mixture(streams, seed, evenness)
 
 
 def level(items: Sequence[dict[str, Any]], sorts: Sequence[Any]) -> list[dict[str, Any]]:

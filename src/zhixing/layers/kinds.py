@@ -7,7 +7,7 @@ Objectives and decoding import the kinds from here and never a model class. Leav
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -158,6 +158,27 @@ class Headed(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         """Give what the head makes of a batch's states."""
         return self.head(self.body.states(inputs), inputs.lengths)
+
+
+class Led(nn.Module):
+    """A body of several heads as it is seen through one of them, which reads some tokens before every text: the name of its task.
+
+    The body sees those tokens, the head does not.
+
+    lead  (K,) int
+    """
+
+    def __init__(self, model: Headed, head: nn.Module, lead: Tensor) -> None:
+        super().__init__()
+        self.body, self.head = model.body, head
+        self.register_buffer("lead", lead, persistent=False)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Give what the head makes of a batch's states."""
+        B, K = len(inputs.tokens), len(self.lead)
+        tokens = torch.cat([self.lead.expand(B, -1), inputs.tokens], 1)  # (B, K + T)
+        lengths = None if inputs.lengths is None else inputs.lengths + K
+        return self.head(self.body.states(replace(inputs, tokens=tokens, lengths=lengths))[:, K:], inputs.lengths)
 
 
 @torch.no_grad()

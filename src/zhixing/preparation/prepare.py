@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from zhixing.core.config import resolve
 from zhixing.core.errors import DataError, RunError, UsageError
 from zhixing.core.files import atomic, write_json
@@ -31,13 +29,14 @@ from zhixing.data.histories import cut as leave_out
 from zhixing.data.readers import UNITS, Record, Source, excerpt, records, survey
 from zhixing.data.schema import Schema
 from zhixing.data.splits import SPLITS, cut, digest, split_of
+from zhixing.preparation.mix import mix
+from zhixing.preparation.written import Written, open_split
 from zhixing.tasks.task import TASKS, task_class
 
 TAIL_BELOW = 100  # documents: fewer are too few to be split whole, so each is cut
 LEAST_CHARACTERS = 200  # of a language corpus's training split; less is a mistake, not a corpus
 PEEK_ROWS = 100  # rows whose columns say what a table holds
 TELL_ROWS = 10_000
-LEVEL = 3
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class Prepare:
 
     task          "auto" or a task's name             auto: classify when a label column is there, else language
     text, label   column names; None: recognised
+    also          "folder,folder": Corpus folders that become one corpus of many tasks with the source, which is one too (`mix.py`)
     without       "column,column": columns of a table that are no evidence, such as the number of a row
     columns       "field=column,field=column": which columns hold the task's fields, where their names do not say it; "user=", "items=" and
                   "time=" gather rows of one item each into histories
@@ -76,6 +76,7 @@ class Prepare:
     form: str | None = None
     columns: str | None = None
     without: str | None = None
+    also: str | None = None
 
 
 CHOICES = {
@@ -131,7 +132,7 @@ def prepare(
     _validate(settings)
     out = check_new(out, force)
     with locked(out):
-        return _prepare(source, out, settings, tell, force, stop)
+        return (_prepare if settings.also is None else mix)(source, out, settings, tell, force, stop)
 
 
 def _prepare(source: str | Path, out: Path, settings: Prepare, tell: Callable[..., None], force: bool, stop: Stop | None) -> Folder:
@@ -280,27 +281,6 @@ def label_of(example: dict[str, Any], schema: Schema) -> str | None:
     return example.get("label") if schema.answer == "label" and not schema.cases else None
 
 
-@dataclass
-class Written:
-    """One split while it is written."""
-
-    handle: Any
-    schema: Schema
-    examples: int = 0
-    bytes: int = 0
-    characters: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-
-    def write(self, example: dict[str, Any]) -> None:
-        self.handle.write(json.dumps(example, ensure_ascii=False).encode("utf-8") + b"\n")
-        self.examples += 1
-        for text in self.schema.texts(example):
-            self.bytes += len(text.encode("utf-8"))
-            self.characters += len(text)
-        if "label" in example and "items" not in example:  # what may come next is every item, not a few labels
-            self.labels[example["label"]] += 1
-
-
 def _second_pass(
     folder: Path,
     inputs: list[Input],
@@ -323,7 +303,7 @@ def _second_pass(
     rows_out = Counter({"cut": 0} if split == "tail" else dict.fromkeys(SPLITS, 0))
     with contextlib.ExitStack() as open_files:
         schema, stored = columns.schema, task_class(task).schema
-        written = {name: Written(_open(open_files, folder / f"{name}.jsonl.zst"), stored) for name in SPLITS}
+        written = {name: Written(open_split(open_files, folder / f"{name}.jsonl.zst"), stored) for name in SPLITS}
         rejects = open_files.enter_context(atomic(folder / "rejected.jsonl"))
         shares = {"train": 1.0, "validation": validation, "test": test}
         gathered = Gathered()
@@ -424,11 +404,6 @@ def _fault(name: bytes, whole: bytes, given: Input, plan: Plan, taken: set[bytes
         if name in plan.official:
             return "leak"
     return "repeat" if whole in taken else None
-
-
-def _open(files: contextlib.ExitStack, path: Path) -> Any:
-    handle = files.enter_context(atomic(path))
-    return files.enter_context(zstandard.ZstdCompressor(level=LEVEL).stream_writer(handle, closefd=False))
 
 
 def _prove(

@@ -5,7 +5,7 @@ A report is what `evaluate` writes into a Model folder. Nothing is computed anew
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ def lower(task: str, figure: str) -> bool:
     """Say whether less is better in a task's figure."""
     from zhixing.tasks.task import TASKS, task_class
 
-    own = task_class(task).figures.get(figure) if task in TASKS else None
+    figures = task_class(task).figures if task in TASKS else {}
+    own = figures.get(figure) if isinstance(figures, Mapping) else None  # many tasks have figures only once they are known
     return own.lower if own is not None else figure in LOWER
 
 

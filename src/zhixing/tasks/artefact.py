@@ -162,6 +162,8 @@ def _row(given: Any, asked: Mapping[str, Any], place: int) -> dict[str, Any]:
         raise UsageError("texts.not_text", place=place, sort=type(given).__name__)
     read: dict[str, Any] = {}
     for name, kind in asked.items():
+        if row.get(name) is None and getattr(kind, "optional", False):
+            continue
         read[name], reason = (given, None) if isinstance(given, str) and name == "text" else kind.read(row.get(name))
         if reason and reason != "empty":
             raise UsageError("texts.field", place=place, name=name, reason=reason, fields=", ".join(asked))

@@ -220,10 +220,13 @@ def known_rows(task: Any, rows: Iterable[Example], tell: Callable[..., None]) ->
     A row without a label, which some tasks allow, is kept.
     """
     every = list(rows)
-    if task.schema.answer != "label":
+    if hasattr(task, "knows"):
+        known = [row for row in every if task.knows(row)]
+    elif task.schema.answer == "label":
+        labels = set(task.labels)
+        known = [row for row in every if "label" not in row or row["label"] in labels]
+    else:
         return every
-    labels = set(task.labels)
-    known = [row for row in every if "label" not in row or row["label"] in labels]
     if len(known) < len(every):
         tell("train.unseen", rows=len(every) - len(known), of=len(every))
     return known

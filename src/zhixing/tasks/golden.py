@@ -20,7 +20,7 @@ import numpy as np
 from zhixing.core.errors import DataError
 from zhixing.core.files import read_json, write_json
 from zhixing.data.batch import pad
-from zhixing.data.schema import Items
+from zhixing.data.schema import Items, Part
 
 GOLDEN = "golden.json"
 FORMAT = 1
@@ -71,9 +71,10 @@ def ask(task: Any, model: Any, tokenizer: Any, kept: Sequence[dict[str, Any]] = 
 
 
 def _probe(task: Any, text: str) -> dict[str, Any]:
-    """Give the example that stands for a text; histories are of items that the task knows, for others say nothing."""
-    fields = task.schema.asked.fields
-    return {name: kind.probe(text, task.labels) if isinstance(kind, Items) else kind.probe(text) for name, kind in fields.items()}
+    """Give the example that stands for a text; histories are of items that the task knows, for others say nothing, and so with tasks."""
+    known = {Items: "labels", Part: "names"}
+    fields = task.schema.asked.fields.items()
+    return {n: kind.probe(text, getattr(task, known[type(kind)])) if type(kind) in known else kind.probe(text) for n, kind in fields}
 
 
 def _plain(value: Any) -> Any:

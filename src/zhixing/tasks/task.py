@@ -30,6 +30,7 @@ TASKS = {
     "multilabel": "zhixing.tasks.multilabel:Multilabel",
     "recommend": "zhixing.tasks.recommend:Recommend",
     "trace": "zhixing.tasks.trace:Trace",
+    "many": "zhixing.tasks.many:Many",
 }
 
 Item = dict[str, Any]

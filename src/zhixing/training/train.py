@@ -31,7 +31,8 @@ from zhixing.core.random import key
 from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.shards import shard
-from zhixing.data.stream import ROW_WORDS, Rows, Windows, level
+from zhixing.data.stream import ROW_WORDS, Mixture, Rows, Windows
+from zhixing.data.stream import rows as rows_of
 from zhixing.layers.kinds import Headed
 from zhixing.layers.machine import machine
 from zhixing.models import catalog
@@ -145,11 +146,12 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
         raise UsageError("train.batch_rows", batch=settings.batch, rows=len(items))
     if settings.teacher:
         teacher.taught(items, list(corpus.examples("train")), task, settings.teacher, tell)
-    if task.schema.beside:  # rows of which one answer is known are seen about as often as those of another
-        items = level(items, [frozenset(task.schema.told) & frozenset(row) for row in corpus.examples("train")])
     pad_id = 0 if tokenizer is None else tokenizer.pad_id
-    stream = Rows(items, settings.batch, settings.seed, pad_id)
-    held_out = Rows(held_items, min(settings.batch, len(held_items)), 0, pad_id) if held_items else None
+    # Rows of which one answer is known are seen about as often as those of another.
+    stream = rows_of(
+        items, [frozenset(task.schema.told) & frozenset(row) for row in corpus.examples("train")], settings.batch, settings.seed, pad_id
+    )
+    held_out = rows_of(held_items, [None] * len(held_items), min(settings.batch, len(held_items)), 0, pad_id, 1.0) if held_items else None
     return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch, len(items), len(items))
 
 
@@ -200,7 +202,7 @@ def estimate(plan: Plan, settings: TrainSettings) -> budget.Estimate:
         batches = [trainer.to_tensors(plan.stream.batch(step, m, settings.accumulate), _device()) for m in range(settings.accumulate)]
         trainer.update(gradients, model, optimizer, batches, step, pace)
 
-    if isinstance(plan.stream, Rows):  # batches hold rows of like length: try some from the whole of an epoch
+    if isinstance(plan.stream, Rows | Mixture):  # batches hold rows of like length: try some from the whole of an epoch
         spread = [place * plan.stream.steps_per_epoch // budget.TRIALS_OF_ROWS for place in range(budget.TRIALS_OF_ROWS)]
         return budget.try_steps(one_step, spread, statistics.fmean)
     return budget.try_steps(one_step, list(range(budget.TRIALS)))

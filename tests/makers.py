@@ -1,0 +1,72 @@
+"""Rows of every task, made from a seed, each with a rule that can be learnt; and settings small enough for a test."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+SMALL = {"steps": 60, "size": "tiny", "width": 32, "batch": 8, "window": 48, "precision": "fp32", "threads": 1, "learning_rate": 0.01}
+TOLD = {"sun": "soleil", "moon": "lune", "sea": "mer", "boat": "bateau", "tree": "arbre", "fox": "renard", "stone": "pierre"}
+NAMES = ("Ada", "Bo", "Chen", "Dee", "王芳", "李明")
+
+
+def classify(draw: random.Random, number: int) -> dict[str, Any]:
+    label = draw.choice(("good", "bad"))
+    return {"text": f"{draw.choice(NAMES)} says {number}: {'fine 好' if label == 'good' else 'awful 差'}", "label": label}
+
+
+def tag(draw: random.Random, number: int) -> dict[str, Any]:
+    tokens, tags = [str(number)], ["O"]
+    for _ in range(draw.randrange(4)):  # a name is a person or a place by the word before it
+        word, sort = draw.choice((("with", "person"), ("in", "place"), ("by", "")))
+        tokens += [word, draw.choice(NAMES)]
+        tags += ["O", f"B-{sort}" if sort else "O"]
+    return {"tokens": [*tokens, "."], "tags": [*tags, "O"]}
+
+
+def risk(draw: random.Random, number: int) -> dict[str, Any]:
+    age, job = draw.randrange(18, 80), draw.choice(("clerk", "cook", None))
+    bad = age < 40 and job != "clerk"
+    return {"age": age, "job": job, "debt": round(draw.random(), 3), "number": number, "label": "1" if bad else "0"}
+
+
+def grade(draw: random.Random, number: int) -> dict[str, Any]:
+    words = ["sun", "moon", "star", "sky"]
+    said = draw.sample(words, draw.randrange(1, 5))
+    question = f"Name {draw.randrange(5)} lights"
+    return {"text": " ".join([*said, "and", str(number)]), "reference": " ".join(words), "question": question, "score": float(len(said))}
+
+
+def translate(draw: random.Random, number: int) -> dict[str, Any]:
+    words = draw.choices(sorted(TOLD), k=draw.randrange(3, 6))
+    return {"source": " ".join(words), "target": " ".join(TOLD[each] for each in words)}
+
+
+def multilabel(draw: random.Random, number: int) -> dict[str, Any]:
+    labels = [each for each in ("fish", "鸟", "tree") if draw.random() < 0.4]
+    return {"text": f"{number} {draw.choice(NAMES)} saw {' and '.join(labels) or 'nothing'}", "labels": sorted(labels)}
+
+
+def recommend(draw: random.Random, number: int) -> dict[str, Any]:
+    shelf = draw.randrange(8)  # everybody keeps to one shelf
+    items = [f"{'书b'[shelf % 2]}{shelf * 6 + place}" for place in draw.sample(range(6), draw.randrange(4, 7))]
+    return {"items": items[:-1], "label": items[-1]}
+
+
+def trace(draw: random.Random, number: int) -> dict[str, Any]:
+    items = [draw.choice(("add", "乘")) for _ in range(draw.randrange(5, 20))]
+    ease = draw.choice((0.1, 0.9))  # some get nearly all of them right, and some nearly none
+    return {"items": items, "correct": [int(draw.random() < ease) for _ in items]}
+
+
+MAKERS: dict[str, Callable[[random.Random, int], dict[str, Any]]] = {
+    "classify": classify,
+    "tag": tag,
+    "risk": risk,
+    "grade": grade,
+    "multilabel": multilabel,
+    "translate": translate,
+    "recommend": recommend,
+    "trace": trace,
+}
