@@ -161,6 +161,8 @@ def test_commands_of_the_readme_run(
     Path("loans.csv").write_text("id,age,job,default\n" + "\n".join(loans) + "\n")
     ratings = [f"{user},{film},{3},{user * 100 + film}" for user in range(30) for film in range(user % 5, user % 5 + 6)]
     Path("ratings.csv").write_text("userId,movieId,rating,timestamp\n" + "\n".join(ratings) + "\n")
+    names = [{"tokens": ["meet", name, str(n)], "tags": ["O", "B-person", "O"]} for n in range(40) for name in ("Ada", "Bo")]
+    Path("names.jsonl").write_text("".join(json.dumps(each) + "\n" for each in names))
     ran = 0
     for line in commands((root / "README.md").read_text(encoding="utf-8")):
         # A server runs until it is stopped: tests/serving starts and stops it.

@@ -140,10 +140,10 @@ class Mixture:
     """
 
     def __init__(self, streams: Sequence[Rows], seed: int, evenness: float = EVENNESS) -> None:
-        sizes = np.array([each.steps_per_epoch for each in streams], np.float64)  # (P,)
+        sizes = np.array([each.steps_per_epoch for each in streams], np.float64)  # one a stream
         shares = sizes**evenness
         self.streams, self.seed = list(streams), seed
-        self.turns = np.maximum(1, np.round(sizes.sum() * shares / shares.sum())).astype(np.int64)  # (P,)
+        self.turns = np.maximum(1, np.round(sizes.sum() * shares / shares.sum())).astype(np.int64)  # one a stream
         self._epoch = functools.lru_cache(maxsize=2)(self._order)
 
     @property
