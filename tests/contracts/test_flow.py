@@ -29,7 +29,7 @@ from zhixing.tasks.task import TASKS, Answer, task_class
 
 LONGER = {"grade": {"steps": 200}}
 TRAINED = {"classify": "bigru", "tag": "bilstm", "grade": "textcnn", "multilabel": "textcnn", "recommend": "gru", "trace": "qwen3"}
-WITHOUT_LABELS = ("language", "embed", "judge")
+WITHOUT_LABELS = ("language", "masked", "embed", "judge")
 APART = ("many", "moderate")  # held by the same contract in tests of their own
 FIELD = {"classify": "text", "tag": "tokens", "risk": "label", "grade": "score", "multilabel": "labels", "translate": "target"}
 FIELD |= {"recommend": "items", "trace": "correct"}

@@ -29,6 +29,7 @@ from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.schema import Schema
 from zhixing.data.shards import shard
 from zhixing.evaluation.baselines import asked, language_models, language_rivals, row_rivals
+from zhixing.evaluation.masked import judge_masked
 from zhixing.evaluation.report import Figure, Report, decide, unsure
 from zhixing.evaluation.samples import SAMPLES, judge_samples
 from zhixing.evaluation.vectors import judge_vectors
@@ -45,6 +46,8 @@ SHORT_STRETCH = 64  # and at least: shorter ones depend on their neighbours
 FEW_DOCUMENTS = 30
 SEED = 20231
 ANY_CORPUS = ("embed",)  # tasks that only read texts
+# How a model of a task is judged on a corpus of another.
+PAIRED = {("language", "judge"): "judge", ("masked", "judge"): "judge", ("masked", "language"): "masked"}
 Tell = Callable[..., None]
 
 
@@ -74,8 +77,8 @@ def evaluate(
         raise UsageError("evaluate.samples_task", task=artefact.task.name)
     samples = SAMPLES if samples is None else samples
     opened = open_corpus(corpus)
-    judge = "judge" if (artefact.task.name, opened.task) == ("language", "judge") else artefact.task.name
-    if judge not in (opened.task, *ANY_CORPUS):
+    judge = PAIRED.get((artefact.task.name, opened.task), artefact.task.name)
+    if judge not in (opened.task, *ANY_CORPUS, *PAIRED.values()):
         raise UsageError(
             "evaluate.other_task", model=str(artefact.folder.path), task=artefact.task.name, corpus=str(opened.path), other=opened.task
         )
@@ -353,4 +356,9 @@ def answered_at(threshold: float | None, confidence: np.ndarray, correct: np.nda
 
 
 # What is judged by more than answers to rows; every other task is judged by `judge_rows`.
-JUDGES: dict[str, Callable[..., Report]] = {"language": judge_language, "embed": judge_vectors, "judge": judge_pairs}
+JUDGES: dict[str, Callable[..., Report]] = {
+    "language": judge_language,
+    "embed": judge_vectors,
+    "judge": judge_pairs,
+    "masked": judge_masked,
+}

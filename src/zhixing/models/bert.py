@@ -185,7 +185,7 @@ class Bert(nn.Module):
     """An encoder, and p(token at a masked place | the rest of the text) on top of it."""
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"bert": PLANS}
-    kinds: ClassVar[tuple[str, ...]] = ("encoder",)
+    kinds: ClassVar[tuple[str, ...]] = ("encoder", "masked")
     pooling: ClassVar[str] = "mean"
 
     def __init__(self, config: BertConfig) -> None:

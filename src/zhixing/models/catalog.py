@@ -8,7 +8,7 @@ A family is one file and one line here a name, keyed by `model_type` as Hugging 
 and, when its tensors are not simply its state dict, `tensors()`. A family that the training loop trains offers as well
     PLANS                                        {name: {size: settings}}, the dial's frozen plans of each of its names
     configure(settings, vocabulary, longest)     the config of the model that settled settings describe
-    kinds                                        what it can serve as: "causal", "encoder", "encoder_decoder", "lexical"; one or more
+    kinds                                        what it serves as: "causal", "encoder", "masked", "encoder_decoder", "lexical"
 Nothing is imported until it is asked for, torch neither.
 Leaves out: files and folders (tasks/artefact.py).
 """

@@ -80,7 +80,7 @@ class Prepare:
 
 
 CHOICES = {
-    "task": ("auto", *(name for name in TASKS if name != "embed")),  # vectors are learnt from a corpus of any other task
+    "task": ("auto", *(name for name in TASKS if name not in ("embed", "masked"))),  # these are learnt from the corpora of others
     "split": ("auto", "hash", "tail"),
     "repeats": ("auto", "drop", "keep"),
 }

@@ -58,7 +58,7 @@ def ask(task: Any, model: Any, tokenizer: Any, kept: Sequence[dict[str, Any]] = 
     kept  earlier answers: their texts are asked, and log p of their tokens is given; none: the probes, and the tokens that matter most now
     """
     texts = [each["text"] for each in kept] or list(PROBES)
-    if task.reads == "text" and (hasattr(model, "logits") or hasattr(model, "log_probabilities")):
+    if task.reads == "text" and any(hasattr(model, name) for name in ("cache", "open", "log_probabilities")):
         found = list(_write_on(model, tokenizer, texts, [each["ids"] for each in kept]))
     else:
         items = [task.encode(_probe(task, text), tokenizer) for text in texts]

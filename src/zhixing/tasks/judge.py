@@ -54,9 +54,14 @@ class Judge:
         return NextToken()
 
     def answers(self, model: Any, items: Iterable[Item], tokenizer: Any, decoding: Any = None) -> Iterator[Answer]:
-        """Say which sentence is more probable; the scores are the nats of each."""
-        from zhixing.layers.scoring import score
+        """Say which sentence is more probable; the scores are the nats of each, of a model of masked tokens the pseudo-nats.
 
+        Source of the latter: Salazar et al. 2020, arXiv:1910.14659.
+        """
+        from zhixing.layers.pseudo import pseudo_log_probabilities
+        from zhixing.layers.scoring import score as read
+
+        score = pseudo_log_probabilities if getattr(model, "mask_id", None) is not None else read
         for item in items:
             first, second = (float(score(model, item[name]).sum()) for name in ("tokens", "others"))
             yield Answer(GOOD if first > second else BAD, float(1 / (1 + np.exp(-abs(first - second)))), {GOOD: first, BAD: second})

@@ -20,6 +20,7 @@ from zhixing.metrics.figures import Figures
 TASKS = {
     "language": "zhixing.tasks.language:Language",
     "classify": "zhixing.tasks.classify:Classify",
+    "masked": "zhixing.tasks.masked:MaskedLanguage",
     "embed": "zhixing.tasks.embed:Embed",
     "tag": "zhixing.tasks.tag:Tag",
     "risk": "zhixing.tasks.risk:Risk",

@@ -15,6 +15,7 @@ from typing import Any
 from zhixing.core.config import Settings, resolve
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json
+from zhixing.core.folder import open_folder
 from zhixing.models import catalog
 from zhixing.tasks.task import task_class
 
@@ -42,6 +43,8 @@ TOLD = {
 }
 LANGUAGE_ONLY = ("mixture",)
 TASK_OF = {"skipgram": "embed", "cbow": "embed"}  # models that are of another task than their corpus, whatever that is
+# What a start brings with it.
+FORM = ("tokenizer", "vocabulary", "dictionary", "size", "layers", "width", "heads", "groups", "embedding", "context")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class TrainSettings:
     weight_decay, table_decay    decoupled decay of matrices and of tables; 0 under a prior
     prior                     on the weights, in the objective: "gaussian" or "laplace"; "none": maximum likelihood, with decay beside it
     prior_strength            of that prior, in nats: precision (1 / variance) of a Gaussian, rate (1 / scale) of a Laplace
+    start                     a Model folder whose body and tokenizer the training begins with, of any task; "": fresh ones
     teacher                   a Model folder whose probabilities of the training rows are learnt beside the labels; "": none
     teacher_weight, teacher_temperature   its share of the objective, 0..1, and what flattens both models' probabilities
     dropout                   -1: derived from the number of passes
@@ -105,6 +109,7 @@ class TrainSettings:
     table_decay: float = 0.01
     prior: str = "none"
     prior_strength: float = 1.0
+    start: str = ""
     teacher: str = ""
     teacher_weight: float = 0.7
     teacher_temperature: float = 2.0
@@ -177,8 +182,10 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     of = task_class(task)
     from_recipe = read_recipe(recipe)
     first = resolve(TrainSettings, ("recipe", from_recipe), ("flag", flags)).value
-    model = of.default if first.model == "auto" else first.model
+    begun = of_start(first.start, task, flags) if first.start else {}
+    model = begun.get("model", of.default) if first.model == "auto" else first.model
     kinds = (*of.kinds, "lexical") if of.reads == "text" else of.kinds
+    kinds = (*kinds, "masked") if task == "language" else kinds
     trained = tuple(name for name in catalog.trained(kinds) if task == "language" or name not in LANGUAGE_ONLY)
     known = (*of.counted, *trained)
     if model not in known:
@@ -187,9 +194,9 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
         raise UsageError("settings.choice", setting="size", name=first.size, among=CHOICES["size"])
     dial = catalog.plan(model, first.size) if model in catalog.MODELS else {}
     if model in trained:  # a family that only reads texts has plans of its own for that; one that writes them is told how to read
-        of_task = task_class(TASK_OF.get(model, task)).dial
+        of_task = task_class(task_of(model, task)).dial
         dial = {**dial, **of_task} if "causal" in catalog.find({"model_type": model}).kinds else {**of_task, **dial}
-    settled = resolve(TrainSettings, ("dial", dial), ("recipe", from_recipe), ("flag", flags))
+    settled = resolve(TrainSettings, ("dial", dial), ("recipe", from_recipe), ("start", begun), ("flag", flags))
     settled = Settings(
         replace(settled.value, model=model), {**settled.origins, "model": settled.origins["model"] if first.model != "auto" else "task"}
     )
@@ -198,6 +205,28 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
         raise UsageError("settings.teacher", task=task, path=settled.value.teacher)
     check(settled)
     return under_prior(settled, flags)
+
+
+def task_of(model: str, task: str) -> str:
+    """Name the task that a model learns from a corpus of a task: most often that one."""
+    if task == "language" and model in catalog.MODELS and "masked" in getattr(catalog.find({"model_type": model}), "kinds", ()):
+        return "masked"
+    return TASK_OF.get(model, task)
+
+
+def of_start(place: str, task: str, flags: dict[str, Any]) -> dict[str, Any]:
+    """Give the settings that a start settles: the form of its model, and its window at most.
+
+    Raises UsageError for a flag that would change that form, or for a task that begins with nothing.
+    """
+    for name in FORM:
+        if flags.get(name) is not None:
+            raise UsageError("settings.start_form", setting=name, path=place)
+    if task_class(task).reads != "text":
+        raise UsageError("settings.start_task", task=task, path=place)
+    card = open_folder(place, "model").card
+    settings = card.get("settings", {})
+    return {name: settings[name] for name in ("model", *FORM, "window") if name in settings}
 
 
 def under_prior(settled: Settings, flags: dict[str, Any]) -> Settings:

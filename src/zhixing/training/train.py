@@ -31,7 +31,7 @@ from zhixing.core.random import key
 from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.shards import shard
-from zhixing.data.stream import ROW_WORDS, Mixture, Rows, Windows
+from zhixing.data.stream import ROW_WORDS, Masked, Mixture, Rows, Windows
 from zhixing.data.stream import rows as rows_of
 from zhixing.layers.kinds import Headed
 from zhixing.layers.machine import machine
@@ -41,16 +41,13 @@ from zhixing.objectives.prior import PRIORS, Posterior
 from zhixing.tasks import artefact
 from zhixing.tasks.classify import known_rows
 from zhixing.tasks.task import function, task_class
-from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters, train_unigram, train_words
-from zhixing.tokens.words import read_dictionary
-from zhixing.training import budget, counted, optim, teacher, trainer, vectors
+from zhixing.tokens.tokenizer import Tokenizer
+from zhixing.training import budget, counted, optim, start, teacher, trainer, vectors
 from zhixing.training.checkpoint import Checkpoints, State
 from zhixing.training.gradients import Gradients
-from zhixing.training.settings import TASK_OF, TrainSettings, as_dict, settle
+from zhixing.training.settings import TrainSettings, as_dict, settle, task_of
+from zhixing.training.start import make_tokenizer
 
-# Training bytes up to which a vocabulary is this large, of pieces and of words.
-PIECES = ((5_000_000, 2048), (50_000_000, 8192), (1 << 62, 32768))
-WORDS = ((5_000_000, 4096), (50_000_000, 32768), (1 << 62, 65536))
 DROPOUTS = ((1.5, 0.0), (4.5, 0.05), (8.0, 0.1), (float("inf"), 0.2))  # passes over the text up to which dropout is this large
 CHECKPOINTS_KEPT = 4
 Tell = Callable[..., None]
@@ -97,24 +94,10 @@ def choose_precision(settings: TrainSettings) -> TrainSettings:
     return replace(settings, precision="bf16" if fast else "fp32")
 
 
-def make_tokenizer(corpus: Corpus, settings: TrainSettings) -> Tokenizer | None:
-    """Train the tokenizer on the training split only; none for a task that reads rows as they are."""
-    if task_class(TASK_OF.get(settings.model, corpus.task)).reads == "rows":
-        return None
-    texts = (text for example in corpus.examples("train") for text in corpus.schema.texts(example))
-    if settings.tokenizer == "characters":
-        return train_characters(texts, limit=settings.vocabulary or None)
-    sizes = WORDS if settings.tokenizer == "words" else PIECES
-    size = settings.vocabulary or next(size for most, size in sizes if corpus.size_bytes("train") <= most)
-    if settings.tokenizer == "words":
-        return train_words(texts, size, read_dictionary(settings.dictionary) if settings.dictionary else ())
-    return train_bpe(texts, size) if settings.tokenizer == "bpe" else train_unigram(texts, size)
-
-
 def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: Tell) -> Plan:
     """Make a neural training ready: task, streams and a builder of the model."""
     settings: TrainSettings = settled.value
-    name = TASK_OF.get(settings.model, corpus.task)
+    name = task_of(settings.model, corpus.task)
     if name == "embed":
         return ready_vectors(corpus, settled, tokenizer, tell)
     task = fit_task(corpus, name, settings)
@@ -122,7 +105,7 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
     def build(chosen: TrainSettings) -> nn.Module:
         torch.manual_seed(key(chosen.seed, "init"))
         vocabulary = task.vocabulary if tokenizer is None else tokenizer.vocabulary_size
-        body = catalog.build(catalog.configure(chosen, vocabulary, chosen.window))
+        body = start.body(chosen, vocabulary, chosen.window)
         head = task.head(body.width)
         return body if head is None else Headed(body, head)
 
@@ -138,6 +121,10 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
         if held is not None:
             window = min(settings.window, len(held) - 1)  # a short validation text is read whole
             held_out = Windows(held, min(settings.batch, max(1, (len(held) - 1) // window)), window, 0)
+        if name == "masked":
+            mask = tokenizer.vocabulary_size
+            stream = Masked(stream, mask, mask, settings.seed)
+            held_out = held_out and Masked(held_out, mask, mask, 0)
         return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch * settings.window, len(tokens), len(tokens) - 1)
     items = [task.encode(example, tokenizer) for example in corpus.examples("train")]
     held_rows = known_rows(task, corpus.examples("validation"), tell) if corpus.counts.get("validation") else []
@@ -288,8 +275,8 @@ def _train(opened: Corpus, out: Path, settled: Settings, began: tuple[float, flo
 
 def identify(corpus: Corpus, settled: Settings) -> str:
     """Name a training by what was asked for: the settled settings and the corpus; run.json holds it as "request"."""
-    taught = [sha256(Path(settled.value.teacher) / MANIFEST)] if settled.value.teacher else []
-    return fingerprint([as_dict(settled.value), sha256(corpus.path / MANIFEST), *taught])
+    others = [sha256(Path(each) / MANIFEST) for each in (settled.value.teacher, settled.value.start) if each]
+    return fingerprint([as_dict(settled.value), sha256(corpus.path / MANIFEST), *others])
 
 
 def _origin(corpus: Corpus) -> dict[str, Any]:
@@ -313,7 +300,7 @@ def _begin(out: Path, run: dict[str, Any]) -> None:
 
 def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell, begin: Callable[[], None]) -> Folder:
     """Count a model: one pass, no loop, no gradient."""
-    start, core = time.perf_counter(), time.process_time()
+    began, core = time.perf_counter(), time.process_time()
     settings: TrainSettings = settled.value
     task = task_class(corpus.task).fit(corpus.examples("train"))
     tokenizer = None
@@ -329,7 +316,7 @@ def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell, begin: Calla
         task, model, found = counted.fit_rows(corpus, task, settings.model, {"strength": settings.strength, "seed": settings.seed}, tell)
     begin()
     artefact.write(out, task, model, tokenizer)
-    measured = {"seconds": time.perf_counter() - start, "core_seconds": time.process_time() - core}
+    measured = {"seconds": time.perf_counter() - began, "core_seconds": time.process_time() - core}
     about = {"model": settings.model, "chosen": found, "fitted_on": _fitted_on(corpus, True)}
     if getattr(model, "prior", None):
         about["prior"] = model.prior
@@ -435,6 +422,8 @@ def finish(
         task = function(task.fitted)(task, model, known_rows(task, corpus.examples("validation"), quiet), tokenizer)
     if settings.teacher:
         about["teacher"] = teacher.origin(settings.teacher)
+    if settings.start:
+        about["start"] = start.origin(settings.start)
     learned = about.get("teacher", {}).get("fitted_on", ())  # what a teacher has seen, its pupil has
     about["fitted_on"] = _fitted_on(corpus, settings.model == "mixture" or "validation" in learned)
     artefact.write(out, task, served, tokenizer)
@@ -456,7 +445,7 @@ def mix_trained(
     model  a Model folder of a neural language model
     order  of the n-gram; 0: the best on validation
     """
-    start, core = time.perf_counter(), time.process_time()
+    began, core = time.perf_counter(), time.process_time()
     opened, found = open_corpus(corpus), artefact.load(model)
     assert found.tokenizer is not None
     before = found.folder.card
@@ -468,7 +457,7 @@ def mix_trained(
             shutil.copyfile(found.folder.path / name, building / name)
         artefact.write(building, found.task, served, found.tokenizer)
         measured = dict(before["measured"])
-        measured["seconds"] += time.perf_counter() - start
+        measured["seconds"] += time.perf_counter() - began
         measured["core_seconds"] += time.process_time() - core
         about = {"model": "mixture", "parameters": before["parameters"], "training": before["training"], "chosen": chosen}
         about["fitted_on"] = _fitted_on(opened, True)

@@ -1,0 +1,72 @@
+"""What a training begins with: a tokenizer and weights, fresh ones or those of a model that was trained before (`--start`).
+
+The body of the earlier model is taken whole, whatever its task was; a head of another task begins anew.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zhixing.core.errors import UsageError
+from zhixing.core.files import read_json, sha256
+from zhixing.core.folder import MANIFEST, open_folder
+from zhixing.data.corpus import Corpus
+from zhixing.models import catalog
+from zhixing.tasks.artefact import CONFIG, WEIGHTS
+from zhixing.tasks.task import task_class
+from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters, train_unigram, train_words
+from zhixing.tokens.words import read_dictionary
+from zhixing.training.settings import TrainSettings, task_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Training bytes up to which a vocabulary is this large, of pieces and of words.
+PIECES = ((5_000_000, 2048), (50_000_000, 8192), (1 << 62, 32768))
+WORDS = ((5_000_000, 4096), (50_000_000, 32768), (1 << 62, 65536))
+
+
+def make_tokenizer(corpus: Corpus, settings: TrainSettings) -> Tokenizer | None:
+    """Train the tokenizer on the training split only, or take that of the start; none for a task that reads rows as they are."""
+    if task_class(task_of(settings.model, corpus.task)).reads == "rows":
+        return None
+    if settings.start:
+        return Tokenizer.load(settings.start)
+    texts = (text for example in corpus.examples("train") for text in corpus.schema.texts(example))
+    if settings.tokenizer == "characters":
+        return train_characters(texts, limit=settings.vocabulary or None)
+    sizes = WORDS if settings.tokenizer == "words" else PIECES
+    size = settings.vocabulary or next(size for most, size in sizes if corpus.size_bytes("train") <= most)
+    if settings.tokenizer == "words":
+        return train_words(texts, size, read_dictionary(settings.dictionary) if settings.dictionary else ())
+    return train_bpe(texts, size) if settings.tokenizer == "bpe" else train_unigram(texts, size)
+
+
+def body(settings: TrainSettings, vocabulary: int, longest: int) -> nn.Module:
+    """Make the model's body, by the settings; with a start, as that is, but for dropout, which is the settings' own.
+
+    Raises UsageError when the start reads less than is to be read, or is of no use to the loop.
+    """
+    fresh = catalog.configure(settings, vocabulary, longest)
+    if not settings.start:
+        return catalog.build(fresh)
+    from safetensors.torch import load_file
+
+    place = Path(settings.start)
+    config = {name: value for name, value in read_json(place / CONFIG).items() if name not in ("head", "architectures")}
+    if config.get("model_type") != fresh["model_type"]:
+        raise UsageError("train.start", path=settings.start, model=str(config.get("model_type")), wanted=settings.model)
+    made = catalog.build({**config, **{name: value for name, value in fresh.items() if "drop" in name}})
+    if made.window is not None and made.window < longest:
+        raise UsageError("train.start_window", path=settings.start, window=longest, most=made.window)
+    tensors = {name: value.clone() for name, value in load_file(place / WEIGHTS).items() if not name.startswith("head.")}
+    catalog.load(made, {name.removeprefix("body."): value for name, value in tensors.items()})
+    return made
+
+
+def origin(place: str) -> dict[str, Any]:
+    """Say of a start, for the card: where it lay, its manifest's hash, its model, task and corpus."""
+    folder = open_folder(place, "model")
+    about = {name: folder.card.get(name) for name in ("model", "task")}
+    return {"path": place, "manifest_sha256": sha256(folder.path / MANIFEST), **about, "corpus": folder.card.get("corpus", {}).get("path")}
