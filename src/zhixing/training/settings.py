@@ -34,6 +34,7 @@ TOLD = {
             "frequent_set",
             "popularity",
             "item_neighbours",
+            "item_followers",
             "base_rate",
         ),
         (),
