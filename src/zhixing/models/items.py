@@ -1,7 +1,8 @@
 """What comes next in a history of items, by counting: popularity, neighbours or followers of the last items, and EASE, a linear map.
 
 A history is a list of item numbers, the oldest first. Every model scores every item; items of the history itself can be ruled out.
-Sources: Sarwar et al. 2001 (item-based neighbours); Steck 2019, arXiv:1905.03375 (EASE). Leaves out: ratings, what users or items are.
+Sources: Sarwar et al. 2001 (item-based neighbours; followers are such by their places in a history instead of by its user); Steck 2019,
+arXiv:1905.03375 (EASE). Leaves out: ratings, what users or items are.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Recommend:
     """One history, the next item.
 
     labels   the items of training, the most frequent first, so that equal scores fall to them; others in a history are not read
-    longest  items of a history that a trained model reads, the newest
+    longest  places that a trained model reads at once: to answer, the newest
     """
 
     labels: tuple[str, ...]
@@ -79,8 +79,8 @@ class Recommend:
             return {"items": np.array(items, np.int64)}
         if example["label"] not in index:
             raise DataError("task.label_unseen", name=example["label"], among=self.labels, count=len(self.labels))
-        told = np.array([*items, index[example["label"]]], np.int64)[-self.longest :] + 1
-        return {"tokens": self._tokens(np.array(items, np.int64)), "targets": told}
+        told = np.array([*items, index[example["label"]]], np.int64) + 1
+        return {"tokens": np.concatenate([[START], told[:-1]]), "targets": told}
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
@@ -97,7 +97,7 @@ class Recommend:
         """Give the cross-entropy of the next item at every place."""
         from zhixing.objectives.items import NextItem
 
-        return NextItem()
+        return NextItem(self.longest)
 
     def answers(self, model: Any, items: Iterable[Item], tokenizer: Any, decoding: Any = None) -> Iterator[Answer]:
         """Give each history's best new items with their scores, equal ones in the order of the labels; the value is the first.
