@@ -51,7 +51,7 @@ class Recommend:
         "ease": "zhixing.tasks.recommend:fit_ease",
     }
     default: ClassVar[str] = "item_followers"
-    dial: ClassVar[dict[str, Any]] = {"batch": 32, "window": 128, "epochs": 10.0, "dropout": 0.3}
+    dial: ClassVar[dict[str, Any]] = {"batch": 8, "window": 128, "epochs": 10.0, "dropout": 0.3}
     reads: ClassVar[str] = "rows"
     fitted: ClassVar[str] = ""
 
