@@ -63,7 +63,7 @@ CASES = {
     "movielens": Case(
         "recommend", "movielens_latest_small", "ratings",
         how={"columns": "user=userId,items=movieId,time=timestamp", "validation": 0.05, "test": 0.05, "drop_bad": False},
-        models=(("", {}), ("gru", {"size": "tiny", "window": 100})),
+        models=(("", {}), ("gru", {"size": "tiny"}), ("qwen3", {"size": "tiny"})),
     ),
     "assist2009": Case("trace", "assist2009", "train", "valid", "test", models=(("", {}), ("gru", {"size": "tiny", "window": 200}))),
     "multi30k_de_en": Case(

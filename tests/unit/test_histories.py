@@ -13,14 +13,16 @@ from zhixing.core.errors import DataError, UsageError
 from zhixing.data.batch import pad
 from zhixing.data.corpus import open_corpus
 from zhixing.data.histories import Gathered, Time, cut
+from zhixing.layers.kinds import Inputs
 from zhixing.models import catalog
+from zhixing.models.items import Neighbours, followers
 from zhixing.objectives.items import NextItem
 from zhixing.preparation.prepare import Prepare, prepare
 from zhixing.serving.asks import items_of
 from zhixing.serving.limits import Limits
 from zhixing.serving.schema import PredictRequest
 from zhixing.serving.served import open_models
-from zhixing.tasks.recommend import Recommend, whole
+from zhixing.tasks.recommend import Recommend, fit_ease, fit_followers, fit_neighbours, whole
 
 WORDS = "user=who,items=what,time=when"
 EVENTS = """who,what,when,stars
@@ -132,7 +134,7 @@ def test_a_history_is_learnt_once_though_it_stands_in_two_splits() -> None:
 def test_an_item_is_the_target_of_the_place_before_it() -> None:
     task = Recommend(("a", "b", "c", "d"), longest=3)
     item = task.encode(example("abcd"), None)
-    assert item["tokens"].tolist() == [1, 2, 3] and item["targets"].tolist() == [2, 3, 4]
+    assert item["tokens"].tolist() == [0, 1, 2, 3] and item["targets"].tolist() == [1, 2, 3, 4], "all is learnt from, in pieces"
     item = task.encode(example("ab"), None)
     assert item["tokens"].tolist() == [0, 1] and item["targets"].tolist() == [1, 2]
     assert task.encode({"items": ["b", "new", "a"]}, None)["items"].tolist() == [1, 0]
@@ -153,7 +155,7 @@ def test_held_histories_are_judged_at_their_last_place() -> None:
     rows = [example("abcd"), example("fe")]
     batch = {name: torch.as_tensor(value) for name, value in pad([task.encode(each, None) for each in rows], 0).items()}
     model = tiny(task.vocabulary)
-    objective = NextItem()
+    objective = NextItem(128)
     assert objective.weights(batch) == {"nats": 6.0} and objective.held.weights(batch) == {"nats": 2.0}
     logs = [model.logits(model.states(inputs_of(task, each))).log_softmax(-1)[0] for each in rows]
     nats = [-each.gather(1, torch.as_tensor(task.encode(row, None)["targets"])[:, None]) for each, row in zip(logs, rows, strict=True)]
@@ -161,9 +163,56 @@ def test_held_histories_are_judged_at_their_last_place() -> None:
     assert float(objective.held(model, batch)[0].total) == pytest.approx(float(sum(each[-1] for each in nats)), rel=1e-5)
 
 
-def inputs_of(task: Recommend, row: dict[str, Any]) -> Any:
-    from zhixing.layers.kinds import Inputs
+@torch.no_grad()
+def test_a_long_history_is_learnt_from_in_pieces_and_judged_by_its_newest_places() -> None:
+    task = Recommend(tuple("abcdef"))
+    batch = {name: torch.as_tensor(value) for name, value in pad([task.encode(example(each), None) for each in ("abcde", "fe")], 0).items()}
+    model = tiny(task.vocabulary)
 
+    def nats(before: str, items: str) -> float:
+        tokens = [task.labels.index(each) + 1 if each != "." else 0 for each in (before + items)[:-1]]
+        logs = model.logits(model.states(Inputs(torch.tensor([tokens])))).log_softmax(-1)[0]
+        return -float(sum(logs[place, task.labels.index(item) + 1] for place, item in enumerate(items)))
+
+    objective = NextItem(2)
+    assert objective.weights(batch) == {"nats": 7.0}
+    pieces = nats(".", "ab") + nats("b", "cd") + nats("d", "e") + nats(".", "fe")
+    assert float(objective(model, batch)[0].total) == pytest.approx(pieces, rel=1e-5)
+    last = nats("c", "de") - nats("c", "d") + nats(".", "fe") - nats(".", "f")
+    assert float(objective.held(model, batch)[0].total) == pytest.approx(last, rel=1e-5)
+
+
+def test_followers_are_what_came_near_and_after() -> None:
+    histories = [[0, 1, 2, 3], [4, 0, 1], [3, 5]]
+    near = followers(histories, 6, 0.5).toarray()
+    assert near[0, 1] == near[0].max() and near[0, 1] > near[1, 0] > 0, "after counts more than before"
+    assert near[0, 2] > near[0, 3] > 0 and near[0, 5] == near[5, 0] == 0, "nearer counts more, and nobody else's"
+    assert near[0, 3] == pytest.approx(0.25 * 3**-0.5 * 3**-0.2)
+    model = Neighbours.follow(histories, 6, decay=0.5, reach=0.5, share=0.0)
+    scores = model.scores([[4, 0], [], [1, 1]])
+    assert scores[0].argmax() == 1 and np.isneginf(scores[0][[0, 4]]).all() and not scores[1].any()
+    again = catalog.restore(model.to_dict(), model.tensors())
+    assert again.config == model.config and (again.scores([[3]]) == model.scores([[3]])).all()
+    for wrong in ({"reach": 1.0}, {"reach": 0.0}, {"share": -1.0}, {"decay": 0.0}, {"neighbours": 0}):
+        with pytest.raises(UsageError):
+            Neighbours.follow(histories, 6, **wrong)
+    with pytest.raises(DataError):
+        Neighbours.follow([[]], 6)
+
+
+def test_counted_models_choose_on_held_histories() -> None:
+    rows = [example(each) for each in ("abcd", "bcde", "cdef", "defg", "efgh", "ghab", "habc")]
+    held = [example(each) for each in ("fgha", "bc")]
+    task = Recommend.fit(rows)
+    for fit, names in ((fit_followers, ("reach", "decay", "share")), (fit_neighbours, ("decay",)), (fit_ease, ("strength", "last"))):
+        told: list[str] = []
+        _, model, found = fit(task, rows, held, {}, lambda *_, told=told, **said: told.append(said["setting"]))
+        assert tuple(told) == names and all(getattr(model.config, name) == found[name] for name in names) and found["trials"]
+        assert "trials" not in fit(task, rows, [], {}, print)[2], "nothing is chosen where nothing is held"
+    assert fit_ease(task, rows, held, {"strength": 7.0}, lambda *_, **said: None)[1].config.strength == 7.0
+
+
+def inputs_of(task: Recommend, row: dict[str, Any]) -> Any:
     return Inputs(torch.as_tensor(task.encode(row, None)["tokens"])[None])
 
 

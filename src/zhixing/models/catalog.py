@@ -61,6 +61,7 @@ MODELS = {
     "frequent_set": "zhixing.models.each:FrequentSet",
     "popularity": "zhixing.models.items:Popularity",
     "item_neighbours": "zhixing.models.items:Neighbours",
+    "item_followers": "zhixing.models.items:Neighbours",
     "ease": "zhixing.models.items:Ease",
     "practice": "zhixing.models.histories:Practice",
 }

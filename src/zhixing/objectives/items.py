@@ -17,16 +17,18 @@ from zhixing.objectives.tokens import IGNORED, summed_nats
 class NextItem:
     """Cross-entropy of the next item, summed over the places of every history.
 
-    last  judge the last place of each history only: what stands before it may be what was learnt from
+    longest  places that are read at once; of a longer history, each piece begins anew with the item before it
+    last     judge the last place of each history only, by the places before it: what stands farther before may be what was learnt from
     """
 
+    longest: int
     last: bool = False
     additive: bool = True
 
     @property
     def held(self) -> NextItem:
         """The objective by which what is held out is judged."""
-        return NextItem(last=True)
+        return NextItem(self.longest, last=True)
 
     def weights(self, batch: Batch) -> dict[str, float]:
         """Count the places."""
@@ -37,11 +39,19 @@ class NextItem:
 
         batch   tokens (B, T) int, lengths (B,) int, targets (B, T) int with IGNORED beyond a row's length
         """
-        states, targets = model.states(Inputs(batch["tokens"])), batch["targets"]  # (B, T, D) and (B, T)
+        tokens, targets, lengths = batch["tokens"], batch["targets"], batch["lengths"]
+        T = tokens.shape[1]
         if self.last:
-            rows, places = torch.arange(len(targets), device=targets.device), batch["lengths"] - 1
-            states, targets = states[rows, places][:, None], targets[rows, places][:, None]  # (B, 1, D) and (B, 1)
-        return (Term("nats", summed_nats(model, states.flatten(0, 1), targets.flatten())),)
+            begin = (lengths - self.longest).clamp(min=0)  # (B,)
+            places = (begin[:, None] + torch.arange(min(T, self.longest), device=tokens.device)).clamp(max=T - 1)
+            states = model.states(Inputs(tokens.gather(1, places)))  # (B, longest, D)
+            rows, end = torch.arange(len(tokens), device=tokens.device), lengths - 1
+            return (Term("nats", summed_nats(model, states[rows, end - begin], targets[rows, end])),)
+        total = tokens.new_zeros((), dtype=torch.float32)
+        for start in range(0, T, self.longest):
+            part = (lengths > start, slice(start, start + self.longest))
+            total = total + summed_nats(model, model.states(Inputs(tokens[part])).flatten(0, 1), targets[part].flatten())
+        return (Term("nats", total),)
 
 
 def before(items: Tensor, correct: Tensor) -> Tensor:

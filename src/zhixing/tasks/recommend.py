@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,7 +24,9 @@ from zhixing.tasks.task import Answer, Example, Item
 START = 0  # the token before every history; item i is the token i + 1
 BEST = 10  # items of an answer, and the rank down to which it is judged
 READ_BATCH = 64  # histories read at once
-STRENGTHS = (30.0, 100.0, 300.0, 1000.0)  # of EASE's prior, of which validation chooses
+# What validation chooses of: EASE's prior and the items that it reads, what of neighbours and of followers counts how much.
+STRENGTHS, LASTS = (30.0, 100.0, 300.0, 1000.0), (3, 5, 10, 20, 0)
+DECAYS, REACHES, SHARES = (0.5, 0.65, 0.8, 0.9), (0.7, 0.8, 0.9), (0.0, 0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Recommend:
     """One history, the next item.
 
     labels   the items of training, the most frequent first, so that equal scores fall to them; others in a history are not read
-    longest  items of a history that a trained model reads, the newest
+    longest  places that a trained model reads at once: to answer, the newest
     """
 
     labels: tuple[str, ...]
@@ -45,10 +47,11 @@ class Recommend:
     counted: ClassVar[dict[str, str]] = {
         "popularity": "zhixing.tasks.recommend:fit_popularity",
         "item_neighbours": "zhixing.tasks.recommend:fit_neighbours",
+        "item_followers": "zhixing.tasks.recommend:fit_followers",
         "ease": "zhixing.tasks.recommend:fit_ease",
     }
-    default: ClassVar[str] = "ease"
-    dial: ClassVar[dict[str, Any]] = {"batch": 32, "window": 128, "epochs": 10.0, "dropout": 0.3}
+    default: ClassVar[str] = "item_followers"
+    dial: ClassVar[dict[str, Any]] = {"batch": 8, "window": 128, "epochs": 10.0, "dropout": 0.3}
     reads: ClassVar[str] = "rows"
     fitted: ClassVar[str] = ""
 
@@ -76,8 +79,8 @@ class Recommend:
             return {"items": np.array(items, np.int64)}
         if example["label"] not in index:
             raise DataError("task.label_unseen", name=example["label"], among=self.labels, count=len(self.labels))
-        told = np.array([*items, index[example["label"]]], np.int64)[-self.longest :] + 1
-        return {"tokens": self._tokens(np.array(items, np.int64)), "targets": told}
+        told = np.array([*items, index[example["label"]]], np.int64) + 1
+        return {"tokens": np.concatenate([[START], told[:-1]]), "targets": told}
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
@@ -94,7 +97,7 @@ class Recommend:
         """Give the cross-entropy of the next item at every place."""
         from zhixing.objectives.items import NextItem
 
-        return NextItem()
+        return NextItem(self.longest)
 
     def answers(self, model: Any, items: Iterable[Item], tokenizer: Any, decoding: Any = None) -> Iterator[Answer]:
         """Give each history's best new items with their scores, equal ones in the order of the labels; the value is the first.
@@ -164,31 +167,62 @@ def fit_popularity(
     return task, Popularity.fit(whole(task, [*rows, *held]), len(task.labels)), {}
 
 
+def choose(
+    task: Recommend, make: Callable[..., Any], among: Mapping[str, Sequence[Any]], held: list[Example], tell: Callable[..., None]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Choose settings by ndcg_10 on the held histories, one setting after another, each given the best found so far.
+
+    make    gives the model of settings by name; it has a value of its own for each that is not given
+    among   {setting: its values}
+    return  the settings, and all trials for the card; nothing of either where no history is held
+    """
+    chosen: dict[str, Any] = {}
+    trials: dict[str, float] = {}
+    items = [task.encode({"items": each["items"]}, None) for each in held]
+    for name, values in among.items() if held else ():
+        found = {}
+        for value in values:
+            answers = list(task.answers(make(**chosen, **{name: value}), items, None))
+            found[value] = float(np.mean(task.metrics(answers, held)["ndcg_10"]))
+        chosen[name] = max(found, key=lambda value: found[value])
+        trials |= {f"{name} {value}": gain for value, gain in found.items()}
+        tell("train.chosen", setting=name, value=chosen[name], gain=found[chosen[name]])
+    return chosen, {"trials": trials} if trials else {}
+
+
 def fit_neighbours(
     task: Recommend, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]
 ) -> Fitted:
-    """Find each item's neighbours."""
+    """Find each item's neighbours: how fast a history fades on the held histories, then all together."""
     from zhixing.models.items import Neighbours
 
-    return task, Neighbours.fit(whole(task, [*rows, *held]), len(task.labels)), {}
+    count = len(task.labels)
+    first = Neighbours.fit(whole(task, rows), count)
+    chosen, found = choose(task, first.reading, {"decay": DECAYS}, held, tell)
+    return task, Neighbours.fit(whole(task, [*rows, *held]), count, **chosen), found | chosen
+
+
+def fit_followers(
+    task: Recommend, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]
+) -> Fitted:
+    """Find each item's followers: how near, how fast a history fades and how much neighbours count on the held histories, then all."""
+    from zhixing.models.items import Neighbours
+
+    learnt, count = whole(task, rows), len(task.labels)
+    among = {"reach": REACHES, "decay": DECAYS, "share": SHARES}
+    chosen, found = choose(task, functools.partial(Neighbours.follow, learnt, count), among, held, tell)
+    return task, Neighbours.follow(whole(task, [*rows, *held]), count, **chosen), found | chosen
 
 
 def fit_ease(task: Recommend, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]) -> Fitted:
-    """Fit EASE: the prior's strength on the held histories, then all together."""
+    """Fit EASE: the prior's strength and how many items are read on the held histories, then all together."""
     from zhixing.models.items import Ease
 
-    count, strength = len(task.labels), settings.get("strength") or 0.0
-    found: dict[str, Any] = {}
-    if held and not strength:
-        items = [task.encode({"items": each["items"]}, None) for each in held]
-        learnt = whole(task, rows)
-        trials = {}
-        for each in STRENGTHS:
-            answers = list(task.answers(Ease.fit(learnt, count, each), items, None))
-            trials[each] = float(np.mean(task.metrics(answers, held)["ndcg_10"]))
-        strength = max(trials, key=lambda each: trials[each])
-        found["trials"] = {str(each): value for each, value in trials.items()}
-        tell("train.strength", method="ease", strength=strength)
-    both = whole(task, [*rows, *held])
-    model = Ease.fit(both, count, strength) if strength else Ease.fit(both, count)
-    return task, model, found | {"strength": model.config.strength}
+    learnt, count, strength = whole(task, rows), len(task.labels), settings.get("strength") or 0.0
+    fitted = functools.lru_cache(1)(lambda strength: Ease.fit(learnt, count, strength))
+    chosen, found = choose(
+        task, lambda strength, last=10: fitted(strength).reading(last), {"strength": [strength] if strength else STRENGTHS, "last": LASTS},
+        held, tell,
+    )  # fmt: skip
+    model = Ease.fit(whole(task, [*rows, *held]), count, **({"strength": strength} if strength else {}) | chosen)
+    return task, model, found | {"strength": model.config.strength, "last": model.config.last}

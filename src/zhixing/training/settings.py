@@ -35,6 +35,7 @@ TOLD = {
             "frequent_set",
             "popularity",
             "item_neighbours",
+            "item_followers",
             "base_rate",
         ),
         (),
