@@ -36,12 +36,12 @@ def judge_masked(artefact: Any, corpus: Corpus, split: str, tell: Tell, rivals: 
     stretches = len(tokens) // width
     if len(tokens) < 2:
         raise DataError("data.empty_split", path=str(corpus.path), split=split)
-    hidden = hide(stretches, width)  # (R, W) bool
+    hidden = hide(stretches, width)  # (B, T) bool
     hidden[0, 0] = False  # the end token that opens the text, which no rival tells
     tell("evaluate.scoring", tokens=int(hidden.sum()))
-    rows = tokens[: stretches * width].reshape(stretches, width)  # (R, W)
+    rows = tokens[: stretches * width].reshape(stretches, width)  # (B, T)
     nats, right = read(model, rows, hidden)
-    counts = hidden.sum(1)  # (R,)
+    counts = hidden.sum(1)  # (B,)
     there = counts > 0
     others: dict[str, np.ndarray] = {}
     for name, logs in (language_rivals(corpus, tokenizer, tokens, split, artefact.family, tell) if rivals else {}).items():
@@ -62,7 +62,7 @@ def judge_masked(artefact: Any, corpus: Corpus, split: str, tell: Tell, rivals: 
 
 
 def hide(stretches: int, width: int) -> np.ndarray:
-    """Choose the hidden places of each stretch, at least one: (R, W) bool."""
+    """Choose the hidden places of each stretch, at least one: (B, T) bool."""
     order = np.random.default_rng(SEED).random((stretches, width)).argsort(1)
     return order < max(1, round(SHARE * width))
 
@@ -70,8 +70,8 @@ def hide(stretches: int, width: int) -> np.ndarray:
 def read(model: Any, rows: np.ndarray, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Read stretches with their hidden places masked.
 
-    rows, hidden  (R, W) int and bool
-    return        (R,) float64 each: -log p of the hidden tokens, summed, and how many of them are the most probable ones
+    rows, hidden  (B, T) int and bool
+    return        (B,) float64 each: -log p of the hidden tokens, summed, and how many of them are the most probable ones
     """
     import torch
     from torch.nn import functional as F

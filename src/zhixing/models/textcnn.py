@@ -22,6 +22,7 @@ from zhixing.layers.kinds import Inputs
 from zhixing.layers.segments import alone
 
 REMARKS = frozenset({"architectures", "bos_token_id", "eos_token_id", "pad_token_id"})
+TABLE_SCALE = 0.1  # of fresh vectors: small enough to be moved; on reviews 72 % beside 64 % with 1, after 30 core-seconds
 FIRST_WIDTH = 3  # filters are of this many tokens and up, one more each: 3, 4, 5 as published
 PLANS = {
     "tiny": {"layers": 3, "width": 192, "embedding": 64, "window": 256, "batch": 32, "epochs": 12.0},
@@ -104,7 +105,7 @@ class TextCNN(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        self.embedding.weight.normal_(0.0, 1.0)
+        self.embedding.weight.normal_(0.0, TABLE_SCALE)
         for each in self.filters:
             each.weight.normal_(0.0, (2 / (each.in_channels * each.kernel_size[0])) ** 0.5)
             each.bias.zero_()
