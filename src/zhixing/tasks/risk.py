@@ -49,7 +49,6 @@ class Risk:
     figures: ClassVar[Figures] = {
         "auc": Whole(judged.area_under_curve, ("risk", "event")),
         "calibration_error": Whole(judged.calibration_error, ("risk", "event"), lower=True),
-        "calibration_chance": Whole(judged.calibration_chance, ("risk",), lower=True),
         "nats": Mean("nats", lower=True),
         "accuracy": Mean("correct"),
     }
