@@ -53,6 +53,8 @@ CASES = {
     "short_answer_ads": Case("grade", "short_answer_zh", "ads_train", test="ads_test", how={"columns": "text=answer,reference=reference1"}),
     "short_answer_asag": Case("grade", "short_answer_zh", "asag_train", test="asag_eval", how={"columns": "text=answer"}),
     "short_answer_sr": Case("grade", "short_answer_zh", "sr_train", test="sr_eval", how={"columns": "text=answer"}),
+    "short_answer_le": Case("grade", "short_answer_zh", "le_train", test="le_eval", how={"columns": "text=answer"}),
+    "asap_essays": Case("grade", "asap_essays", "all", how={"columns": "text=essay,question=essay_set", "test": 0.2}),
     "credit_default_taiwan": Case("risk", "credit_default_taiwan", "all", how={"columns": "label=Y", "without": "ID", "test": 0.2}),
     "dna_tf_2": Case("classify", "gue_dna", "tf_2.train", "tf_2.dev", "tf_2.test", {"columns": "text=sequence"}, (("", {}), CNN)),
     "dna_tf_4": Case("classify", "gue_dna", "tf_4.train", "tf_4.dev", "tf_4.test", {"columns": "text=sequence"}, (("", {}), CNN)),
