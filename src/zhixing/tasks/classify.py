@@ -212,17 +212,18 @@ def fit_bag(
     if not held:
         return task, Bag.fit(texts, labels, len(index), method, strength or None), found
     if strength:
-        model = Bag.fit(texts, labels, len(index), method, strength)
+        model = Bag.fit(texts, labels, len(index), method, strength, settings.get("reading") or "text")
     else:
         model, trials = Bag.choose(texts, labels, len(index), (held_texts, held_labels), (method,), settings.get("by", "loss"))
         strength = model.config.strength
         found["trials"] = [dataclasses.asdict(each) for each in trials]
-    found["strength"] = strength
+    found |= {"strength": strength, "reading": model.config.reading}
     tell("train.strength", method=method, strength=strength)
     task = calibrated(task, model, held, None)
     if not settings.get("refit", True):
         return task, model, found
-    return task, Bag.fit(texts + held_texts, np.concatenate([labels, held_labels]), len(index), method, strength), found
+    both = texts + held_texts, np.concatenate([labels, held_labels])
+    return task, Bag.fit(*both, len(index), method, strength, model.config.reading), found
 
 
 def known_rows(task: Any, rows: Iterable[Example], tell: Callable[..., None]) -> list[Example]:

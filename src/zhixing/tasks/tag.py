@@ -29,10 +29,12 @@ class Tag:
 
     tags     the tags, in sorted order: index in this tuple is the model's output
     longest  pieces of a text that a neural model reads; tokens that lie beyond get the tag O
+    letters  every token of training is one character: then a text that comes as one token is tagged letter by letter
     """
 
     tags: tuple[str, ...]
     longest: int = 256
+    letters: bool = False
 
     name: ClassVar[str] = "tag"
     kinds: ClassVar[tuple[str, ...]] = ("encoder", "causal")
@@ -55,13 +57,20 @@ class Tag:
         """Read the tags from the training examples; raises DataError when there are fewer than two."""
         given: set[str] = set()
         mended: set[str] = set()
+        letters = True
         for example in training_examples:
+            letters = letters and all(len(token) == 1 for token in example["tokens"])
             given |= set(example["tags"])
             mended |= set(mend(example["tags"]))
         tags = sorted(mended if any(tag.startswith("B-") for tag in given) else given)
         if len(tags) < 2:
             raise DataError("task.one_label", labels=", ".join(tags))
-        return cls(tags=tuple(tags), **settings)
+        return cls(tags=tuple(tags), letters=letters, **settings)
+
+    def read(self, example: Example) -> list[str]:
+        """Give an example's tokens: the letters of a text that came as one, unless it has one tag."""
+        tokens = list(example["tokens"])
+        return list(tokens[0]) if self.letters and len(tokens) == 1 and len(example.get("tags", ())) != 1 else tokens
 
     def encode(self, example: Example, tokenizer: Any) -> Item:
         """Turn a text into {"tokens": (T,) int, "firsts": (N,) int}, the pieces of its tokens and where each token begins.
@@ -70,8 +79,8 @@ class Tag:
         at tags that training has not seen. With no tokenizer: {"words": the tokens}.
         """
         if tokenizer is None:
-            return {"words": list(example["tokens"])}
-        pieces = [tokenizer.encode(each) for each in example["tokens"]]
+            return {"words": self.read(example)}
+        pieces = [tokenizer.encode(each) for each in self.read(example)]
         sizes = np.array([max(1, len(each)) for each in pieces])
         firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])  # (N,)
         tokens = np.concatenate([each if len(each) else [tokenizer.end_id] for each in pieces]).astype(np.int64)
