@@ -389,6 +389,7 @@ def test_a_sequence_and_its_letters_are_read_letter_by_letter(tmp_path: Path) ->
 def test_the_number_of_a_question_is_text(tmp_path: Path) -> None:
     rows = [{"text": "so", "question": number % 2, "score": number} for number in range(6)] + [{"text": 3, "question": 1, "score": 1}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
-    folder = prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", {"task": "grade", "drop_bad": True, "repeats": "keep", "test": 0.0})
+    settings = {"task": "grade", "drop_bad": True, "repeats": "keep", "test": 0.0, "validation": 0.0}
+    folder = prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", settings)
     assert {name: count for name, count in folder.card["rejected"].items() if count} == {"not_text": 1}
     assert {each["question"] for each in open_corpus(folder.path).examples("train")} == {"0", "1"}

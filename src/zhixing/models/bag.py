@@ -10,7 +10,6 @@ scikit-learn only fits. Leaves out: word segmentation, several labels a text.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -281,22 +280,23 @@ class Bag:
             return cls.fit(texts, labels, label_count, best.config.method, best.config.strength, best.config.reading), trials
         best, lowest, trials = None, np.inf, []
         held_labels = np.asarray(validation[1], np.int64)
-        for reading, method in itertools.product(readings_of(texts), methods):
+        for reading in readings_of(texts):
             columns, counts = learn_columns(texts, BagConfig(label_count, reading=reading))
             held_counts = count_columns(validation[0], columns, BagConfig(label_count, reading=reading))
-            bag, losses = None, []
-            for strength in STRENGTHS[method]:
-                bag = cls._fit(BagConfig(label_count, method, strength, reading=reading), columns, counts, labels, bag)
-                p = bag.read(held_counts)
-                loss = -np.log(np.maximum(p[np.arange(len(p)), held_labels], np.finfo(np.float64).tiny)).mean()
-                trial = Trial(method, strength, float(loss), float((p.argmax(1) == held_labels).mean()), reading)
-                rank = trial.loss if by == "loss" else -trial.accuracy
-                if best is None or rank < lowest:
-                    best, lowest = bag, rank
-                trials.append(trial)
-                losses.append(loss)
-                if len(losses) > 1 and losses[-1] > losses[-2]:
-                    break  # the loss falls and then rises along the strengths
+            for method in methods:
+                bag, losses = None, []
+                for strength in STRENGTHS[method]:
+                    bag = cls._fit(BagConfig(label_count, method, strength, reading=reading), columns, counts, labels, bag)
+                    p = bag.read(held_counts)
+                    loss = -np.log(np.maximum(p[np.arange(len(p)), held_labels], np.finfo(np.float64).tiny)).mean()
+                    trial = Trial(method, strength, float(loss), float((p.argmax(1) == held_labels).mean()), reading)
+                    rank = trial.loss if by == "loss" else -trial.accuracy
+                    if best is None or rank < lowest:
+                        best, lowest = bag, rank
+                    trials.append(trial)
+                    losses.append(loss)
+                    if len(losses) > 1 and losses[-1] > losses[-2]:
+                        break  # the loss falls and then rises along the strengths
         return best, trials
 
     @property
