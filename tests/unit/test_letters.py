@@ -9,6 +9,7 @@ import pytest
 from zhixing.core.log import quiet
 from zhixing.models import bag
 from zhixing.models.bag import Bag, BagConfig, read_features, readings_of
+from zhixing.models.crf import CRF
 from zhixing.tasks.classify import Classify, fit_bag
 from zhixing.tasks.tag import Tag, fit_crf
 
@@ -80,3 +81,18 @@ def test_a_text_that_comes_as_one_token_is_tagged_by_letters():
     answers = list(task.answers(model, [task.encode(each, None) for each in ({"tokens": ["ACGT"]}, {"tokens": list("ACGT")})], None))
     assert answers[0].value == answers[1].value == ["H", "H", "E", "E"]
     assert task.encode({"tokens": ["AC"], "tags": ["H"]}, None) == {"words": ["AC"]}
+
+
+def test_letters_whose_tags_mark_no_spans_are_read_widely():
+    source = random.Random(4)
+    rows = []
+    for _ in range(150):
+        text = draw_text(source, 40)
+        rows.append({"tokens": list(text), "tags": ["H" if place > 5 and text[place - 6] in "AC" else "E" for place in range(40)]})
+    task, model, _ = fit_crf(Tag.fit(rows), rows[:100], rows[100:120], {}, quiet)
+    assert model.config.around == 8 and CRF.from_tensors(json.loads(json.dumps(model.to_dict())), model.tensors()).config == model.config
+    answers = list(task.answers(model, [task.encode({"tokens": each["tokens"]}, None) for each in rows[120:]], None))
+    figure = task.figures["token_accuracy"](task.metrics(answers, rows[120:]))
+    assert figure > 0.99
+    spans = [{**each, "tags": [f"B-{tag}" for tag in each["tags"]]} for each in rows[:30]]
+    assert fit_crf(Tag.fit(spans), spans, [], {}, quiet)[1].config.around == 2

@@ -194,19 +194,23 @@ def span_f1(answered: Iterable[list[str]], expected: Iterable[list[str]]) -> flo
 
 
 def fit_crf(task: Tag, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]) -> Fitted:
-    """Fit a chain over sparse features: the prior's strength on the held texts, then both together."""
-    from zhixing.models.crf import CRF
+    """Fit a chain over sparse features: the prior's strength on the held texts, then both together.
+
+    A sequence of letters whose tags mark no spans (the fold of a protein) is read more widely: a letter says less than a word.
+    """
+    from zhixing.models.crf import AROUND, CRF, WIDE
 
     def split(part: list[Example]) -> tuple[list[list[str]], list[list[str]]]:
         return [each["tokens"] for each in part], [valid(task, each) for each in part]
 
     strength = settings.get("strength") or 0.0
     found: dict[str, Any] = {}
+    around = WIDE if task.letters and not any(tag.startswith("B-") for tag in task.tags) else AROUND
     if held and not strength:
-        chosen, trials = CRF.choose(*split(rows), split(held), span_f1)
+        chosen, trials = CRF.choose(*split(rows), split(held), span_f1, around=around)
         strength = chosen.config.strength
         found["trials"] = {str(each): value for each, value in trials.items()}
         tell("train.strength", method="crf", strength=strength)
     both = [*rows, *held] if settings.get("refit", True) else rows
-    model = CRF.fit(*split(both), strength=strength) if strength else CRF.fit(*split(both))
+    model = CRF.fit(*split(both), around=around, **({"strength": strength} if strength else {}))
     return task, model, found | {"strength": model.config.strength}
