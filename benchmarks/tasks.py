@@ -117,7 +117,7 @@ def run(name: str, case: Case, out: Path, core_seconds: float, smoke: bool) -> N
             trained = {} if model in ("", "copy", "ngram") else {"core_seconds": 5.0 if smoke else core_seconds, **settings}
             train(text, place, {**({"model": model} if model else {}), **trained}, tell=tell)
         if not any((place / "evaluation").glob("*.json")):
-            evaluate(place, corpus, "train" if case.reads else "test", tell=tell)
+            evaluate(place, corpus, tell=tell)
 
 
 def main() -> None:
