@@ -22,7 +22,7 @@ from zhixing.data.corpus import open_corpus
 from zhixing.metrics import labels as judged
 from zhixing.models.trees import Trees
 from zhixing.preparation.prepare import Prepare
-from zhixing.tasks.risk import Risk, fit_table
+from zhixing.tasks.risk import Risk, calibrated, fit_table
 
 DRAWN = 0.8  # of the rows that are not set apart
 HELD = 10  # one drawn row in so many is validation
@@ -49,7 +49,7 @@ def encode(task: Risk, rows: Rows) -> tuple[Rows, np.ndarray]:
 def judge(task: Risk, model: Any, rows: Rows) -> dict[str, np.ndarray]:
     """Give the task's arrays for rows, without their reasons, which cost more than the answers."""
     cells, labels = encode(task, rows)
-    return {"risk": np.exp(task.correct(model.probabilities(cells)))[:, -1], "event": (labels == len(task.labels) - 1).astype(float)}
+    return {"risk": np.exp(calibrated(task, model.probabilities(cells)))[:, -1], "event": (labels == len(task.labels) - 1).astype(float)}
 
 
 def rank(values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from zhixing.core.log import quiet
 from zhixing.metrics import grades
 from zhixing.models import catalog
-from zhixing.tasks.grade import OWN_ROWS, SHARED, Grade, fit_mean, fit_ridge, mark
+from zhixing.tasks.grade import OWN_ROWS, SHARED, Grade, fit_mean, fit_ridge, mark, scale_of
 from zhixing.tasks.task import Answer, from_dict, to_dict
 
 WORDS = ("sun", "moon", "star", "sky", "fog", "rain")
@@ -31,7 +31,7 @@ def test_scales_are_read_from_questions_that_are_frequent():
     task = Grade.fit(rows)
     first, second = mark(rows[0]), mark({"question": "b"})
     assert task.scales == {first: [0, 12, 4], second: [0, 3, 1]} and (task.low, task.high, task.step) == (0, 12, 1)
-    assert task.scale({"question": "c"}) == task.scale({}) == (0, 12, 1)
+    assert scale_of(task, {"question": "c"}) == scale_of(task, {}) == (0, 12, 1)
     assert task.encode({"text": "", "question": "b", "score": 3.0}, None)["label"] == 1
     assert from_dict(json.loads(json.dumps(to_dict(task)))) == task
     assert not Grade.fit(make("a", OWN_ROWS, 3) + make("b", OWN_ROWS, 3)).scales, "one scale is shared"

@@ -7,7 +7,7 @@ import pytest
 
 from zhixing.core.log import quiet
 from zhixing.metrics import labels as judged
-from zhixing.tasks.risk import Risk, fit_table, settle
+from zhixing.tasks.risk import Risk, calibrated, fit_table, settle
 from zhixing.tasks.task import from_dict, to_dict
 
 
@@ -29,7 +29,7 @@ def test_calibration_finds_a_slope_and_shifts(labels):
     wrong = np.exp(wrong - np.logaddexp.reduce(wrong, 1, keepdims=True))
     task = settle(Risk(tuple("abc"[:labels]), ("x",)), wrong, happened)
     assert task.temperature == pytest.approx(1.5, abs=0.05) and np.diff(task.shifts) == pytest.approx(-1 / 1.5, abs=0.05)
-    np.testing.assert_allclose(np.exp(task.correct(wrong)), np.exp(true), atol=0.03)
+    np.testing.assert_allclose(np.exp(calibrated(task, wrong)), np.exp(true), atol=0.03)
     assert from_dict(json.loads(json.dumps(to_dict(task)))) == task
     few = settle(Risk(("a", "b"), ("x",)), np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]))
     assert 0.5 < few.temperature <= 1 and abs(np.diff(few.shifts)) < 0.2 and set(few.thresholds.values()) == {None}
@@ -47,7 +47,7 @@ def test_fitted_models_are_calibrated(method):
     assert judged.calibration_beyond_chance(values["risk"], values["event"]) < 0.05
     assert all(set(each.reasons) <= {"a", "b"} for each in answers[:20])
     np.testing.assert_allclose(
-        values["risk"], np.exp(settled.correct(model.probabilities([each["row"] for each in items])))[:, 1], atol=1e-12
+        values["risk"], np.exp(calibrated(settled, model.probabilities([each["row"] for each in items])))[:, 1], atol=1e-12
     )
 
 

@@ -75,13 +75,6 @@ class Grade:
         scales = {name: list(read_scale(each)) for name, each in sorted(known.items())} if differ else {}
         return cls(*read_scale(every), questions=tuple(sorted(set(scores) - {""})), scales=scales, **settings)
 
-    def scale(self, example: Example) -> tuple[float, float, float]:
-        """Give the lowest and the highest score of an example's question, and the step between two."""
-        low, high, step = (
-            self.scales.get(mark(example), (self.low, self.high, self.step)) if self.scales else (self.low, self.high, self.step)
-        )
-        return low, high, step
-
     def encode(self, example: Example, tokenizer: Any) -> Item:
         """Turn a row into {"tokens": (T,) int} of reference, end token and answer; with no tokenizer into {"texts": (answer, reference)}.
 
@@ -92,7 +85,7 @@ class Grade:
         if tokenizer is not None:
             pieces = [tokenizer.encode(texts[1]), [tokenizer.end_id], tokenizer.encode(texts[0])]
             item = {"tokens": np.concatenate(pieces).astype(np.int64)[-self.longest :]}
-        low, high, _ = item["scale"] = self.scale(example)
+        low, high, _ = item["scale"] = scale_of(self, example)
         if "score" in example:
             item["label"] = (example["score"] - low) / (high - low)
         return item
@@ -128,7 +121,7 @@ class Grade:
 
     def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
         """Give per row: steps expected and given, the number of its scale (0: shared), if its question is new, if it is right, the gap."""
-        scales = np.array([self.scale(each) for each in examples], float).reshape(-1, 3)  # (B, 3)
+        scales = np.array([scale_of(self, each) for each in examples], float).reshape(-1, 3)  # (B, 3)
         points = np.array([[each["score"], answer.value] for each, answer in zip(examples, answers, strict=True)], float).reshape(-1, 2)
         expected, given = np.round((points - scales[:, :1]) / scales[:, 2:]).astype(int).T  # (B,) each
         marks = [mark(each) for each in examples]
@@ -142,6 +135,13 @@ class Grade:
             "correct": (expected == given).astype(float),
             "gap": np.abs(points[:, 0] - points[:, 1]),
         }
+
+
+def scale_of(task: Grade, example: Example) -> tuple[float, float, float]:
+    """Give the lowest and the highest score of an example's question, and the step between two."""
+    shared = (task.low, task.high, task.step)
+    low, high, step = task.scales.get(mark(example), shared) if task.scales else shared
+    return low, high, step
 
 
 def read_scale(scores: set[float]) -> tuple[float, float, float]:

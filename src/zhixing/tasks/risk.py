@@ -96,16 +96,11 @@ class Risk:
         """Give each row's most probable label with its probability, and the columns that speak most for it."""
         items = iter(items)
         while chunk := [each["row"] for each in itertools.islice(items, READ_AHEAD)]:
-            p = np.exp(self.correct(model.probabilities(chunk)))  # (B, labels)
+            p = np.exp(calibrated(self, model.probabilities(chunk)))  # (B, labels)
             best = p.argmax(1)
             reasons = self._reasons(model, chunk, best)
             for row, label, why in zip(p, best, reasons, strict=True):
                 yield Answer(self.labels[label], float(row[label]), dict(zip(self.labels, map(float, row), strict=True)), why)
-
-    def correct(self, probabilities: np.ndarray) -> np.ndarray:
-        """Give what a model's probabilities mean after calibration: (B, labels) float to (B, labels) float64 log p."""
-        logs = np.log(np.maximum(probabilities, FEW)) / self.temperature + np.array(self.shifts or 0.0)
-        return logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
 
     def _reasons(self, model: Any, rows: list[dict[str, Any]], best: np.ndarray) -> list[dict[str, float] | None]:
         """Name the columns that speak most for each row's answer, with their shares of its score."""
@@ -125,6 +120,12 @@ class Risk:
         nats = np.array([-np.log(max((a.scores or {}).get(e["label"], 0.0), FEW)) for a, e in zip(answers, examples, strict=True)])
         confidence = np.array([each.confidence for each in answers], float)
         return {"risk": risk, "event": happened, "correct": correct, "nats": nats, "confidence": confidence}
+
+
+def calibrated(task: Risk, probabilities: np.ndarray) -> np.ndarray:
+    """Give what a model's probabilities mean after calibration: (B, labels) float to (B, labels) float64 log p."""
+    logs = np.log(np.maximum(probabilities, FEW)) / task.temperature + np.array(task.shifts or 0.0)
+    return logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
 
 
 def fit_table(
@@ -182,4 +183,4 @@ def settle(task: Risk, probabilities: np.ndarray, labels: np.ndarray) -> Risk:
 
     found = minimize(loss, np.zeros(1 + len(task.labels)), jac=True, method="L-BFGS-B").x
     task = dataclasses.replace(task, temperature=float(np.exp(-found[0])), shifts=tuple(map(float, found[1:])))
-    return set_thresholds(task, task.correct(probabilities), labels)
+    return set_thresholds(task, calibrated(task, probabilities), labels)

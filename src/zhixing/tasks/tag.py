@@ -67,11 +67,6 @@ class Tag:
             raise DataError("task.one_label", labels=", ".join(tags))
         return cls(tags=tuple(tags), letters=letters, **settings)
 
-    def read(self, example: Example) -> list[str]:
-        """Give an example's tokens: the letters of a text that came as one, unless it has one tag."""
-        tokens = list(example["tokens"])
-        return list(tokens[0]) if self.letters and len(tokens) == 1 and len(example.get("tags", ())) != 1 else tokens
-
     def encode(self, example: Example, tokenizer: Any) -> Item:
         """Turn a text into {"tokens": (T,) int, "firsts": (N,) int}, the pieces of its tokens and where each token begins.
 
@@ -79,8 +74,8 @@ class Tag:
         at tags that training has not seen. With no tokenizer: {"words": the tokens}.
         """
         if tokenizer is None:
-            return {"words": self.read(example)}
-        pieces = [tokenizer.encode(each) for each in self.read(example)]
+            return {"words": tokens_of(self, example)}
+        pieces = [tokenizer.encode(each) for each in tokens_of(self, example)]
         sizes = np.array([max(1, len(each)) for each in pieces])
         firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])  # (N,)
         tokens = np.concatenate([each if len(each) else [tokenizer.end_id] for each in pieces]).astype(np.int64)
@@ -150,6 +145,12 @@ class Tag:
             "correct": (right == tokens).astype(float),
             "confidence": confidence,
         }
+
+
+def tokens_of(task: Tag, example: Example) -> list[str]:
+    """Give an example's tokens: the letters of a text that came as one, unless it has one tag."""
+    tokens = list(example["tokens"])
+    return list(tokens[0]) if task.letters and len(tokens) == 1 and len(example.get("tags", ())) != 1 else tokens
 
 
 def valid(task: Tag, example: Example) -> list[str]:
