@@ -28,7 +28,10 @@ from zhixing.studies.results import as_dict, as_text, gather
 
 @dataclass(frozen=True)
 class Case:
-    """A real set: its files, how it is prepared, and the models that are tried on it; "": the task's default."""
+    """A real set: its files, how it is prepared, and the models that are tried on it; "": the task's default.
+
+    reads  a set and a file of text, and how it is prepared: what the language model reads that is judged on all of this set
+    """
 
     task: str
     data: str
@@ -37,6 +40,7 @@ class Case:
     test: str = ""
     how: dict[str, Any] = field(default_factory=dict)
     models: tuple[tuple[str, dict[str, Any]], ...] = (("", {}),)
+    reads: tuple[str, str, dict[str, Any]] | None = None
 
 
 CNN = ("textcnn", {})
@@ -53,6 +57,8 @@ CASES = {
     "short_answer_ads": Case("grade", "short_answer_zh", "ads_train", test="ads_test", how={"columns": "text=answer,reference=reference1"}),
     "short_answer_asag": Case("grade", "short_answer_zh", "asag_train", test="asag_eval", how={"columns": "text=answer"}),
     "short_answer_sr": Case("grade", "short_answer_zh", "sr_train", test="sr_eval", how={"columns": "text=answer"}),
+    "short_answer_le": Case("grade", "short_answer_zh", "le_train", test="le_eval", how={"columns": "text=answer"}),
+    "asap_essays": Case("grade", "asap_essays", "all", how={"columns": "text=essay,question=essay_set", "test": 0.2}),
     "credit_default_taiwan": Case("risk", "credit_default_taiwan", "all", how={"columns": "label=Y", "without": "ID", "test": 0.2}),
     "dna_tf_2": Case("classify", "gue_dna", "tf_2.train", "tf_2.dev", "tf_2.test", {"columns": "text=sequence"}, (("", {}), CNN)),
     "dna_tf_4": Case("classify", "gue_dna", "tf_4.train", "tf_4.dev", "tf_4.test", {"columns": "text=sequence"}, (("", {}), CNN)),
@@ -66,6 +72,18 @@ CASES = {
         models=(("", {}), ("gru", {"size": "tiny"}), ("qwen3", {"size": "tiny"})),
     ),
     "assist2009": Case("trace", "assist2009", "train", "valid", "test", models=(("", {}), ("gru", {"size": "tiny", "window": 200}))),
+    "blimp": Case(
+        "judge", "blimp", "test", how={"columns": "good=sentence_good,bad=sentence_bad"}, models=(("ngram", {}),),
+        reads=("brown", "brown", {"text": "tokens"}),
+    ),
+    "zhoblimp": Case(
+        "judge", "zhoblimp", "test", how={"columns": "good=sentence_good,bad=sentence_bad"}, models=(("ngram", {}),),
+        reads=("lctt_zh", "train", {"unit": "line"}),
+    ),
+    "flip_secondary_structure": Case(
+        "tag", "flip_secondary_structure", "train", "dev", "test", {"columns": "tokens=sequence,tags=labels"},
+        (("bilstm", {"window": 512}),),
+    ),
     "multi30k_de_en": Case(
         "translate", "multi30k", "train", "val", "test_2016_flickr", {"columns": "source=de,target=en"},
         (("copy", {}), ("mbart", {})),
@@ -84,13 +102,20 @@ def run(name: str, case: Case, out: Path, core_seconds: float, smoke: bool) -> N
     corpus = out / "corpora" / name
     if not (corpus / MANIFEST).exists():
         official = {"validation_source": file(case.data, case.validation), "test_source": file(case.data, case.test)}
-        settings = {"task": case.task, "validation": 0.1, "test": 0.0 if case.test else 0.1, "drop_bad": True, **official, **case.how}
+        shares = {"validation": 0.0, "test": 0.0} if case.reads else {"validation": 0.1, "test": 0.0 if case.test else 0.1}
+        settings = {"task": case.task, **shares, "drop_bad": True, **official, **case.how}
         prepare(file(case.data, case.train), corpus, Prepare(**settings), tell=tell)
+    text = corpus
+    if case.reads:
+        data, part, how = case.reads
+        text = out / "corpora" / f"{name}-{data}"
+        if not (text / MANIFEST).exists():
+            prepare(file(data, part), text, Prepare(**{"task": "language", "drop_bad": True, **how}), tell=tell)
     for model, settings in case.models:
         place = out / "models" / name / (model or "default")
         if not (place / MANIFEST).exists():
-            trained = {} if not model or model == "copy" else {"core_seconds": 5.0 if smoke else core_seconds, **settings}
-            train(corpus, place, {**({"model": model} if model else {}), **trained}, tell=tell)
+            trained = {} if model in ("", "copy", "ngram") else {"core_seconds": 5.0 if smoke else core_seconds, **settings}
+            train(text, place, {**({"model": model} if model else {}), **trained}, tell=tell)
         if not any((place / "evaluation").glob("*.json")):
             evaluate(place, corpus, tell=tell)
 

@@ -51,6 +51,27 @@ def test_calibration_error() -> None:
     assert labels.calibration_error(confidence[order], honest[order]) == pytest.approx(labels.calibration_error(confidence, honest))
 
 
+@pytest.mark.parametrize("count", [200, 6000])
+def test_calibration_of_a_model_that_is_right_is_what_chance_gives(count: int) -> None:
+    generator = np.random.default_rng(0)
+    confidence = generator.beta(1, 4, count)
+    drawn = [generator.random(count) < confidence for _ in range(200)]
+    errors = [labels.calibration_error(confidence, each) for each in drawn]
+    assert labels.calibration_chance(confidence) == pytest.approx(np.mean(errors), rel=0.03)
+    beyond = np.array([labels.calibration_beyond_chance(confidence, each) for each in drawn])
+    assert (beyond == 0).mean() > 0.4 and np.sqrt((beyond**2).mean()) < np.mean(errors)
+
+
+def test_calibration_beyond_chance_finds_what_is_wrong() -> None:
+    generator = np.random.default_rng(1)
+    confidence = generator.random(5000) * 0.8 + 0.1
+    found = [labels.calibration_beyond_chance(confidence, generator.random(5000) < confidence - 0.05) for _ in range(50)]
+    assert np.mean(found) == pytest.approx(0.05, abs=0.002)
+    assert labels.calibration_beyond_chance(np.full(10, 0.75), np.arange(10) < 5) < labels.calibration_error(
+        np.full(10, 0.75), np.arange(10) < 5
+    )
+
+
 def slow_coverage(confidence: np.ndarray, correct: np.ndarray, precision: float) -> tuple[float, float | None]:
     """Try every threshold, by the definition."""
     best: tuple[float, float | None] = (0.0, None)

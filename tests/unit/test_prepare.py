@@ -372,3 +372,24 @@ def test_a_text_that_is_labelled_once_and_tagged_once_has_one_label(tmp_path: Pa
     rows += [{"tokens": ["a", str(n)], "tags": ["O", "B-n"]} for n in range(40)]
     folder = prepare(write_rows(tmp_path / "a.jsonl", rows), tmp_path / "corpus", Prepare(task="moderate"))
     assert folder.card["rejected"].get("conflict", 0) == 0 and sum(folder.card["rows_out"].values()) == 100
+
+
+def test_a_sequence_and_its_letters_are_read_letter_by_letter(tmp_path: Path) -> None:
+    rows = [{"sequence": "MTPA", "labels": "CCEE"}, {"sequence": "M T P", "labels": "C C E"}, {"sequence": "MT", "labels": "C E"}]
+    rows += [{"sequence": ["MT"], "labels": ["C"]}, {"sequence": "word", "labels": "C"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    settings = {"task": "tag", "columns": "tokens=sequence,tags=labels", "drop_bad": True, "validation": 0.0, "test": 0.0}
+    folder = prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", settings)
+    assert {name: count for name, count in folder.card["rejected"].items() if count} == {"tags_count": 1}
+    found = [(each["tokens"], each["tags"]) for each in open_corpus(folder.path).examples("train")]
+    assert (list("MTPA"), list("CCEE")) in found and (["M", "T", "P"], ["C", "C", "E"]) in found
+    assert (["MT"], ["C"]) in found and (["word"], ["C"]) in found
+
+
+def test_the_number_of_a_question_is_text(tmp_path: Path) -> None:
+    rows = [{"text": "so", "question": number % 2, "score": number} for number in range(6)] + [{"text": 3, "question": 1, "score": 1}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    settings = {"task": "grade", "drop_bad": True, "repeats": "keep", "test": 0.0, "validation": 0.0}
+    folder = prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", settings)
+    assert {name: count for name, count in folder.card["rejected"].items() if count} == {"not_text": 1}
+    assert {each["question"] for each in open_corpus(folder.path).examples("train")} == {"0", "1"}

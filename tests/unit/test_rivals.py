@@ -225,3 +225,15 @@ def test_practice_names_rows_that_do_not_fit():
         Practice.fit([[]], [[]], 2)
     with pytest.raises(DataError, match="2 rows and 1 answers"):
         Practice.fit([[], []], [[]], 2)
+
+
+def test_ridge_reads_what_an_answer_leaves_out():
+    fields = ridge.split_fields([("the sun", "sun sets"), ("日出", "日出东方")])
+    assert [texts for texts, _ in fields[:2]] == [("the sun", "日出"), ("sun sets", "日出东方")]
+    assert fields[2][0] == ["et ns se ts", "东方 出东"]
+    assert len(ridge.split_fields([("one",)])) == 1
+    draw = np.random.default_rng(0)
+    words = ["gold", "lead", "zinc", "iron"]  # the first is worth three points, the others nothing
+    rows = [(" ".join(word for word in words if draw.random() < 0.5), " ".join(words)) for _ in range(80)]
+    values = [3.0 * ("gold" in row[0]) for row in rows]
+    assert np.abs(Ridge.fit(rows[:60], values[:60]).predict(rows[60:]) - values[60:]).max() < 0.4

@@ -121,6 +121,34 @@ def test_growing_stops_when_held_rows_lose():
     assert Trees.fit(rows[:50], answers[:50], 2).config.rounds == trees.FEW_ROUNDS
 
 
+@pytest.mark.parametrize("labels", [2, 3])
+def test_several_forests_are_their_mean(labels):
+    rows, answers = make_table(500, labels)
+    whole, apart = Trees.average(rows, answers, labels, 6, leaves=8)
+    table = whole.columns.read(rows)
+    alone, logs = [], np.zeros((500, labels))
+    for number in range(6):
+        out = trees.deal_rows(answers, 3, number // 3) == number % 3
+        assert all(abs((answers[out] == label).sum() - (answers == label).sum() / 3) < 1 for label in range(labels))
+        held = table[out], answers[out]
+        alone.append(Trees._grow(whole.columns, table[~out], answers[~out], labels, held, trees.RATE, 8, trees.MOST))
+        logs[out] += np.log(alone[-1]._read(table[out])) / 2
+    assert whole.config.forests == 6 and whole.config.rounds == sum(each.config.rounds for each in alone)
+    np.testing.assert_allclose(apart, logs, atol=1e-12)
+    np.testing.assert_allclose(whole.scores(table), np.mean([each.scores(table) for each in alone], 0), atol=1e-12)
+    np.testing.assert_allclose(whole.contributions(rows[:5]), np.mean([each.contributions(rows[:5]) for each in alone], 0), atol=1e-12)
+    opened = reopen(whole)
+    assert np.array_equal(opened.probabilities(rows), whole.probabilities(rows)) and opened.to_dict() == whole.to_dict()
+
+
+def test_rows_of_a_rare_label_are_in_all_forests():
+    rows, answers = make_table(300)
+    answers[[5, 50]] = 2
+    model, apart = Trees.average(rows, answers, 4, 3, leaves=4)
+    assert np.isnan(apart).any(1).nonzero()[0].tolist() == [5, 50] and np.isfinite(model.baseline).tolist() == [True, True, True, False]
+    assert (model.probabilities(rows)[:, 2] > 0).all() and not model.probabilities(rows)[:, 3].any()
+
+
 def test_labels_that_training_lacks():
     rows, answers = make_table(60)
     p = Trees.fit(rows, 2 * answers, 4, rounds=5).probabilities(rows)

@@ -55,12 +55,20 @@ class Columns:
     form: str | None = None
     without: tuple[str, ...] = ()
 
+    def column(self, field: str) -> str | None:
+        """Name the column of a field: the one that was given or, unless that is another field's, the one of its own name."""
+        return self.names.get(field, None if field in self.names.values() else field)
+
     def example(self, value: Any) -> tuple[dict[str, Any] | None, str | None]:
         """Make the example of a row: (example, None), or (None, reason) when the row is bad.
 
         A field that a row may lack, and does, is not in its example; but something must be asked, and something answered.
         """
         found: dict[str, Any] = {}
+        if isinstance(value, dict):
+            value = spell(
+                value, [(self.column(kind.of), self.column(name)) for name, kind in self.schema.fields.items() if isinstance(kind, Tags)]
+            )
         for name, kind in self.schema.fields.items():
             optional = getattr(kind, "optional", False)
             if isinstance(value, str):
@@ -71,8 +79,7 @@ class Columns:
                 left_out = {*self.names.values(), *self.without}
                 cell, reason = kind.read({each: cell for each, cell in value.items() if each not in left_out})
             else:
-                column = self.names.get(name, None if name in self.names.values() else name)
-                cell, reason = kind.read(value.get(column))
+                cell, reason = kind.read(value.get(self.column(name)))
             if reason is None and isinstance(kind, Flags) and not 0 <= len(found[kind.of]) - len(cell) <= 1:
                 reason = "flags_count"
             if reason:
@@ -86,6 +93,16 @@ class Columns:
         if not set(found) - set(told):
             return None, "empty"
         return (None, "no_answer") if len(told) > 1 and not set(found) & set(told) else (found, None)
+
+
+def spell(row: dict[str, Any], pairs: Iterable[tuple[str | None, str | None]]) -> dict[str, Any]:
+    """Cut into letters every pair of columns that hold as many letters each and no space: a sequence, and a letter for each place in it."""
+    for first, second in pairs:
+        cells = row.get(first), row.get(second)
+        texts = [each for each in cells if isinstance(each, str) and len(each) > 1 and len(each.split()) == 1 and each == each.strip()]
+        if len(texts) == 2 and len(texts[0]) == len(texts[1]):
+            row = {**row, first: list(texts[0]), second: list(texts[1])}
+    return row
 
 
 def _fill(form: str, value: dict[str, Any]) -> tuple[str, str | None]:

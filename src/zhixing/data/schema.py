@@ -24,7 +24,7 @@ Read = tuple[Any, str | None]  # the value, and None or the code of what is wron
 class Text:
     """A piece of writing, any Unicode; a list of pieces is joined by line ends.
 
-    optional  a row may lack it, or have it empty
+    optional  a row may lack it, or have it empty; a whole number is text too, since such a text often is the number of a question
     """
 
     optional: bool = False
@@ -35,6 +35,8 @@ class Text:
             return "", None if self.optional else "no_text"
         if isinstance(value, list) and all(isinstance(each, str) for each in value):
             value = "\n".join(value)
+        if self.optional and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
         if not isinstance(value, str):
             return "", "not_text"
         return value, flaw(value) or (None if value.strip() or self.optional else "empty")
@@ -108,7 +110,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text that is cut into tokens already: a list, or one text in which spaces part them.
+    """A text that is cut into tokens already: a list, or one text in which spaces part them, or a run of letters (`columns.spell`).
 
     optional  a row may lack it
     """

@@ -19,6 +19,15 @@ def quadratic_kappa(expected: np.ndarray, given: np.ndarray) -> float:
     return float(1 - ((first - second) ** 2).mean() / chance) if chance else float("nan")
 
 
+def mean_kappa(expected: np.ndarray, given: np.ndarray, scale: np.ndarray) -> float:
+    """Give the mean of `quadratic_kappa` over the scales, (N,) int the number of each answer's; those that have no kappa are left out.
+
+    Grades of several scales together would agree merely because the scales differ.
+    """
+    found = [quadratic_kappa(np.asarray(expected)[scale == each], np.asarray(given)[scale == each]) for each in np.unique(scale)]
+    return float(np.nanmean(found)) if not np.isnan(found).all() else float("nan")
+
+
 def kappa_of_unseen(expected: np.ndarray, given: np.ndarray, unseen: np.ndarray) -> float:
     """Give `quadratic_kappa` over the answers to questions that training has not seen; NaN where there are none."""
     chosen = np.asarray(unseen, bool)

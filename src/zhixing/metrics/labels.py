@@ -77,10 +77,40 @@ def calibration_error(confidence: NDArray[np.floating], correct: NDArray[np.bool
     Source: Nixon et al. 2019, arXiv:1904.01685 (adaptive bins). Differs: only the answered label's confidence is judged.
     """
     confidence = np.asarray(confidence, dtype=np.float64)
-    edges = np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1])
-    place = np.searchsorted(edges, confidence, side="right")  # (B,)
+    place = place_evenly(confidence, bins)
     gap = np.bincount(place, weights=confidence - np.asarray(correct, dtype=np.float64), minlength=bins)  # (bins,)
     return float(np.abs(gap).sum() / len(confidence))
+
+
+def place_evenly(confidence: NDArray[np.floating], bins: int) -> NDArray[np.int64]:
+    """Put examples into bins of equal numbers by their confidence, equal ones into one: (B,) float to (B,) int."""
+    edges = np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1])
+    return np.searchsorted(edges, confidence, side="right")
+
+
+def calibration_chance(confidence: NDArray[np.floating], bins: int = BINS) -> float:
+    """Give the calibration error to be expected of so many examples when every confidence is exactly right: none can do better.
+
+    confidence  (B,) float in [0, 1]
+
+    In each bin the gap is the sum of independent draws, nearly normal, whose mean size is sqrt(2 / pi) of its deviation.
+    """
+    confidence = np.asarray(confidence, dtype=np.float64)
+    spread = np.bincount(place_evenly(confidence, bins), weights=confidence * (1 - confidence), minlength=bins)  # (bins,)
+    return float(np.sqrt(2 / np.pi * spread).sum() / len(confidence))
+
+
+def calibration_beyond_chance(confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = BINS) -> float:
+    """Give the root of the mean squared gap of the bins less what chance adds to it: 0 where chance explains all of it.
+
+    The root of a mean square is never below the mean that `calibration_error` estimates, so this is no kinder, only without its bias.
+    Source: Kumar, Liang and Ma 2019, arXiv:1909.10155, definition 4.1 (the debiased estimator).
+    """
+    confidence = np.asarray(confidence, dtype=np.float64)
+    place, gap = place_evenly(confidence, bins), confidence - np.asarray(correct, dtype=np.float64)
+    count, total, squares = (np.bincount(place, weights=each, minlength=bins) for each in (np.ones(len(gap)), gap, gap**2))
+    each = (total**2 - squares) / np.maximum(count - 1, 1)  # (bins,) pairs of two different examples only, times the examples
+    return float(np.sqrt(max(0.0, each.sum() / len(gap))))
 
 
 def coverage_at_precision(confidence: NDArray[np.floating], correct: NDArray[np.bool_], precision: float) -> tuple[float, float | None]:

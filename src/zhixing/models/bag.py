@@ -2,6 +2,8 @@
 
 One function reads raw text of any language: words and pairs of words where words stand apart, characters in runs of 2 to 5 inside them,
 and single Chinese characters, pairs and triples. Each n-gram is hashed to 31 bits; only columns that several training texts have are kept.
+Texts that are one run of letters each, such as DNA, may be read otherwise: longer runs, two short runs some letters apart, and runs with
+where they stand. Which reading is best is chosen on validation, as the prior's strength is.
 Sources: Wang & Manning 2012 (both linear models as strong baselines); Weinberger et al. 2009 (hashing). Reads with NumPy and SciPy;
 scikit-learn only fits. Leaves out: word segmentation, several labels a text.
 """
@@ -30,6 +32,15 @@ PRIME = np.uint64(0x9E3779B97F4A7C15)  # odd, so it has an inverse modulo 2^64; 
 ROWS_AT_ONCE = 8192  # texts; bounds the memory of reading, no answer depends on it
 
 SPACE, WORD, HAN, OTHER = range(4)
+READINGS = ("text", "letters", "places")
+LETTERS = (3, 7)  # the runs of a sequence of letters
+APART = (3, range(1, 7))  # two runs of so many letters with so many letters between, whatever those are
+EXACT = (1, 3)  # runs that are features with the very place where they stand
+NEAR = (2, 5)  # runs that are features with a stretch of BROAD letters in which they stand, and with one that lies half a stretch further
+BROAD = 20
+SEQUENCE = 30  # letters: shorter ones may well be words
+ALPHABET = 32  # a sequence has at most so many letters; DNA has 4, proteins 20 and a few
+PLACED = 4096  # letters beyond which there are no places
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,7 @@ class BagConfig:
     characters  (int, int)      runs of characters inside a word that are features
     han         int             longest run of characters that is a feature where one of them is Chinese
     rows        int             how many training texts must have a feature for it to be kept
+    reading     str             "text"; of sequences "letters": LETTERS, APART and nothing else; "places": and EXACT, NEAR
     """
 
     label_count: int
@@ -51,17 +63,19 @@ class BagConfig:
     characters: tuple[int, int] = (2, 5)
     han: int = 3
     rows: int = 2
+    reading: str = "text"
     model_type: str = "bag"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What one method and strength gave on the validation rows."""
+    """What one method, strength and reading gave on the validation rows."""
 
     method: str
     strength: float
     loss: float
     accuracy: float
+    reading: str = "text"
 
 
 def classify_character(character: str) -> int:
@@ -103,6 +117,8 @@ def read_features(texts: Sequence[str], config: BagConfig) -> tuple[np.ndarray, 
     spaces = np.concatenate([[0], np.cumsum(kinds == SPACE)])
     hans = np.concatenate([[0], np.cumsum(kinds == HAN)])
 
+    if config.reading != "text":
+        return read_sequences(row, kinds, sums, inverses, config.reading == "places")
     rows, hashes = [], []
     shortest, longest = config.characters
     for length in range(1, max(longest, config.han) + 1):
@@ -131,6 +147,61 @@ def read_features(texts: Sequence[str], config: BagConfig) -> tuple[np.ndarray, 
     return np.concatenate(rows), np.concatenate(hashes)
 
 
+def read_sequences(
+    row: np.ndarray, kinds: np.ndarray, sums: np.ndarray, inverses: np.ndarray, placed: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give the features of texts that are one run of letters each; arguments as `read_features` makes them.
+
+    placed  runs with where they stand as well
+    """
+    rows, hashes = [], []
+    spaces = np.flatnonzero(kinds == SPACE)
+    starts_at = np.zeros(int(row[-1]) + 1 if len(row) else 0, np.int64)
+    starts_at[row[spaces[::-1]]] = spaces[::-1]  # the space before each text
+    where = np.arange(len(row)) - starts_at[row] - 1  # of each letter in its text, from 0
+    gaps = np.concatenate([[0], np.cumsum(kinds == SPACE)])
+
+    def run(length: int, over: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Give where runs begin, with no space within `over` letters or their own length, and their hashes before they are mixed."""
+        begin = np.arange(max(0, len(row) - max(length, over) + 1))
+        begin = begin[gaps[begin + max(length, over)] == gaps[begin]]
+        return begin, (sums[begin + length] - sums[begin]) * inverses[begin]
+
+    def add(begin: np.ndarray, values: np.ndarray, salt: int) -> None:
+        rows.append(row[begin])
+        hashes.append(mix(values, salt))
+
+    for length in range(LETTERS[0], LETTERS[1] + 1):
+        add(*run(length), length)
+    size, between = APART
+    behind = np.uint64(pow(int(PRIME), size, 1 << 64))
+    for gap in between:
+        begin, first = run(size, 2 * size + gap)
+        second = begin + size + gap
+        add(begin, first * behind + (sums[second + size] - sums[second]) * inverses[second], 200 + gap)
+    for length in range(1, NEAR[1] + 1) if placed else ():
+        begin, values = run(length)
+        inside = where[begin] < PLACED
+        begin, values = begin[inside], values[inside]
+        place = where[begin].astype(np.uint64)
+        if EXACT[0] <= length <= EXACT[1]:
+            add(begin, values * PRIME + place, 300 + length)
+        if NEAR[0] <= length:
+            for shift in (0, BROAD // 2):
+                add(begin, values * PRIME + (place + np.uint64(shift)) // np.uint64(BROAD), 400 + 20 * length + shift)
+    return np.concatenate(rows), np.concatenate(hashes)
+
+
+def readings_of(texts: Sequence[str]) -> tuple[str, ...]:
+    """Say how texts may be read: as text, and as sequences where every one is a long run of few letters."""
+    alphabet: set[str] = set()
+    for text in texts:
+        alphabet.update(text.strip().lower())
+        if len(text) < SEQUENCE or len(alphabet) > ALPHABET:
+            return READINGS[:1]
+    return READINGS if alphabet and all(classify_character(letter) == WORD for letter in alphabet) else READINGS[:1]
+
+
 class Bag:
     """A linear model of p(label | text) over hashed n-grams.
 
@@ -151,16 +222,22 @@ class Bag:
 
     @classmethod
     def fit(
-        cls, texts: Sequence[str], labels: np.ndarray, label_count: int, method: str = "logistic", strength: float | None = None
+        cls,
+        texts: Sequence[str],
+        labels: np.ndarray,
+        label_count: int,
+        method: str = "logistic",
+        strength: float | None = None,
+        reading: str = "text",
     ) -> Bag:
-        """Fit one method at one strength.
+        """Fit one method at one strength on one reading of the texts.
 
         texts   B str
         labels  (B,) int   0 <= label < label_count
         """
         check_method(method)
         strength = STRENGTHS[method][len(STRENGTHS[method]) // 2] if strength is None else strength
-        config = BagConfig(label_count, method, float(strength))
+        config = BagConfig(label_count, method, float(strength), reading=reading)
         labels = np.asarray(labels, np.int64)
         columns, counts = learn_columns(texts, config)
         return cls._fit(config, columns, counts, labels)
@@ -185,7 +262,7 @@ class Bag:
         methods: Sequence[str] = METHODS,
         by: str = "loss",
     ) -> tuple[Bag, list[Trial]]:
-        """Fit every method at a few strengths and keep the best on validation rows; say what each gave.
+        """Fit every method at a few strengths on every reading; keep the best on validation rows, and say what each gave.
 
         validation  texts and labels, or None   None: every tenth row stands apart, and the best is fitted again on all rows
         by          "loss" or "accuracy"
@@ -200,24 +277,26 @@ class Bag:
             inside, outside = np.flatnonzero(~apart), np.flatnonzero(apart)
             held = ([texts[i] for i in outside], labels[outside])
             best, trials = cls.choose([texts[i] for i in inside], labels[inside], label_count, held, methods, by)
-            return cls.fit(texts, labels, label_count, best.config.method, best.config.strength), trials
-        columns, counts = learn_columns(texts, BagConfig(label_count))
-        held_counts, held_labels = count_columns(validation[0], columns, BagConfig(label_count)), np.asarray(validation[1], np.int64)
+            return cls.fit(texts, labels, label_count, best.config.method, best.config.strength, best.config.reading), trials
         best, lowest, trials = None, np.inf, []
-        for method in methods:
-            bag, losses = None, []
-            for strength in STRENGTHS[method]:
-                bag = cls._fit(BagConfig(label_count, method, strength), columns, counts, labels, bag)
-                p = bag.read(held_counts)
-                loss = -np.log(np.maximum(p[np.arange(len(p)), held_labels], np.finfo(np.float64).tiny)).mean()
-                trial = Trial(method, strength, float(loss), float((p.argmax(1) == held_labels).mean()))
-                rank = trial.loss if by == "loss" else -trial.accuracy
-                if best is None or rank < lowest:
-                    best, lowest = bag, rank
-                trials.append(trial)
-                losses.append(loss)
-                if len(losses) > 1 and losses[-1] > losses[-2]:
-                    break  # the loss falls and then rises along the strengths
+        held_labels = np.asarray(validation[1], np.int64)
+        for reading in readings_of(texts):
+            columns, counts = learn_columns(texts, BagConfig(label_count, reading=reading))
+            held_counts = count_columns(validation[0], columns, BagConfig(label_count, reading=reading))
+            for method in methods:
+                bag, losses = None, []
+                for strength in STRENGTHS[method]:
+                    bag = cls._fit(BagConfig(label_count, method, strength, reading=reading), columns, counts, labels, bag)
+                    p = bag.read(held_counts)
+                    loss = -np.log(np.maximum(p[np.arange(len(p)), held_labels], np.finfo(np.float64).tiny)).mean()
+                    trial = Trial(method, strength, float(loss), float((p.argmax(1) == held_labels).mean()), reading)
+                    rank = trial.loss if by == "loss" else -trial.accuracy
+                    if best is None or rank < lowest:
+                        best, lowest = bag, rank
+                    trials.append(trial)
+                    losses.append(loss)
+                    if len(losses) > 1 and losses[-1] > losses[-2]:
+                        break  # the loss falls and then rises along the strengths
         return best, trials
 
     @property

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 REMARKS = frozenset({"architectures"})
 AFFIX = 4  # characters, the longest beginning or end of a token that is a feature
 AROUND = 2  # tokens on either side whose words and shapes are features
+WIDE = 8  # the same where tokens are letters of a sequence: the turn of a helix is 3.6 residues; of words only
 RUNS = ((-2, -1), (-1, 0), (0, 1), (1, 2), (-1, 1), (-2, -1, 0), (-1, 0, 1), (0, 1, 2))  # tokens, from a token's own place, read as one
 STRENGTHS = (1.0, 0.3, 0.1, 0.03)
 USUAL = 0.1  # the strength where none is chosen
@@ -47,11 +48,13 @@ class CRFConfig:
     tags      the tags, sorted: index in this tuple is the model's output
     strength  precision of the Gaussian prior over every weight
     minimum   how often the training text must have a feature for it to be kept
+    around    tokens on either side whose words are features
     """
 
     tags: tuple[str, ...]
     strength: float = USUAL
     minimum: int = 2
+    around: int = AROUND
     model_type: str = "crf"
 
 
@@ -110,18 +113,18 @@ def describe(token: str) -> list[str]:
     return found
 
 
-def read_features(sentences: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+def read_features(sentences: Sequence[Sequence[str]], around: int = AROUND) -> tuple[np.ndarray, np.ndarray]:
     """Give every feature of every token by hash; tokens are numbered through all sentences.
 
     return  rows (N,) int64 and hashes (N,) int32
     """
-    edge = [""] * AROUND
+    edge = [""] * around
     flat = [*edge, *itertools.chain.from_iterable([*sentence, *edge] for sentence in sentences)]
     index = {token: place for place, token in enumerate(dict.fromkeys(["", *flat]))}
     ids = np.array([index[token] for token in flat], np.int64)
     lengths = [len(sentence) for sentence in sentences]
     rows = np.arange(sum(lengths))
-    places = rows + AROUND + AROUND * np.repeat(np.arange(len(lengths)), lengths)  # of each token among the edges
+    places = rows + around + around * np.repeat(np.arange(len(lengths)), lengths)  # of each token among the edges
 
     described = [describe(token) for token in index]
     counts = np.array([len(each) for each in described])
@@ -134,8 +137,9 @@ def read_features(sentences: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.nd
 
     words = hash_words([f"L{token.lower()}" for token in index])
     shapes = hash_words([f"S{give_shape(token)}" for token in index])
-    for offset in (*range(-AROUND, 0), *range(1, AROUND + 1)):
-        found += [(rows, mix(table[ids[places + offset]], salt + offset)) for table, salt in ((words, 20), (shapes, 40))]
+    for offset in (*range(-around, 0), *range(1, around + 1)):
+        near = ((words, 20), (shapes, 40)) if abs(offset) <= AROUND else ((words, 20),)
+        found += [(rows, mix(table[ids[places + offset]], salt + offset)) for table, salt in near]
     for salt, run in enumerate(RUNS, 60):
         joined = np.zeros(len(rows), np.uint64)
         for offset in run:
@@ -257,6 +261,7 @@ class CRF:
         strength: float = USUAL,
         minimum: int = 2,
         begin: CRF | None = None,
+        around: int = AROUND,
     ) -> CRF:
         """Fit the mode of the posterior under a Gaussian prior.
 
@@ -267,8 +272,8 @@ class CRF:
         if not strength > 0:
             raise UsageError("fit.strength", value=strength)
         names = check_tags("crf", sentences, tags)
-        config = CRFConfig(names, float(strength), minimum)
-        rows, hashes = read_features(sentences)
+        config = CRFConfig(names, float(strength), minimum, around)
+        rows, hashes = read_features(sentences, around)
         columns, times = np.unique(hashes, return_counts=True)
         columns = columns[times >= minimum]
         lengths = np.array([len(sentence) for sentence in sentences])
@@ -288,6 +293,7 @@ class CRF:
         held: tuple[Sequence[Sequence[str]], Sequence[Sequence[str]]],
         figure: Callable[[list[list[str]], Sequence[Sequence[str]]], float] | None = None,
         strengths: Sequence[float] = STRENGTHS,
+        around: int = AROUND,
     ) -> tuple[CRF, dict[float, float]]:
         """Fit at each strength, the strongest first, and keep the model that is best on held-out sentences.
 
@@ -300,7 +306,7 @@ class CRF:
         found: dict[float, float] = {}
         best = model = None
         for strength in sorted(strengths, reverse=True):
-            model = cls.fit(sentences, tags, strength, begin=model)
+            model = cls.fit(sentences, tags, strength, begin=model, around=around)
             value = -model.judge(*held) if figure is None else figure(model.tag(held[0])[0], held[1])
             if best is None or value > max(found.values()):
                 best = model
@@ -323,7 +329,7 @@ class CRF:
     def read(self, sentences: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
         """Give the best tag of every token and p(tag of a token): (N,) int64 and (N, K) float64, through all sentences."""
         lengths = np.array([len(sentence) for sentence in sentences], np.int64)
-        rows, hashes = read_features(sentences)
+        rows, hashes = read_features(sentences, self.config.around)
         emissions = count_columns(rows, hashes, self.columns, int(lengths.sum())) @ self.weights.astype(np.float64)  # (N, K)
         packing = pack(lengths)
         packed = emissions[packing.order]

@@ -1,7 +1,8 @@
 """Ridge regression of a number on one or several texts: words and character n-grams of each by TF-IDF, and how much the texts share.
 
 Each field keeps its own features, so that a word of the question is not a word of the answer; between any two fields stand the shares of
-common n-grams in either direction and the ratio of lengths, which is what joins a short answer to its reference. The strength of the prior
+common n-grams in either direction and the ratio of lengths, which is what joins a short answer to its reference; and what of the second
+text is not in the first is one more field, since not all that an answer leaves out is worth as much. The strength of the prior
 is the best by leaving one row out, exactly, or on held rows.
 Sources: Hoerl & Kennard 1970; leave-one-out from one decomposition: Allen 1974, Golub, Heath & Wahba 1979; overlap for short answers:
 Mohler & Mihalcea 2009. Reads with NumPy and SciPy. Leaves out: the order of grades (a number is a number), synonyms.
@@ -29,6 +30,9 @@ GRAMS = (1, 2, 3)  # characters, whose shares two texts have in common
 EXACT_ROWS = 2500  # up to here one decomposition of the rows' products; beyond, a search for each strength
 HELD_OUT = 10  # one row in so many chooses the strength where rows are more than EXACT_ROWS and none are held
 STEPS = 300  # of the search
+TEXT, PAIRS = BagConfig(1), BagConfig(1, words=1, characters=(9, 9), han=0)  # how a text is read, and what is left out: pairs of characters
+MARKS = (",，;；", ".。!！?？")
+LONG = 6  # characters; longer words are counted
 
 Texts = Sequence[tuple[str, ...]]
 
@@ -51,9 +55,17 @@ def split_grams(text: str, length: int) -> set[str]:
 
 
 def compare(row: tuple[str, ...]) -> list[float]:
-    """Measure a row's texts: the logarithm of each length; for each pair, shares of common n-grams and words, and the ratio of lengths."""
+    """Measure a row: the logarithm of each length; of the first text its words and marks; of each pair what is common, and the lengths."""
     lengths = [np.log1p(len("".join(text.split()))) for text in row]
-    found = list(lengths)
+    words = "".join(letter if letter.isalnum() else " " for letter in row[0].lower()).split() if row else []
+    found = [
+        *lengths,
+        *(len(words) ** power for power in (0.25, 0.5)),
+        len(set(words)) ** 0.5,
+        sum(len(each) > LONG for each in words) ** 0.5,
+    ]
+    found += [sum(map(len, words)) / max(len(words), 1)]
+    found += [sum(letter in marks for letter in row[0]) ** 0.5 for marks in MARKS] if row else []
     pieces = [[*(split_grams(text, n) for n in GRAMS), set(text.lower().split())] for text in row]
     for one, other in itertools.combinations(range(len(row)), 2):
         for a, b in zip(pieces[one], pieces[other], strict=True):
@@ -63,10 +75,18 @@ def compare(row: tuple[str, ...]) -> list[float]:
     return found
 
 
+def split_fields(rows: Texts) -> list[tuple[Sequence[str], BagConfig]]:
+    """Give the texts of each field with how they are read, and of two fields or more also what the second has that the first has not."""
+    fields: list[tuple[Sequence[str], BagConfig]] = [(texts, TEXT) for texts in zip(*rows, strict=True)]
+    if len(fields) > 1:
+        fields.append(([" ".join(sorted(split_grams(row[1], 2) - split_grams(row[0], 2))) for row in rows], PAIRS))
+    return fields
+
+
 class Ridge:
     """A linear model of a number over several texts.
 
-    columns, idf       for each field (F,) int32 sorted and (F,) float32, as in bag.py
+    columns, idf       for each of `split_fields` (F,) int32 sorted and (F,) float32, as in bag.py
     centre, deviation  (C,) float64          of the measures that compare texts
     weights            (F,) float64          of all fields' features in order, then of the measures
     bias               (1,) float64
@@ -111,8 +131,7 @@ class Ridge:
         if strength is not None and not strength > 0:
             raise UsageError("fit.strength", value=strength)
         check(rows, values, count)
-        fields = list(zip(*rows, strict=True))
-        learnt = [learn_columns(list(texts), BagConfig(1)) for texts in fields]
+        learnt = [learn_columns(list(texts), reading) for texts, reading in split_fields(rows)]
         columns, idf = [each for each, _ in learnt], [weigh_rare(counts) for _, counts in learnt]
         measures = np.array([compare(row) for row in rows])
         centre, deviation = measures.mean(0), measures.std(0)
@@ -146,7 +165,8 @@ class Ridge:
         numbers = np.asarray(values, np.float64)
         check([("",) * fields] * len(numbers), numbers, fields)
         measures = np.zeros(len(compare(("",) * fields)))
-        empty = [np.zeros(0, np.int32)] * fields, [np.zeros(0, np.float32)] * fields
+        count = len(split_fields([("",) * fields]))
+        empty = [np.zeros(0, np.int32)] * count, [np.zeros(0, np.float32)] * count
         config = RidgeConfig(fields, 1.0, float(numbers.min()), float(numbers.max()))
         return cls(config, *empty, measures, measures + 1, measures, np.asarray(numbers.mean()))
 
@@ -154,10 +174,9 @@ class Ridge:
         """Turn rows into what the weights stand for: (B, F) float64."""
         from scipy.sparse import csr_matrix, hstack
 
-        fields = list(zip(*rows, strict=True))
         parts = [
-            scale(count_columns(list(texts), columns, BagConfig(1)), idf)
-            for texts, columns, idf in zip(fields, self.columns, self.idf, strict=True)
+            scale(count_columns(list(texts), columns, reading), idf)
+            for (texts, reading), columns, idf in zip(split_fields(rows), self.columns, self.idf, strict=True)
         ]
         measures = (np.array([compare(row) for row in rows]) - self.centre) / self.deviation
         return hstack([*parts, csr_matrix(measures)], format="csr", dtype=np.float64)
@@ -189,7 +208,8 @@ class Ridge:
     def from_tensors(cls, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> Ridge:
         """Build the model again from its configuration and its saved arrays."""
         config = read(RidgeConfig, dict(config), REMARKS)
-        fields = [[np.asarray(tensors[f"{name}.{place}"]) for place in range(config.fields)] for name in ("columns", "idf")]
+        count = len(split_fields([("",) * config.fields]))
+        fields = [[np.asarray(tensors[f"{name}.{place}"]) for place in range(count)] for name in ("columns", "idf")]
         return cls(config, *fields, *(np.asarray(tensors[name]) for name in ("centre", "deviation", "weights", "bias")))
 
 

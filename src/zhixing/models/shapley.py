@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 NONE = -1
-LEAVES_AT_ONCE = 4096  # bounds memory
+LEAVES_AT_ONCE = 1024  # of about as many columns, so that few leaves pay for the longest way
 
 
 @dataclass(frozen=True)
 class Paths:
-    """The ways to all leaves with at least one question, and on each the columns that are asked.
+    """The ways to all leaves with at least one question, those that ask few columns first, and on each the columns that are asked.
 
     value    (L,) float64     of each leaf
     tree     (L,) int64       which tree the leaf is in
@@ -57,6 +57,8 @@ class Paths:
                     trees.append(tree)
                     ways.append((way, node))
         columns = [list(dict.fromkeys(int(forest.feature[node]) for node, _ in way)) for way, _ in ways]
+        order = sorted(range(len(ways)), key=lambda place: len(columns[place]))
+        values, trees, ways, columns = ([each[place] for place in order] for each in (values, trees, ways, columns))
         deepest = max((len(each) for each in columns), default=0)
         column, share = np.full((len(ways), deepest), NONE, np.int64), np.ones((len(ways), deepest))
         nodes, turns, owners = [], [], []
@@ -86,17 +88,20 @@ def shapley(paths: Paths, decide: Callable[[np.ndarray], np.ndarray], table: np.
     leaves, deepest = paths.column.shape
     if not leaves:
         return found
-    points, weights = np.polynomial.legendre.leggauss(deepest // 2 + 1)
-    points, weights = (points + 1) / 2, weights / 2
     target = np.where(paths.column == NONE, 0, paths.column) * outputs + (paths.tree % outputs)[:, None]  # (L, D)
+    parts = []
+    for start in range(0, leaves, LEAVES_AT_ONCE):
+        rows = slice(start, start + LEAVES_AT_ONCE)
+        longest = int((paths.column[rows] != NONE).sum(1).max())
+        points, weights = np.polynomial.legendre.leggauss(longest // 2 + 1)
+        parts.append((rows, longest, (points + 1) / 2, weights / 2))
     for row, values in enumerate(table):
         off = decide(values[None])[0][paths.node] != paths.turn
         fits = (np.bincount(paths.owner, off, leaves * deepest) == 0).reshape(leaves, deepest)  # (L, D)
-        for start in range(0, leaves, LEAVES_AT_ONCE):
-            part = slice(start, start + LEAVES_AT_ONCE)
-            a, z = fits[part].astype(float), paths.share[part]
+        for part, longest, points, weights in parts:
+            a, z = fits[part, :longest].astype(float), paths.share[part, :longest]
             factors = a[:, :, None] * points + z[:, :, None] * (1 - points)  # (L, D, N); above zero, since t lies inside
             whole = factors.prod(1)[:, None] / factors
             shares = paths.value[part, None] * (a - z) * (whole @ weights)  # (L, D)
-            found[row] += np.bincount(target[part].ravel(), shares.ravel(), table.shape[1] * outputs).reshape(-1, outputs)
+            found[row] += np.bincount(target[part, :longest].ravel(), shares.ravel(), table.shape[1] * outputs).reshape(-1, outputs)
     return found

@@ -20,6 +20,7 @@ from zhixing.tasks.task import Answer, Example, Item
 READ_AHEAD = 2048  # texts sorted by length before batching
 FEW = 1e-12
 PRECISIONS = (0.95, 0.98, 0.99)
+UNSETTLED: dict[str, Any] = {"temperature": 1.0, "shifts": (), "thresholds": {}, "support": {}}  # where a task has them
 SUPPORT = 20  # validation rows that a threshold must accept: precise on fewer is luck
 
 
@@ -134,9 +135,7 @@ def calibrate(task: Classify, log_probabilities: np.ndarray, labels: np.ndarray)
     log_probabilities  (B, labels) float, of a task whose temperature is 1
     labels             (B,) int
 
-    A threshold counts when the answers at or above it are at least SUPPORT rows and the wanted share of them is right; with fewer rows
-    even the largest share that is precise enough proves nothing, and there is no threshold.
-    Source: Guo et al. 2017, arXiv:1706.04599 (temperature); thresholds by `metrics.labels.coverage_at_precision`.
+    Source: Guo et al. 2017, arXiv:1706.04599.
     """
 
     def tempered(temperature: float) -> np.ndarray:
@@ -146,15 +145,26 @@ def calibrate(task: Classify, log_probabilities: np.ndarray, labels: np.ndarray)
     grid = np.exp(np.linspace(np.log(0.2), np.log(20.0), 93))
     nats = [-tempered(t)[np.arange(len(labels)), labels].mean() for t in grid]
     temperature = float(grid[int(np.argmin(nats))])
-    logs = tempered(temperature)
-    confidence, correct = np.exp(logs.max(1)), logs.argmax(1) == labels
+    return set_thresholds(dataclasses.replace(task, temperature=temperature), tempered(temperature), labels)
+
+
+def set_thresholds(task: Any, log_probabilities: np.ndarray, labels: np.ndarray) -> Any:
+    """Choose the thresholds of confidence that reach each precision, by `metrics.labels.coverage_at_precision`.
+
+    log_probabilities  (B, labels) float, as the task gives them
+    labels             (B,) int
+
+    A threshold counts when the answers at or above it are at least SUPPORT rows and the wanted share of them is right; with fewer rows
+    even the largest share that is precise enough proves nothing, and there is no threshold.
+    """
+    confidence, correct = np.exp(log_probabilities.max(1)), log_probabilities.argmax(1) == labels
     thresholds: dict[str, float | None] = {}
     support: dict[str, int] = {}
     for precision in PRECISIONS:
         _, threshold = judged.coverage_at_precision(confidence, correct, precision)
         support[str(precision)] = 0 if threshold is None else int(np.count_nonzero(confidence >= threshold))
         thresholds[str(precision)] = threshold if support[str(precision)] >= SUPPORT else None
-    return dataclasses.replace(task, temperature=temperature, thresholds=thresholds, support=support)
+    return dataclasses.replace(task, thresholds=thresholds, support=support)
 
 
 def calibrated(task: Classify, model: Any, rows: list[Example], tokenizer: Any) -> Classify:
@@ -179,7 +189,8 @@ def fit_majority(
 
 def unsettled(task: Any) -> Any:
     """Give a task without what was settled for another model: a rival is not tempered by the model that it stands beside."""
-    return dataclasses.replace(task, temperature=1.0, thresholds={}, support={})
+    has = {field.name for field in dataclasses.fields(task)}
+    return dataclasses.replace(task, **{name: value for name, value in UNSETTLED.items() if name in has})
 
 
 def fit_bag(
@@ -201,17 +212,18 @@ def fit_bag(
     if not held:
         return task, Bag.fit(texts, labels, len(index), method, strength or None), found
     if strength:
-        model = Bag.fit(texts, labels, len(index), method, strength)
+        model = Bag.fit(texts, labels, len(index), method, strength, settings.get("reading") or "text")
     else:
         model, trials = Bag.choose(texts, labels, len(index), (held_texts, held_labels), (method,), settings.get("by", "loss"))
         strength = model.config.strength
         found["trials"] = [dataclasses.asdict(each) for each in trials]
-    found["strength"] = strength
+    found |= {"strength": strength, "reading": model.config.reading}
     tell("train.strength", method=method, strength=strength)
     task = calibrated(task, model, held, None)
     if not settings.get("refit", True):
         return task, model, found
-    return task, Bag.fit(texts + held_texts, np.concatenate([labels, held_labels]), len(index), method, strength), found
+    both = texts + held_texts, np.concatenate([labels, held_labels])
+    return task, Bag.fit(*both, len(index), method, strength, model.config.reading), found
 
 
 def known_rows(task: Any, rows: Iterable[Example], tell: Callable[..., None]) -> list[Example]:

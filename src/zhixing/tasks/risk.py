@@ -17,11 +17,13 @@ from zhixing.core.errors import DataError
 from zhixing.data.schema import Label, Record, Schema
 from zhixing.metrics import labels as judged
 from zhixing.metrics.figures import Figures, Mean, Whole
-from zhixing.tasks.classify import FEW, calibrate, unsettled
+from zhixing.tasks.classify import FEW, set_thresholds, unsettled
 from zhixing.tasks.task import Answer, Example, Item
 
 READ_AHEAD = 2048  # rows answered at once
 REASONS = 4  # columns that are named with an answer
+FORESTS = 6  # averaged; one errs more, and its reasons change with the rows that were drawn (benchmarks/reasons.py)
+SPREAD = 0.5  # of the prior over calibration: what is not known of a model is known to be near right
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Risk:
 
     labels       the labels, in sorted order; the last one is the event whose risk is judged
     columns      the columns that training has shown; others are not read
-    temperature, thresholds, support   as in `classify`
+    temperature  divides the logits, and `shifts`, one a label (none: 0), are added then: calibration
+    thresholds, support   as in `classify`
     """
 
     labels: tuple[str, ...]
     columns: tuple[str, ...]
     temperature: float = 1.0
+    shifts: tuple[float, ...] = ()
     thresholds: dict[str, float | None] = dataclasses.field(default_factory=dict)
     support: dict[str, int] = dataclasses.field(default_factory=dict)
 
@@ -92,8 +96,7 @@ class Risk:
         """Give each row's most probable label with its probability, and the columns that speak most for it."""
         items = iter(items)
         while chunk := [each["row"] for each in itertools.islice(items, READ_AHEAD)]:
-            logs = np.log(np.maximum(model.probabilities(chunk), FEW)) / self.temperature  # (B, labels)
-            p = np.exp(logs - np.logaddexp.reduce(logs, axis=1, keepdims=True))
+            p = np.exp(calibrated(self, model.probabilities(chunk)))  # (B, labels)
             best = p.argmax(1)
             reasons = self._reasons(model, chunk, best)
             for row, label, why in zip(p, best, reasons, strict=True):
@@ -119,12 +122,22 @@ class Risk:
         return {"risk": risk, "event": happened, "correct": correct, "nats": nats, "confidence": confidence}
 
 
+def calibrated(task: Risk, probabilities: np.ndarray) -> np.ndarray:
+    """Give what a model's probabilities mean after calibration: (B, labels) float to (B, labels) float64 log p."""
+    logs = np.log(np.maximum(probabilities, FEW)) / task.temperature + np.array(task.shifts or 0.0)
+    return logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
+
+
 def fit_table(
     task: Risk, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]
 ) -> tuple[Risk, Any, dict[str, Any]]:
-    """Fit a model of tables; what stops it or sets its prior is the held rows, which settle temperature and thresholds as well."""
+    """Fit a model of tables and calibrate it on rows that it has not seen.
+
+    Trees: FORESTS forests of all rows, each without a part that says when to stop and on which it is calibrated; where rows are few, one
+    that the held rows stop. Logistic regression: the held rows set its prior and calibrate it.
+    """
+    from zhixing.models import trees
     from zhixing.models.tables import TableLogistic
-    from zhixing.models.trees import Trees
 
     task, method = unsettled(task), settings["method"]
 
@@ -132,13 +145,42 @@ def fit_table(
         items = [task.encode(each, None) for each in part if each["label"] in task.labels]
         return [each["row"] for each in items], np.array([each["label"] for each in items], np.int64)
 
-    seen, apart = split(rows), split(held)
+    seen, apart = split([*rows, *held] if method == "trees" and settings.get("refit", True) else rows), split(held)
+    count = len(task.labels)
+    if method == "trees" and len(seen[0]) >= trees.FEWEST:
+        model, given = trees.Trees.average(*seen, count, FORESTS)
+        known = ~np.isnan(given).any(1)
+        return settle(task, np.exp(given[known]), seen[1][known]), model, {"method": method, "forests": FORESTS}
     given = {"held": apart if len(apart[0]) else None}
     if method == "trees":
-        model: Any = Trees.fit(*seen, len(task.labels), **given)
+        model = trees.Trees.fit(*split(rows), count, **given)
     else:
-        model = TableLogistic.fit(*seen, len(task.labels), **given, strength=settings.get("strength") or None)
-    if len(apart[0]):
-        logs = np.log(np.maximum(model.probabilities(apart[0]), FEW))
-        task = calibrate(task, logs - np.logaddexp.reduce(logs, axis=1, keepdims=True), apart[1])
-    return task, model, {"method": method}
+        model = TableLogistic.fit(*seen, count, **given, strength=settings.get("strength") or None)
+    return settle(task, model.probabilities(apart[0]), apart[1]) if len(apart[0]) else task, model, {"method": method}
+
+
+def settle(task: Risk, probabilities: np.ndarray, labels: np.ndarray) -> Risk:
+    """Fit temperature and shifts by the likelihood of rows that the model has not seen, then the thresholds.
+
+    probabilities  (B, labels) float, B > 0
+    labels         (B,) int
+
+    With two labels this is Platt's: a slope and a bias of the log-odds. A prior that a few dozen rows outweigh keeps them near 1 and 0.
+    Source: Platt 1999; Guo et al. 2017, arXiv:1706.04599, section 4.2 (of several labels). Differs: one slope for all labels.
+    """
+    from scipy.optimize import minimize
+
+    logs = np.log(np.maximum(probabilities, FEW))  # (B, labels)
+    true = np.eye(len(task.labels))[labels]  # (B, labels)
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        slope = np.exp(values[0])
+        given = slope * logs + values[1:]
+        given = given - np.logaddexp.reduce(given, axis=1, keepdims=True)
+        gap = np.exp(given) - true
+        downhill = np.concatenate([[slope * (gap * logs).sum()], gap.sum(0)]) + values / SPREAD**2
+        return float(-(given * true).sum() + (values**2).sum() / (2 * SPREAD**2)), downhill
+
+    found = minimize(loss, np.zeros(1 + len(task.labels)), jac=True, method="L-BFGS-B").x
+    task = dataclasses.replace(task, temperature=float(np.exp(-found[0])), shifts=tuple(map(float, found[1:])))
+    return set_thresholds(task, calibrated(task, probabilities), labels)

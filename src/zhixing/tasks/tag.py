@@ -29,10 +29,12 @@ class Tag:
 
     tags     the tags, in sorted order: index in this tuple is the model's output
     longest  pieces of a text that a neural model reads; tokens that lie beyond get the tag O
+    letters  every token of training is one character: then a text that comes as one token is tagged letter by letter
     """
 
     tags: tuple[str, ...]
     longest: int = 256
+    letters: bool = False
 
     name: ClassVar[str] = "tag"
     kinds: ClassVar[tuple[str, ...]] = ("encoder", "causal")
@@ -55,13 +57,15 @@ class Tag:
         """Read the tags from the training examples; raises DataError when there are fewer than two."""
         given: set[str] = set()
         mended: set[str] = set()
+        letters = True
         for example in training_examples:
+            letters = letters and all(len(token) == 1 for token in example["tokens"])
             given |= set(example["tags"])
             mended |= set(mend(example["tags"]))
         tags = sorted(mended if any(tag.startswith("B-") for tag in given) else given)
         if len(tags) < 2:
             raise DataError("task.one_label", labels=", ".join(tags))
-        return cls(tags=tuple(tags), **settings)
+        return cls(tags=tuple(tags), letters=letters, **settings)
 
     def encode(self, example: Example, tokenizer: Any) -> Item:
         """Turn a text into {"tokens": (T,) int, "firsts": (N,) int}, the pieces of its tokens and where each token begins.
@@ -70,8 +74,8 @@ class Tag:
         at tags that training has not seen. With no tokenizer: {"words": the tokens}.
         """
         if tokenizer is None:
-            return {"words": list(example["tokens"])}
-        pieces = [tokenizer.encode(each) for each in example["tokens"]]
+            return {"words": tokens_of(self, example)}
+        pieces = [tokenizer.encode(each) for each in tokens_of(self, example)]
         sizes = np.array([max(1, len(each)) for each in pieces])
         firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])  # (N,)
         tokens = np.concatenate([each if len(each) else [tokenizer.end_id] for each in pieces]).astype(np.int64)
@@ -143,6 +147,12 @@ class Tag:
         }
 
 
+def tokens_of(task: Tag, example: Example) -> list[str]:
+    """Give an example's tokens: the letters of a text that came as one, unless it has one tag."""
+    tokens = list(example["tokens"])
+    return list(tokens[0]) if task.letters and len(tokens) == 1 and len(example.get("tags", ())) != 1 else tokens
+
+
 def valid(task: Tag, example: Example) -> list[str]:
     """Give an example's tags as a sequence that can be: in BIO tags, an I-x that continues nothing begins a span, as CoNLL reads it."""
     return mend(example["tags"]) if any(tag.startswith("B-") for tag in task.tags) else list(example["tags"])
@@ -185,19 +195,23 @@ def span_f1(answered: Iterable[list[str]], expected: Iterable[list[str]]) -> flo
 
 
 def fit_crf(task: Tag, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]) -> Fitted:
-    """Fit a chain over sparse features: the prior's strength on the held texts, then both together."""
-    from zhixing.models.crf import CRF
+    """Fit a chain over sparse features: the prior's strength on the held texts, then both together.
+
+    A sequence of letters whose tags mark no spans (the fold of a protein) is read more widely: a letter says less than a word.
+    """
+    from zhixing.models.crf import AROUND, CRF, WIDE
 
     def split(part: list[Example]) -> tuple[list[list[str]], list[list[str]]]:
         return [each["tokens"] for each in part], [valid(task, each) for each in part]
 
     strength = settings.get("strength") or 0.0
     found: dict[str, Any] = {}
+    around = WIDE if task.letters and not any(tag.startswith("B-") for tag in task.tags) else AROUND
     if held and not strength:
-        chosen, trials = CRF.choose(*split(rows), split(held), span_f1)
+        chosen, trials = CRF.choose(*split(rows), split(held), span_f1, around=around)
         strength = chosen.config.strength
         found["trials"] = {str(each): value for each, value in trials.items()}
         tell("train.strength", method="crf", strength=strength)
     both = [*rows, *held] if settings.get("refit", True) else rows
-    model = CRF.fit(*split(both), strength=strength) if strength else CRF.fit(*split(both))
+    model = CRF.fit(*split(both), around=around, **({"strength": strength} if strength else {}))
     return task, model, found | {"strength": model.config.strength}

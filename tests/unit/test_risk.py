@@ -1,0 +1,66 @@
+"""Risk of rows of a table: its probabilities are calibrated on rows that the model has not seen."""
+
+import json
+
+import numpy as np
+import pytest
+
+from zhixing.core.log import quiet
+from zhixing.metrics import labels as judged
+from zhixing.tasks.risk import Risk, calibrated, fit_table, settle
+from zhixing.tasks.task import from_dict, to_dict
+
+
+def make(count: int, seed: int = 0) -> list[dict]:
+    """Draw rows whose event has the log-odds 2 a - b - 1."""
+    source = np.random.default_rng(seed)
+    a, b = source.normal(size=(2, count))
+    happened = source.random(count) < 1 / (1 + np.exp(1 + b - 2 * a))
+    return [{"row": {"a": x, "b": y}, "label": "yes" if z else "no"} for x, y, z in zip(a.tolist(), b.tolist(), happened, strict=True)]
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_calibration_finds_a_slope_and_shifts(labels):
+    source = np.random.default_rng(0)
+    true = 2 * source.normal(size=(20_000, labels))
+    true -= np.logaddexp.reduce(true, 1, keepdims=True)
+    happened = (np.log(source.random(20_000))[:, None] < np.log(np.cumsum(np.exp(true), 1))).argmax(1)
+    wrong = 1.5 * true + np.arange(labels)
+    wrong = np.exp(wrong - np.logaddexp.reduce(wrong, 1, keepdims=True))
+    task = settle(Risk(tuple("abc"[:labels]), ("x",)), wrong, happened)
+    assert task.temperature == pytest.approx(1.5, abs=0.05) and np.diff(task.shifts) == pytest.approx(-1 / 1.5, abs=0.05)
+    np.testing.assert_allclose(np.exp(calibrated(task, wrong)), np.exp(true), atol=0.03)
+    assert from_dict(json.loads(json.dumps(to_dict(task)))) == task
+    few = settle(Risk(("a", "b"), ("x",)), np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]))
+    assert 0.5 < few.temperature <= 1 and abs(np.diff(few.shifts)) < 0.2 and set(few.thresholds.values()) == {None}
+
+
+@pytest.mark.parametrize("method", ["trees", "table_logistic"])
+def test_fitted_models_are_calibrated(method):
+    rows, held, test = make(1500), make(500, 1), make(3000, 2)
+    task = Risk.fit(rows)
+    settled, model, about = fit_table(task, rows, held, {"method": method}, quiet)
+    assert about["method"] == method and settled.shifts and settled.support
+    items = [settled.encode({"row": each["row"]}, None) for each in test]
+    answers = list(settled.answers(model, items, None))
+    values = settled.metrics(answers, test)
+    assert judged.calibration_beyond_chance(values["risk"], values["event"]) < 0.05
+    assert all(set(each.reasons) <= {"a", "b"} for each in answers[:20])
+    np.testing.assert_allclose(
+        values["risk"], np.exp(calibrated(settled, model.probabilities([each["row"] for each in items])))[:, 1], atol=1e-12
+    )
+
+
+def test_forests_learn_of_validation_unless_they_are_judged_on_it():
+    rows, held = make(300), make(100, 1)
+    task = Risk.fit(rows)
+    for settings, seen in (({}, 400), ({"refit": False}, 300)):
+        settled, model, _ = fit_table(task, rows, held, {"method": "trees", **settings}, quiet)
+        assert (
+            model.config.forests == 6
+            and model.forest.cover[model.forest.roots].max() == pytest.approx(seen * 2 / 3, abs=2)
+            and settled.shifts
+        )
+    for few, apart in ((rows[:100], held[:40]), (rows[:100], [])):
+        settled, model, _ = fit_table(task, few, apart, {"method": "trees"}, quiet)
+        assert model.config.forests == 1 and bool(settled.shifts) == bool(apart)
