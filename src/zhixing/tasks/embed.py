@@ -53,6 +53,7 @@ class Embed:
     figures: ClassVar[Figures] = {}  # of contexts, not of answers: made in evaluation
     counted: ClassVar[dict[str, str]] = {}
     default: ClassVar[str] = "skipgram"
+    eras: ClassVar[tuple[str, ...]] = ()
     dial: ClassVar[dict[str, Any]] = {}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = ""

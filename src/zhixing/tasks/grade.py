@@ -18,7 +18,7 @@ from zhixing.data.schema import Number, Schema, Text
 from zhixing.metrics import grades as judged
 from zhixing.metrics.figures import Figures, Mean, Whole
 from zhixing.tasks.reading import read_out
-from zhixing.tasks.task import Answer, Example, Item
+from zhixing.tasks.task import Answer, Example, Item, counted_in
 
 MOST_GRADES = 100  # steps of a scale that is counted in steps; a finer one has as many
 
@@ -51,6 +51,7 @@ class Grade:
     }
     counted: ClassVar[dict[str, str]] = {"mean_score": "zhixing.tasks.grade:fit_mean", "ridge": "zhixing.tasks.grade:fit_ridge"}
     default: ClassVar[str] = "ridge"
+    eras: ClassVar[tuple[str, ...]] = ("textcnn", "bigru")
     dial: ClassVar[dict[str, Any]] = {"batch": 32, "window": 256, "epochs": 12.0, "learning_rate": 0.001, "dropout": 0.2}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = ""
@@ -141,7 +142,7 @@ def fit_ridge(task: Grade, rows: list[Example], held: list[Example], settings: M
     if held and strength is None:
         strength = Ridge.fit(*split(rows), split(held)).config.strength
         tell("train.strength", method="ridge", strength=strength)
-    model = Ridge.fit(*split([*rows, *held] if settings.get("refit", True) else rows), strength=strength)
+    model = Ridge.fit(*split(counted_in(rows, held, settings)), strength=strength)
     return task, model, {"strength": model.config.strength}
 
 
@@ -149,4 +150,4 @@ def fit_mean(task: Grade, rows: list[Example], held: list[Example], settings: Ma
     """Give every answer the mean score."""
     from zhixing.models.ridge import Ridge
 
-    return task, Ridge.constant(2, [each["score"] for each in (*rows, *held)]), {}
+    return task, Ridge.constant(2, [each["score"] for each in counted_in(rows, held, settings)]), {}

@@ -19,7 +19,7 @@ from zhixing.core.errors import DataError
 from zhixing.data.batch import pad
 from zhixing.data.schema import Items, Label, Schema
 from zhixing.metrics.figures import Figures, Mean
-from zhixing.tasks.task import Answer, Example, Item
+from zhixing.tasks.task import Answer, Example, Item, counted_in
 
 START = 0  # the token before every history; item i is the token i + 1
 BEST = 10  # items of an answer, and the rank down to which it is judged
@@ -48,6 +48,7 @@ class Recommend:
         "ease": "zhixing.tasks.recommend:fit_ease",
     }
     default: ClassVar[str] = "ease"
+    eras: ClassVar[tuple[str, ...]] = ("gru", "qwen3")
     dial: ClassVar[dict[str, Any]] = {"batch": 32, "window": 128, "epochs": 10.0, "dropout": 0.3}
     reads: ClassVar[str] = "rows"
     fitted: ClassVar[str] = ""
@@ -161,7 +162,7 @@ def fit_popularity(
     """Count how many histories have each item."""
     from zhixing.models.items import Popularity
 
-    return task, Popularity.fit(whole(task, [*rows, *held]), len(task.labels)), {}
+    return task, Popularity.fit(whole(task, counted_in(rows, held, settings)), len(task.labels)), {}
 
 
 def fit_neighbours(
@@ -170,7 +171,7 @@ def fit_neighbours(
     """Find each item's neighbours."""
     from zhixing.models.items import Neighbours
 
-    return task, Neighbours.fit(whole(task, [*rows, *held]), len(task.labels)), {}
+    return task, Neighbours.fit(whole(task, counted_in(rows, held, settings)), len(task.labels)), {}
 
 
 def fit_ease(task: Recommend, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]) -> Fitted:
@@ -189,6 +190,6 @@ def fit_ease(task: Recommend, rows: list[Example], held: list[Example], settings
         strength = max(trials, key=lambda each: trials[each])
         found["trials"] = {str(each): value for each, value in trials.items()}
         tell("train.strength", method="ease", strength=strength)
-    both = whole(task, [*rows, *held])
+    both = whole(task, counted_in(rows, held, settings))
     model = Ease.fit(both, count, strength) if strength else Ease.fit(both, count)
     return task, model, found | {"strength": model.config.strength}

@@ -54,6 +54,7 @@ class Risk:
         "trees": "zhixing.tasks.risk:fit_table",
     }
     default: ClassVar[str] = "trees"
+    eras: ClassVar[tuple[str, ...]] = ()
     dial: ClassVar[dict[str, Any]] = {}
     reads: ClassVar[str] = "rows"
     fitted: ClassVar[str] = ""
