@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 
 from zhixing import evaluate, load, prepare, train
-from zhixing.core.errors import DataError
+from zhixing.core.errors import DataError, UsageError
 from zhixing.core.log import quiet
 from zhixing.data.corpus import open_corpus
+from zhixing.data.schema import Text
+from zhixing.evaluation.evaluate import unread
 from zhixing.evaluation.predict import predict_rows
 from zhixing.models import catalog
 from zhixing.preparation.prepare import Prepare
@@ -32,6 +34,7 @@ from zhixing.serving.served import open_models
 from zhixing.studies import best as study
 from zhixing.studies.best import best
 from zhixing.tasks.task import TASKS, Answer, function, task_class
+from zhixing.tokens.tokenizer import train_characters
 from zhixing.training import settings
 
 SMALL = {"steps": 60, "size": "tiny", "width": 32, "batch": 8, "window": 48, "precision": "fp32", "threads": 1, "learning_rate": 0.01}
@@ -313,3 +316,49 @@ def test_the_default_is_not_served_where_a_rival_is_better(tmp_path: Path) -> No
         folder = best(tmp_path / f"{task}-corpus", tmp_path / f"{task}-model", 0.1)
         assert task_class(task).default != rival == folder.card["best"]["winner"] == load(folder.path).family
         assert task == "translate" or folder.card["best"]["certain"]
+
+
+def test_a_validation_split_by_which_a_model_was_chosen_is_marked(task: str, place: Path, tmp_path: Path) -> None:
+    """A counted model has seen it; a trained one was chosen by it; test is neither."""
+    report = evaluate(place / "default", place / "corpus", "validation", rivals=False, save=False)
+    of = task_class(task)
+    assert report.verdict == ("seen" if of.default in of.counted else "chosen")
+    assert evaluate(place / "default", place / "corpus", rivals=False, save=False).verdict == "none"
+
+
+def test_an_empty_row_is_refused_by_every_door(task: str, rows: list[dict[str, Any]], place: Path) -> None:
+    schema = task_class(task).schema.asked
+    texts = [name for name, kind in schema.fields.items() if isinstance(kind, Text) and not kind.optional]
+    if not texts:
+        pytest.skip("the task asks for no text that must be there")
+    served = open_models([place / "default"])["default"]
+    for empty in ("", " \u3000\n"):
+        some = [asked(task, rows[0]), {**asked(task, rows[1]), texts[0]: empty}]
+        with pytest.raises(UsageError) as caught:
+            served.artefact.predict(some)
+        assert caught.value.code == "texts.empty" and caught.value.values == {"place": 1, "name": texts[0]}
+        with pytest.raises(UsageError) as caught:
+            asks.items_of(PredictRequest(model="default", rows=some), served, Limits())
+        assert caught.value.code == "serve.field_empty" and caught.value.values["param"] == f"rows.1.{texts[0]}"
+        (place / "empty.jsonl").write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in some), encoding="utf-8")
+        counts = predict_rows(place / "default", place / "empty.jsonl", place / "empty-out.jsonl", force=True)
+        assert (counts["answered"], counts["problems"]) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["classify", "tag", "grade", "multilabel", "translate", "moderate"])
+def test_what_is_not_read_to_the_end_is_counted_by_what_the_task_reads(name: str) -> None:
+    """Each field is of five characters: what is cut depends on which fields a task reads, and on whether together or apart."""
+    tokenizer = train_characters(["abcde fghij"])
+    row = {
+        "classify": {"text": "abcde"},
+        "multilabel": {"text": "abcde"},
+        "tag": {"tokens": ["abc", "de"]},
+        "grade": {"text": "ab", "reference": "cd", "question": "fghij fghij"},  # with the end token 5; the question is not read
+        "translate": {"source": "abcd", "target": "abcdeabcde"},  # with the end token 5; the target is not asked
+        "moderate": {"tokens": ["ab", "cd"]},  # with the space between them 5
+    }[name]
+    of = task_class(name)
+    made = {"grade": (0.0, 1.0, 1.0), "translate": (), "moderate": (("a", "b"), ("B-x", "O"))}.get(name, (("a", "b"),))
+    for longest, cut in ((5, 0), (4, 1)):
+        task = of(*made, longest=longest)
+        assert unread(task, tokenizer, [row, row]) == 2 * cut, longest

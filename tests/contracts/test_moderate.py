@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from zhixing import evaluate, load, prepare, train
-from zhixing.core.errors import DataError
+from zhixing.core.errors import DataError, UsageError
 from zhixing.data.corpus import open_corpus
 from zhixing.data.stream import LEVELLED, Rows, level
 from zhixing.evaluation.baselines import asked
@@ -271,3 +271,11 @@ def test_micro_batches_equal_one_batch(rows: list[dict[str, Any]], sizes: list[i
     split = zip(*(value.split(sizes) for value in batch.values()), strict=True)
     for one, many in zip(gradient([batch]), gradient([dict(zip(batch, part, strict=True)) for part in split]), strict=True):
         assert float((one - many).abs().max()) <= 1e-5 * float(one.abs().max()) + 1e-8
+
+
+def test_a_row_with_neither_text_nor_tokens_is_refused_by_every_door(place: Path) -> None:
+    served = open_models([place / "default"])["default"]
+    for row in ({}, {"text": " "}, {"tokens": [], "text": ""}):
+        with pytest.raises(UsageError) as caught:
+            served.artefact.predict([{"text": "one"}, row])
+        assert caught.value.code == "texts.empty" and caught.value.values["place"] == 1

@@ -3,8 +3,8 @@
 Bits per byte: total bits over the whole held-out text, every byte once, context carried from the text before it, end tokens paid for,
 over the UTF-8 bytes of the raw text. Intervals come from documents or, in few long texts, from stretches, which are drawn with replacement.
 
-Figures are evidence only of text that the model has not seen: a split that it was fitted on, or texts that stand in its training corpus,
-are scored, but then nobody is declared better.
+Figures are evidence only of text that the model has not seen: a split that it was fitted on or chosen on, or texts that stand in its
+training corpus, are scored, but then nobody is declared better.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from zhixing.core.log import quiet
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.schema import Schema
 from zhixing.data.shards import shard
-from zhixing.evaluation.baselines import answered, language_models, language_rivals, row_rivals
+from zhixing.evaluation.baselines import answered, asked, language_models, language_rivals, row_rivals
 from zhixing.evaluation.report import Figure, Report, decide, unsure
 from zhixing.evaluation.samples import SAMPLES, judge_samples
 from zhixing.evaluation.vectors import judge_vectors
@@ -94,10 +95,13 @@ def evaluate(
 
 
 def doubt(report: Report, artefact: Artefact, corpus: Corpus, split: str) -> Report:
-    """Take back a verdict on what the model has seen: by the split it was fitted on, or by texts of another corpus that it was."""
+    """Take back a verdict on what the model has seen: the split it was fitted on or chosen on, or texts of another corpus that it was."""
     card = artefact.folder.card
     if card.get("corpus", {}).get("manifest_sha256") == sha256(corpus.path / MANIFEST):
-        return replace(report, verdict="seen") if split in card.get("fitted_on", ()) else report
+        if split in card.get("fitted_on", ()):
+            return replace(report, verdict="seen")
+        settled = artefact.task.fitted or (card.get("training") or {}).get("best_step") is not None
+        return replace(report, verdict="chosen") if split == "validation" and settled else report
     overlap = count_overlap(card.get("corpus", {}), corpus, split)
     return replace(report, verdict="overlap" if overlap else report.verdict, details={**report.details, "overlap": overlap})
 
@@ -285,12 +289,22 @@ def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rival
     if hasattr(task, "labels"):
         details["labels"] = len(task.labels)
     if artefact.tokenizer is not None and hasattr(task, "longest"):
-        cut = sum(sum(map(len, map(artefact.tokenizer.encode, task.schema.asked.texts(each)))) > task.longest for each in examples)
-        details["texts_not_read_to_the_end"] = cut
+        details["texts_not_read_to_the_end"] = unread(task, artefact.tokenizer, examples)
     if unseen:
         details["unseen_labels"] = unseen
     where = (str(artefact.folder.path), str(corpus.path))
     return Report(*where, split, task.name, len(examples), tuple(figures), comparisons, verdict, details)
+
+
+def unread(task: Any, tokenizer: Any, examples: list[dict[str, Any]]) -> int:
+    """Count the examples of which a task cuts something off: what it encodes is shorter than what it would without a longest length."""
+    whole = replace(task, longest=sys.maxsize)
+
+    def sizes(reader: Any, example: dict[str, Any]) -> dict[str, int]:
+        item = reader.encode(asked(task, example), tokenizer)
+        return {name: len(value) for name, value in item.items() if isinstance(value, np.ndarray)}
+
+    return sum(sizes(task, each) != sizes(whole, each) for each in examples)
 
 
 def unseen_labels(task: Any, examples: list[dict[str, Any]]) -> dict[str, int]:
