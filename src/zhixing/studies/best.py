@@ -38,6 +38,7 @@ from zhixing.training.train import make_tokenizer, mix_trained, train
 
 LEAST_SECONDS = 20.0  # a trained model that would have less time than this is not tried
 RESERVE = 0.15  # of the whole time, kept for comparing the candidates and fitting the winner
+ONE_FIT = 0.5  # of the time of a model that tried several strengths, at most: fitting it again with the one that was chosen
 JUDGING = 0.2  # of the time of one trained model, kept for its answers to validation
 COMPARING = 0.05  # of the whole time, kept for the intervals
 LEAST_ROWS, MOST_ROWS = 200, 5000  # of validation that candidates are judged on, if there are so many
@@ -272,7 +273,7 @@ def rows(
 ) -> Search:
     """Candidates for a task of rows: all its counted models, and its trained ones when time is left, each with an equal share of it.
 
-    A counted model may take half of the time that is left, so that it can be fitted again; the first, which is the least, all of it.
+    A counted model may take so much of the time that is left that it can be fitted again; the first, which is the least, all of it.
     """
     task = task_class(corpus.task).fit(corpus.examples("train"))
     held = list(corpus.examples("validation"))
@@ -290,8 +291,11 @@ def rows(
         if first is not None:
             tell("best.candidate", name=name, value=task.figures[first](values))
 
+    def share(name: str) -> float:
+        return ONE_FIT if "strength" in TOLD[name] else 1.0
+
     for name in task.counted:
-        start, seconds = time.perf_counter(), left() / 2
+        start, seconds = time.perf_counter(), left() / (1 + share(name))
         try:
             with within(seconds) if candidates else contextlib.nullcontext():
                 judge, model, found[name] = counted.fit_rows(corpus, task, name, {"seed": given.get("seed", 0), "refit": False}, tell)
@@ -301,7 +305,7 @@ def rows(
             tell("best.late", name=name, seconds=seconds)
         if stop is not None:
             stop.check()
-    again = max(each.seconds for each in candidates)
+    again = max(each.seconds * share(each.name) for each in candidates)
     waiting = list(task.eras)
     while waiting:
         start, seconds = time.perf_counter(), (left() - again) / len(waiting)

@@ -142,4 +142,4 @@ def fit_table(
     if len(apart[0]):
         logs = np.log(np.maximum(model.probabilities(apart[0]), FEW))
         task = calibrate(task, logs - np.logaddexp.reduce(logs, axis=1, keepdims=True), apart[1])
-    return task, model, {"method": method}
+    return task, model, {"method": method} | ({} if method == "trees" else {"strength": model.config.strength})
