@@ -217,7 +217,7 @@ def test_a_model_of_vectors_answers_with_the_nearest_word(start: Any, kit: Path)
     running = start("vectors")
     entry = running.ask("GET", "/v1/models/vectors").json
     assert (entry["task"], entry["routes"], entry["precisions"]) == ("embed", ["/v1/predict"], [])
-    texts = ["quiet river", "", "船"]
+    texts = ["quiet river", "?", "船"]
     reply = running.post("/v1/predict", model="vectors", rows=[{"text": text} for text in texts])
     python = [(each.value, each.confidence, each.scores, None, False) for each in load(kit / "vectors").predict(texts)]
     assert [tuple(each.values()) for each in reply.json["answers"]] == python
