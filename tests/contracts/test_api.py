@@ -77,16 +77,19 @@ def test_generation_is_what_the_command_line_writes(kit: Path, capsys: pytest.Ca
 
 @pytest.mark.parametrize("name", ["logistic", "headed"])
 def test_prediction_is_what_the_command_line_answers(kit: Path, tmp_path: Path, name: str) -> None:
-    texts = ["a lovely thing", "an awful thing", "很好 thing", ""]
+    texts = ["a lovely thing", "an awful thing", "很好 thing"]
     answers = zhixing.load(kit / name).predict(texts)
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[:3]))
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, ""]))
     assert main(["predict", str(kit / name), str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [each["answer"] for each in rows] == [each.value for each in answers[:3]]
-    assert [each["confidence"] for each in rows] == pytest.approx([each.confidence for each in answers[:3]], abs=1e-6)
+    assert [each["answer"] for each in rows] == [*(each.value for each in answers), ""]
+    assert [each["confidence"] for each in rows[:3]] == pytest.approx([each.confidence for each in answers], abs=1e-6)
+    with pytest.raises(UsageError) as caught:
+        zhixing.load(kit / name).predict([*texts, ""])
+    assert caught.value.code == "texts.empty" and rows[3]["problem"], "an empty text is refused, or kept and marked"
     assert all(sum(each.scores.values()) == pytest.approx(1) for each in answers)
     if name == "logistic":
-        assert [each.value for each in answers[:3]] == ["good", "bad", "good"]
+        assert [each.value for each in answers] == ["good", "bad", "good"]
 
 
 @pytest.mark.parametrize("name", ["qwen3", "ngram"])

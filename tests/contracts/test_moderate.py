@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from zhixing import evaluate, load, prepare, train
-from zhixing.core.errors import DataError
+from zhixing.core.errors import DataError, UsageError
 from zhixing.data.corpus import open_corpus
 from zhixing.data.stream import LEVELLED, Rows, level
 from zhixing.evaluation.baselines import asked
@@ -28,6 +28,8 @@ from zhixing.serving import asks
 from zhixing.serving.limits import Limits
 from zhixing.serving.schema import PredictRequest
 from zhixing.serving.served import open_models
+from zhixing.studies import best as study
+from zhixing.studies.best import best
 from zhixing.tasks.moderate import Moderate, read, written
 from zhixing.tasks.task import Answer
 from zhixing.tokens.tokenizer import train_bpe, train_characters
@@ -105,6 +107,14 @@ def test_one_body_learns_both(place: Path) -> None:
     for name in ("accuracy", "span_f1"):
         assert figures[name].value > figures[name].rivals["majority"] + 0.1, name
     assert set(figures["accuracy"].rivals) == {"majority", "bag_crf"}
+
+
+def test_the_best_is_chosen_by_validation(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "LEAST_SECONDS", 1.0)
+    given = {name: SMALL[name] for name in ("size", "width", "precision", "threads")}
+    told = best(place / "corpus", tmp_path / "made", 0.12, given).card["best"]
+    assert {*Moderate.counted, *Moderate.eras} == {*(each["name"] for each in told["candidates"]), *told["late"]}
+    assert told["figure"] == "accuracy" and load(tmp_path / "made").family == told["winner"] == told["candidates"][0]["name"]
 
 
 @pytest.mark.parametrize("model", ["default", "trained"])
@@ -261,3 +271,11 @@ def test_micro_batches_equal_one_batch(rows: list[dict[str, Any]], sizes: list[i
     split = zip(*(value.split(sizes) for value in batch.values()), strict=True)
     for one, many in zip(gradient([batch]), gradient([dict(zip(batch, part, strict=True)) for part in split]), strict=True):
         assert float((one - many).abs().max()) <= 1e-5 * float(one.abs().max()) + 1e-8
+
+
+def test_a_row_with_neither_text_nor_tokens_is_refused_by_every_door(place: Path) -> None:
+    served = open_models([place / "default"])["default"]
+    for row in ({}, {"text": " "}, {"tokens": [], "text": ""}):
+        with pytest.raises(UsageError) as caught:
+            served.artefact.predict([{"text": "one"}, row])
+        assert caught.value.code == "texts.empty" and caught.value.values["place"] == 1

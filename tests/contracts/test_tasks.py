@@ -85,6 +85,7 @@ class Praise:
     figures: ClassVar[Figures] = {"gap": Mean("gap")}
     counted: ClassVar[dict[str, str]] = {}
     default: ClassVar[str] = "lstm"
+    eras: ClassVar[tuple[str, ...]] = ("lstm",)
     dial: ClassVar[dict[str, Any]] = {}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = ""
@@ -158,7 +159,9 @@ def test_a_task_has_six_methods_and_nothing_inherited(cls: Any) -> None:
     assert own - {"vocabulary"} == set(Task.__annotations__), "what a task says of itself, no more and no less"
     assert cls.schema.answer or not cls.figures or cls.name == "judge"
     assert all(callable(function(place)) for place in cls.counted.values() if place)
-    assert not cls.default or cls.default in (*cls.counted, *catalog.trained((*cls.kinds, "lexical")))
+    trained = catalog.trained((*cls.kinds, "lexical"))
+    assert not cls.default or cls.default in (*cls.counted, *trained)
+    assert set(cls.eras) <= set(trained)
 
 
 def test_the_table_is_keyed_by_name() -> None:

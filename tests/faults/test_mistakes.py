@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -251,6 +252,8 @@ CASES = [
     Case("answers-where", "predict {k}/classifier {p}/a.csv {p}/o.csv", 2, "prepare.no_text", "one, two", {"a.csv": b"one,two\na,b\n"}),
     Case("answers-over-rows", "predict {k}/classifier {k}/rows.csv {k}/rows.csv --force", 2, "output.is_source", "rows.csv"),
     Case("answers-delimiter", "predict {k}/classifier {p}/a.csv {p}/o.csv", 3, "data.delimiter", "'|'", {"a.csv": b"review|id\na|1\n"}),
+    Case("answers-of-corpus", "predict {k}/classifier {k}/table {p}/out.csv", 2, "predict.ours", "zhixing evaluate"),
+    Case("answers-beside-corpus", "predict {k}/classifier {p} {p}/out.csv", 2, "predict.ours", "/copy'", setup=copy("table")),
     Case("answers-in-model", "predict {k}/classifier {k}/rows.csv {k}/classifier/out.csv", 2, "output.inside", "out.csv"),
     Case("answers-columns", "predict {k}/classifier {k}/rows.csv {p}/o.csv --columns text", 2, "prepare.columns", "source=de"),
     # tasks of other rows
@@ -312,6 +315,7 @@ CASES = [
     Case("nearest-of-classifier", "nearest {k}/classifier boat", 2, "embed.no_vectors", "classify"),
     Case("nearest-unknown", "nearest {k}/vectors quite", 2, "embed.unknown_word", "'quiet'"),
     Case("nearest-nothing", "nearest {k}/vectors +", 2, "embed.expression", "king - man + woman"),
+    Case("nearest-itself", "nearest {k}/vectors 'boat - boat'", 2, "embed.nothing", "'boat - boat' leaves nothing"),
     Case("nearest-sign", "nearest {k}/vectors boat river+", 2, "embed.expression", "'river+'"),
     Case("nearest-no-word", "nearest {k}/vectors", 2, "usage.word_missing", "WORDS"),
     Case("nearest-count", "nearest {k}/vectors boat --count 0", 2, "usage.count", "0"),
@@ -374,7 +378,7 @@ def attempt(case: Case, kit: Path, place: Path, say: Callable[[], tuple[str, str
         (place / name).write_bytes(content)
     if case.setup is not None:
         case.setup(kit, place)
-    words = [word.format(k=kit, p=place) for word in case.words.split()]
+    words = [word.format(k=kit, p=place) for word in shlex.split(case.words)]
     before = snapshot(kit, place)
     say()
     assert main([*words, "--json"]) == case.exit

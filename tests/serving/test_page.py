@@ -18,6 +18,8 @@ FORBIDDEN = re.compile(
 FILES = {
     "index.html": "text/html",
     "app.js": "javascript",
+    "answers.js": "javascript",
+    "fields.js": "javascript",
     "api.js": "javascript",
     "rows.js": "javascript",
     "words.js": "javascript",
@@ -52,7 +54,7 @@ def test_both_languages_say_the_same(web: Path) -> None:
 def test_every_word_is_used_and_every_use_has_its_word(web: Path) -> None:
     known = set(words((web / "words.js").read_text(encoding="utf-8"))["en"])
     page = (web / "index.html").read_text(encoding="utf-8")
-    code = "".join((web / name).read_text(encoding="utf-8") for name in ("app.js", "api.js", "rows.js"))
+    code = "".join((web / name).read_text(encoding="utf-8") for name in ("app.js", "api.js", "rows.js", "fields.js", "answers.js"))
     asked = set(re.findall(r'data-(?:word|hint|name)="(\w+)"', page))
     quoted = set(re.findall(r'"(\w+)"', code)) | {f"reason_{each}" for each in ("stop", "length")}
     quoted |= {f"head_{each}" for each in ("answer", "confidence", "abstained", "problem")}

@@ -217,7 +217,7 @@ def test_a_model_of_vectors_answers_with_the_nearest_word(start: Any, kit: Path)
     running = start("vectors")
     entry = running.ask("GET", "/v1/models/vectors").json
     assert (entry["task"], entry["routes"], entry["precisions"]) == ("embed", ["/v1/predict"], [])
-    texts = ["quiet river", "", "船"]
+    texts = ["quiet river", "?", "船"]
     reply = running.post("/v1/predict", model="vectors", rows=[{"text": text} for text in texts])
     python = [(each.value, each.confidence, each.scores, None, False) for each in load(kit / "vectors").predict(texts)]
     assert [tuple(each.values()) for each in reply.json["answers"]] == python
@@ -273,3 +273,10 @@ def test_errors_are_those_that_the_client_knows(client: openai.OpenAI, call: Any
     assert caught.value.code == code
     assert caught.value.param == param
     assert caught.value.body["message"].count(".") >= 2
+
+
+def test_an_empty_row_is_refused_by_its_index(running: Any) -> None:
+    reply = running.post("/v1/predict", model="classifier", rows=[{"text": "the boat"}, {"text": " "}])
+    assert reply.status == 400 and reply.error["code"] == "serve.field_empty" and reply.error["param"] == "rows.1.text"
+    entry = next(each for each in running.ask("GET", "/v1/models").json["data"] if each["id"] == "classifier")
+    assert entry["input_schema"]["properties"]["text"]["pattern"] == "\\S"

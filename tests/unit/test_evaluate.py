@@ -352,7 +352,6 @@ def doubtful(report: Report, verdict: str, loud: str, monkeypatch: pytest.Monkey
         ("ngram", "text", "validation", True),
         ("ngram", "text", "test", False),
         ("qwen3", "text", "train", True),
-        ("qwen3", "text", "validation", False),
         ("logistic", "rows", "validation", True),
     ],
 )
@@ -364,6 +363,12 @@ def test_a_split_that_the_model_was_fitted_on_is_no_evidence(
     assert all(gap["value"] is not None for gap in report.comparisons.values())
     if seen:
         doubtful(report, "seen", "NOT EVIDENCE", monkeypatch)
+
+
+def test_a_split_that_a_trained_model_was_chosen_on_is_no_evidence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = evaluate(place / "qwen3", place / "text", split="validation", save=False)
+    assert report.comparisons and "overlap" not in report.details
+    doubtful(report, "chosen", "NOT EVIDENCE: the model was chosen on this very split", monkeypatch)
 
 
 def test_texts_of_the_training_corpus_in_another_one_are_counted(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

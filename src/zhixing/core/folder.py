@@ -53,7 +53,7 @@ def check_place(path: str | Path) -> Path:
     if not nearest.is_dir():
         raise UsageError("output.parent_is_file", path=str(path), parent=str(nearest))
     for each in parents:
-        if (each / CARD).exists() and (each / MANIFEST).exists():
+        if ours(each):
             raise UsageError("output.inside", path=str(path), folder=str(each))
     return path
 
@@ -92,6 +92,11 @@ def find_foreign(path: Path) -> Path | None:
         if name not in known and not any(HIDDEN.fullmatch(part) for part in name.split("/")):
             return path / name
     return None
+
+
+def ours(path: str | Path) -> bool:
+    """Say whether a folder is a finished one of ours."""
+    return (Path(path) / CARD).is_file() and (Path(path) / MANIFEST).is_file()
 
 
 def _table(path: Path) -> dict[str, Any]:

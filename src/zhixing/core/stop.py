@@ -1,9 +1,19 @@
-"""Being asked to stop: SIGTERM and SIGINT set a flag and nothing else; loops poll it where their state is whole."""
+"""Being asked to stop: SIGTERM and SIGINT set a flag and nothing else; loops poll it where their state is whole.
+
+What has no loop of ours to poll it, a fit inside a library, and leaves nothing behind when it is broken off, is held to its time by
+`within`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
+import time
+from collections.abc import Iterator
 from types import FrameType
+
+AGAIN_SECONDS = 1.0  # after which Late is raised again, should something have swallowed it
 
 
 class Stopped(BaseException):
@@ -37,3 +47,35 @@ class Stop:
         """Raise Stopped if a stop was asked for."""
         if self.number is not None:
             raise Stopped(self.number)
+
+
+class Late(BaseException):
+    """Raised inside `within` when its time is out."""
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raise Late in the block when the time is out; only in a main thread, elsewhere the block runs to its end.
+
+    Whatever stands in the way of other alarms is put back, and their time goes on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    inside = True
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        if inside:
+            raise Late
+
+    start = time.monotonic()
+    before = signal.signal(signal.SIGALRM, ring)
+    rest, again = signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6), AGAIN_SECONDS)
+    try:
+        yield
+    finally:
+        inside = False
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+        if rest:
+            signal.setitimer(signal.ITIMER_REAL, max(rest - (time.monotonic() - start), 1e-6), again)

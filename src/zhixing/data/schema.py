@@ -39,15 +39,17 @@ class Text:
             value = str(value)
         if not isinstance(value, str):
             return "", "not_text"
-        return value, flaw(value) or (None if value.strip() or self.optional else "empty")
+        if not value.strip():
+            return ("", None) if self.optional else (value, "empty")
+        return value, flaw(value)
 
     def probe(self, text: str) -> Any:
         """Give the value that stands for a golden text."""
         return text
 
     def form(self) -> dict[str, Any]:
-        """Say what is sent for it."""
-        return {"type": "string"}
+        """Say what is sent for it: at least one character that is no space, where it must be there."""
+        return {"type": "string"} if self.optional else {"type": "string", "pattern": r"\S"}
 
 
 @dataclass(frozen=True)
@@ -346,6 +348,15 @@ class Schema:
                 yield example[name]
             elif isinstance(field, Tokens) and name in example:
                 yield from example[name]
+
+    def void(self, row: Mapping[str, Any]) -> str | None:
+        """Name the field of a row to be asked that holds nothing to ask, as the readers of files say; None: there is something."""
+        fields = self.asked.fields
+        found = {name: kind.read(row.get(name)) for name, kind in fields.items()}
+        empty = next((name for name, (_, reason) in found.items() if reason == "empty"), None)
+        if empty is None and not needed(fields) and not any(value for value, _ in found.values()):
+            return next(iter(fields), None)
+        return empty
 
     @property
     def cases(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -66,9 +68,25 @@ def row_rivals(corpus: Corpus, task: Any, examples: list[dict[str, Any]], split:
         if name != family:
             tell("evaluate.rival_fit", name=name)
             judge, model, _ = function(task.counted[name])(task, rows, [], {"method": name}, quiet)
-            items = [judge.encode(asked(task, each), None) for each in examples]
-            found[name] = judge.metrics(list(judge.answers(model, items, None)), examples)
+            found[name] = answered(judge, model, None, examples)
     return found
+
+
+def answered(
+    task: Any, model: Any, tokenizer: Any, examples: list[dict[str, Any]], seconds: float = math.inf, least: int = 64
+) -> dict[str, np.ndarray]:
+    """Give what a task's metrics say of a model's answers to examples, without having shown it theirs.
+
+    seconds  in which to answer: the first ones, in pieces each as large as all before it, until the next would end too late; the first
+             piece, of `least` examples, always
+    return   {name: (N, ...)}, a row for each of the examples that were answered
+    """
+    start, answers = time.perf_counter(), []
+    while not answers or (len(answers) < len(examples) and 2 * (time.perf_counter() - start) <= seconds):
+        size = len(examples) if seconds == math.inf else max(least, len(answers))
+        piece = examples[len(answers) : len(answers) + size]
+        answers += task.answers(model, [task.encode(asked(task, each), tokenizer) for each in piece], tokenizer)
+    return task.metrics(answers, examples[: len(answers)])
 
 
 def asked(task: Any, example: dict[str, Any]) -> dict[str, Any]:

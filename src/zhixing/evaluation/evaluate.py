@@ -3,8 +3,8 @@
 Bits per byte: total bits over the whole held-out text, every byte once, context carried from the text before it, end tokens paid for,
 over the UTF-8 bytes of the raw text. Intervals come from documents or, in few long texts, from stretches, which are drawn with replacement.
 
-Figures are evidence only of text that the model has not seen: a split that it was fitted on, or texts that stand in its training corpus,
-are scored, but then nobody is declared better.
+Figures are evidence only of text that the model has not seen: a split that it was fitted on or chosen on, or texts that stand in its
+training corpus, are scored, but then nobody is declared better.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from zhixing.core.log import quiet
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.schema import Schema
 from zhixing.data.shards import shard
-from zhixing.evaluation.baselines import asked, language_models, language_rivals, row_rivals
+from zhixing.evaluation.baselines import answered, asked, language_models, language_rivals, row_rivals
 from zhixing.evaluation.masked import judge_masked
 from zhixing.evaluation.report import Figure, Report, decide, unsure
 from zhixing.evaluation.samples import SAMPLES, judge_samples
@@ -36,7 +37,7 @@ from zhixing.evaluation.vectors import judge_vectors
 from zhixing.metrics import intervals
 from zhixing.metrics import labels as judged
 from zhixing.metrics import text as texts
-from zhixing.metrics.figures import WHOLE_ROUNDS, known
+from zhixing.metrics.figures import WHOLE_ROUNDS, Figures, known
 from zhixing.tasks.artefact import Artefact, load
 from zhixing.tasks.classify import PRECISIONS
 from zhixing.tasks.task import task_class
@@ -97,10 +98,13 @@ def evaluate(
 
 
 def doubt(report: Report, artefact: Artefact, corpus: Corpus, split: str) -> Report:
-    """Take back a verdict on what the model has seen: by the split it was fitted on, or by texts of another corpus that it was."""
+    """Take back a verdict on what the model has seen: the split it was fitted on or chosen on, or texts of another corpus that it was."""
     card = artefact.folder.card
     if card.get("corpus", {}).get("manifest_sha256") == sha256(corpus.path / MANIFEST):
-        return replace(report, verdict="seen") if split in card.get("fitted_on", ()) else report
+        if split in card.get("fitted_on", ()):
+            return replace(report, verdict="seen")
+        settled = artefact.task.fitted or (card.get("training") or {}).get("best_step") is not None
+        return replace(report, verdict="chosen") if split == "validation" and settled else report
     overlap = count_overlap(card.get("corpus", {}), corpus, split)
     return replace(report, verdict="overlap" if overlap else report.verdict, details={**report.details, "overlap": overlap})
 
@@ -235,7 +239,7 @@ def judge_pairs(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, riva
     values, learned = read(artefact.model), open_origin(artefact.folder.card.get("corpus", {}))
     counted = language_models(learned, artefact.tokenizer, artefact.family, tell) if rivals and learned else {}
     others = {name: read(model) for name, model in counted.items()}
-    figures, comparisons, verdict = weigh(task, values, others)
+    figures, comparisons, verdict = weigh(task.figures, values, others, task.name)
     groups = sorted({each["label"] for each in examples if each.get("label")})
     apart = {
         group: float(np.mean([c for c, e in zip(values["correct"], examples, strict=True) if e.get("label") == group])) for group in groups
@@ -245,13 +249,14 @@ def judge_pairs(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, riva
     return Report(*where, split, task.name, len(examples), tuple(figures), comparisons, verdict, details)
 
 
-def weigh(task: Any, values: dict[str, np.ndarray], others: dict[str, Any]) -> tuple[list[Figure], dict[str, Any], str]:
-    """Make a task's figures of a model's and its rivals' values, compare them in the first, and say who is better.
+def weigh(wanted: Figures, values: dict[str, np.ndarray], others: dict[str, Any], task: str) -> tuple[list[Figure], dict[str, Any], str]:
+    """Make figures of a model's and its rivals' values, compare them in the first, and say who is better.
 
+    wanted  the figures of a task, of that name
     A figure that nothing can be made of is left out, and so is a rival in it.
     """
     figures: list[Figure] = []
-    for name, figure in task.figures.items():
+    for name, figure in wanted.items():
         value = figure(values)
         if math.isnan(value):
             continue
@@ -260,8 +265,8 @@ def weigh(task: Any, values: dict[str, np.ndarray], others: dict[str, Any]) -> t
         ends = (None, None) if math.isnan(spread.low) else (spread.low, spread.high)
         figures.append(Figure(name, value, *ends, beside))
     if not figures:
-        raise DataError("evaluate.nothing", task=task.name)
-    first = task.figures[figures[0].name]
+        raise DataError("evaluate.nothing", task=task)
+    first = wanted[figures[0].name]
     comparisons = {name: first.paired(values, others[name], SEED).to_dict() for name in figures[0].rivals}
     return figures, comparisons, decide(comparisons, not first.lower)
 
@@ -274,15 +279,12 @@ def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rival
     task = artefact.task
     examples = list(corpus.examples(split))
     unseen = unseen_labels(task, examples)
-    if unseen and sum(unseen.values()) == len(examples):
-        raise DataError("task.label_unseen", name=next(iter(unseen)), among=task.labels, count=len(task.labels))
     if unseen:
         tell("evaluate.unseen", rows=sum(unseen.values()), of=len(examples), labels=", ".join(unseen))
     tell("evaluate.answering", rows=len(examples))
-    items = [task.encode(asked(task, each), artefact.tokenizer) for each in examples]
-    values = task.metrics(list(task.answers(artefact.model, items, artefact.tokenizer)), examples)
+    values = answered(task, artefact.model, artefact.tokenizer, examples)
     others = row_rivals(corpus, task, examples, split, artefact.family, tell) if rivals else {}
-    figures, comparisons, verdict = weigh(task, values, others)
+    figures, comparisons, verdict = weigh(task.figures, values, others, task.name)
     details: dict[str, Any] = {}
     if "confidence" in values and len(known(values.get("correct", np.zeros(0)))[0]):
         covered, details["thresholds_chosen_on_validation"] = judge_coverage(task, values, others)
@@ -290,20 +292,36 @@ def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rival
     if hasattr(task, "labels"):
         details["labels"] = len(task.labels)
     if artefact.tokenizer is not None and hasattr(task, "longest"):
-        cut = sum(sum(map(len, map(artefact.tokenizer.encode, task.schema.asked.texts(each)))) > task.longest for each in examples)
-        details["texts_not_read_to_the_end"] = cut
+        details["texts_not_read_to_the_end"] = unread(task, artefact.tokenizer, examples)
     if unseen:
         details["unseen_labels"] = unseen
     where = (str(artefact.folder.path), str(corpus.path))
     return Report(*where, split, task.name, len(examples), tuple(figures), comparisons, verdict, details)
 
 
+def unread(task: Any, tokenizer: Any, examples: list[dict[str, Any]]) -> int:
+    """Count the examples of which a task cuts something off: what it encodes is shorter than what it would without a longest length."""
+    whole = replace(task, longest=sys.maxsize)
+
+    def sizes(reader: Any, example: dict[str, Any]) -> dict[str, int]:
+        item = reader.encode(asked(task, example), tokenizer)
+        return {name: len(value) for name, value in item.items() if isinstance(value, np.ndarray)}
+
+    return sum(sizes(task, each) != sizes(whole, each) for each in examples)
+
+
 def unseen_labels(task: Any, examples: list[dict[str, Any]]) -> dict[str, int]:
-    """Count the examples with each label that training has not seen, of a task that answers with labels."""
+    """Count the examples with each label that training has not seen, of a task that answers with labels.
+
+    Raises DataError when all have one: nothing could be judged.
+    """
     if task.schema.answer != "label":
         return {}
     known = set(task.labels)
-    return dict(sorted(Counter(each["label"] for each in examples if "label" in each and each["label"] not in known).items()))
+    found = dict(sorted(Counter(each["label"] for each in examples if "label" in each and each["label"] not in known).items()))
+    if found and sum(found.values()) == len(examples):
+        raise DataError("task.label_unseen", name=next(iter(found)), among=task.labels, count=len(task.labels))
+    return found
 
 
 def judge_coverage(task: Any, values: dict[str, np.ndarray], others: dict[str, Any]) -> tuple[list[Figure], dict[str, Any]]:

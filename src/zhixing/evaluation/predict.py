@@ -18,7 +18,7 @@ from typing import Any
 from zhixing.core.config import fingerprint
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json, sha256, sync_folder, write_json
-from zhixing.core.folder import MANIFEST, check_place, locked
+from zhixing.core.folder import MANIFEST, check_place, locked, ours
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
 from zhixing.data.columns import Columns, choose, read_words
@@ -55,8 +55,8 @@ def predict_rows(
     encoding   of the source; None: found out
     return     {"rows": ..., "answered": ..., "abstained": ..., "problems": ...}
 
-    Raises UsageError when out exists, is of another form, is read itself or being written by another process, or the model has no
-    threshold for the precision.
+    Raises UsageError when source is a folder of ours or holds one, out exists, is of another form, is read itself or being written by
+    another process, or the model has no threshold for the precision.
     """
     out = Path(out)
     if out.suffix not in (".csv", ".tsv", ".jsonl"):
@@ -70,7 +70,9 @@ def predict_rows(
     if artefact.task.name in APART:
         raise UsageError("predict.task", path=str(artefact.folder.path), task=artefact.task.name)
     threshold = find_threshold(artefact, precision)
+    refuse_ours(Path(source), [Path(source)])
     sources = survey(source, encoding=encoding, tell=tell)
+    refuse_ours(Path(source), [each.path.parent for each in sources])
     if any(each.path.resolve() == out.resolve() for each in sources):
         raise UsageError("output.is_source", path=str(out))
     given = read_words(columns)
@@ -78,6 +80,14 @@ def predict_rows(
         raise UsageError("prepare.columns", words=columns)
     with locked(out):
         return _predict(artefact, sources, out, given, precision, threshold, tell, stop)
+
+
+def refuse_ours(source: Path, folders: list[Path]) -> None:
+    """Refuse a folder of rows that is, lies in, or holds a Corpus or Model folder: its files are no rows of the user's."""
+    if source.is_dir():
+        for place in {above for each in folders for above in (each.absolute(), *each.absolute().parents)}:
+            if ours(place):
+                raise UsageError("predict.ours", path=str(source), folder=str(place))
 
 
 def _predict(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-DOUBTED = ("seen", "overlap", "few", "none")  # verdicts that declare nobody better
+DOUBTED = ("seen", "chosen", "overlap", "few", "none")  # verdicts that declare nobody better
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Report:
 
     comparisons  {rival: {value, low, high, p}}   the paired difference, model minus rival, in the first figure; few units: value alone
     verdict      "model"; the name of the rival that is better in the first figure with an interval that excludes zero; "tie"; or, where
-                 nobody is declared better, "seen": the model was fitted on this very split; "overlap": texts of it stand in the model's
+                 nobody is declared better, "seen": the model was fitted on this very split; "chosen": its best step, temperature or
+                 thresholds were chosen on it; "overlap": texts of it stand in the model's
                  training corpus; "few": too few units to be sure of anything; "none": there are no rivals
 
     Of classifiers, coverage_95/98/99 pick the threshold on the scored split itself: the best possible there. answered_* and precision_*

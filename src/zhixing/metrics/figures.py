@@ -75,4 +75,25 @@ class Whole:
         return intervals.paired_of(self.function, mine, others, seed, rounds=WHOLE_ROUNDS)
 
 
-Figures = Mapping[str, Mean | Whole]
+@dataclass(frozen=True)
+class Ratio:
+    """The sum of one array over that of another, bits over bytes; lower: less is better."""
+
+    total: str
+    size: str
+    lower: bool = False
+
+    def __call__(self, values: Values) -> float:
+        """Give the figure."""
+        return float(values[self.total].sum() / values[self.size].sum())
+
+    def interval(self, values: Values, seed: int) -> intervals.Interval:
+        """Give the figure with its interval."""
+        return intervals.interval_of_ratio(values[self.total], values[self.size], seed)
+
+    def paired(self, first: Values, second: Values, seed: int) -> intervals.Difference:
+        """Compare two models on the same units."""
+        return intervals.paired(first[self.total], second[self.total], seed, first[self.size])
+
+
+Figures = Mapping[str, Mean | Whole | Ratio]

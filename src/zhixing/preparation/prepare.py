@@ -20,7 +20,7 @@ from typing import Any
 from zhixing.core.config import resolve
 from zhixing.core.errors import DataError, RunError, UsageError
 from zhixing.core.files import atomic, write_json
-from zhixing.core.folder import CARD, MANIFEST, Folder, check_new, create, locked, open_folder
+from zhixing.core.folder import Folder, check_new, create, locked, open_folder, ours
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
 from zhixing.data.columns import PLAIN, Columns, choose, labelled, read_words
@@ -176,7 +176,7 @@ def _inputs(source: str | Path, out: Path, settings: Prepare, tell: Callable[...
     for role, place, split in [*given, ("source", source, None)]:
         if place is None:
             continue
-        if (Path(place) / CARD).is_file() and (Path(place) / MANIFEST).is_file():
+        if ours(place):
             raise UsageError("prepare.ours", path=str(place))
         if Path(place).is_dir() and out.resolve().is_relative_to(Path(place).resolve()):
             raise UsageError("prepare.inside", out=str(out), source=str(place))

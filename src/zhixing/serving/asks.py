@@ -149,6 +149,9 @@ def items_of(asked: PredictRequest, served: Served, limits: Limits) -> list[Any]
                 raise UsageError("serve.field_missing", name=param, param=param)
             if problem := mismatch(row[name], kind.form()):
                 raise UsageError("serve.field_value", name=param, value=show(row[name]), wanted=problem, param=param)
+        if (empty := task.schema.void(row)) is not None:
+            param = f"rows.{place}.{empty}"
+            raise UsageError("serve.field_empty", name=param, param=param)
     return [task.encode(row, tokenizer) for row in asked.rows]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from zhixing.core.errors import UsageError
 from zhixing.core.files import sha256
 from zhixing.core.folder import MANIFEST
-from zhixing.data.schema import Items, Label, Text, needed
+from zhixing.data.schema import Items, Label, Labels, Record, Text, needed
 from zhixing.tasks.artefact import Artefact, load
 
 TEXT_ROUTES = ["/v1/completions", "/v1/chat/completions"]
@@ -34,6 +34,10 @@ class Served:
         """Give the JSON Schema of a row, from the task's own schema: every field but the answer."""
         fields = self.artefact.task.schema.asked.fields
         properties = {name: kind.form() for name, kind in fields.items()}
+        for name, kind in fields.items():
+            if isinstance(kind, Record):  # the columns that are read, others are not refused
+                columns = self.artefact.task.columns
+                properties[name]["properties"] = dict.fromkeys(columns, properties[name]["additionalProperties"])
         return {"type": "object", "properties": properties, "required": needed(fields), "additionalProperties": False}
 
     def outputs(self) -> dict[str, Any]:
@@ -47,7 +51,7 @@ class Served:
             told = [task.schema.fields[name].form() for name in task.schema.told]
             answer = {"anyOf": [{"type": "object"}, *(each for each in told if task.schema.answer is None)]}
         ranks = any(isinstance(each, Items) for each in task.schema.fields.values())  # by what need be no probability
-        score = share if labels and not ranks else {"type": "number"}
+        score = share if isinstance(answers, Label | Labels) and not ranks else {"type": "number"}
         properties = {
             "answer": answer,
             "confidence": {"anyOf": [share, {"type": "null"}]},

@@ -76,7 +76,7 @@ class Artefact:
 
         rows  texts, where a text is all that the task asks for; or {field: value} by the task's schema
 
-        Raises UsageError when the model writes instead of answering, or a row is not what the task asks for.
+        Raises UsageError when the model writes instead of answering, or a row is not what the task asks for or holds nothing to ask.
         """
         if self.task.name == "language":
             raise UsageError("predict.task", path=str(self.folder.path), task=self.task.name)
@@ -84,7 +84,11 @@ class Artefact:
         given = _texts(rows) if not isinstance(rows, str) and all(isinstance(each, str) for each in rows) else rows
         if isinstance(given, str) or (list(asked) == ["text"] and not all(isinstance(each, Mapping) for each in given)):
             given = _texts(given)
-        items = [self.task.encode(_row(each, asked, place), self.tokenizer) for place, each in enumerate(given)]
+        read = [_row(each, asked, place) for place, each in enumerate(given)]
+        for place, row in enumerate(read):
+            if (name := self.task.schema.void(row)) is not None:
+                raise UsageError("texts.empty", place=place, name=name)
+        items = [self.task.encode(row, self.tokenizer) for row in read]
         return list(self.task.answers(self.model, items, self.tokenizer))
 
     @overload

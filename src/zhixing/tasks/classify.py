@@ -15,7 +15,7 @@ from zhixing.data.schema import Label, Schema, Text
 from zhixing.metrics import labels as judged
 from zhixing.metrics.figures import Figures, Mean, Whole
 from zhixing.tasks.reading import read_out
-from zhixing.tasks.task import Answer, Example, Item
+from zhixing.tasks.task import Answer, Example, Item, counted_in
 
 READ_AHEAD = 2048  # texts sorted by length before batching
 FEW = 1e-12
@@ -57,6 +57,7 @@ class Classify:
         "logistic": "zhixing.tasks.classify:fit_bag",
     }
     default: ClassVar[str] = "logistic"
+    eras: ClassVar[tuple[str, ...]] = ("textcnn", "bigru", "qwen3")
     dial: ClassVar[dict[str, Any]] = {"batch": 32, "window": 256, "epochs": 12.0, "learning_rate": 0.001, "dropout": 0.2}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = "zhixing.tasks.classify:calibrated"
@@ -183,7 +184,7 @@ def fit_majority(
     from zhixing.models.tables import Majority
 
     index = {label: place for place, label in enumerate(task.labels)}
-    labels = np.array([index[row["label"]] for row in (*rows, *held) if row["label"] in index])
+    labels = np.array([index[row["label"]] for row in counted_in(rows, held, settings) if row["label"] in index])
     return unsettled(task), Majority.fit(labels, len(index)), {}
 
 

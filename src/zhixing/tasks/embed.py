@@ -53,6 +53,7 @@ class Embed:
     figures: ClassVar[Figures] = {}  # of contexts, not of answers: made in evaluation
     counted: ClassVar[dict[str, str]] = {}
     default: ClassVar[str] = "skipgram"
+    eras: ClassVar[tuple[str, ...]] = ()
     dial: ClassVar[dict[str, Any]] = {}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = ""
@@ -171,7 +172,7 @@ def parse(expression: str, known: Iterable[str]) -> list[tuple[int, str]]:
 def nearest(model: Any, tokenizer: Any, expression: str, count: int = 10) -> list[tuple[str, float]]:
     """Give the words nearest to a word, or to a sum and difference of words, with their cosines; its own words are left out.
 
-    Raises UsageError for an expression that cannot be read, a word that has no vector, or a count below 1.
+    Raises UsageError for an expression that cannot be read or leaves nothing, a word that has no vector, or a count below 1.
     """
     import torch
     from torch.nn import functional as F
@@ -189,7 +190,7 @@ def nearest(model: Any, tokenizer: Any, expression: str, count: int = 10) -> lis
     with torch.no_grad():
         vector = signs @ F.normalize(model.vectors(own), dim=1)  # (D,)
     if vector.norm() < LEAST_LENGTH:  # such as king - king: nothing is near to nothing
-        raise UsageError("embed.expression", expression=expression, piece=expression)
+        raise UsageError("embed.nothing", expression=expression)
     cosines, found = model.nearest(vector[None].numpy(), count + len(terms))
     pairs = zip(found[0].tolist(), cosines[0].tolist(), strict=True)
     return [(words[word], cosine) for word, cosine in pairs if word not in own.tolist()][:count]

@@ -19,7 +19,7 @@ from zhixing.data.schema import Number, Schema, Text
 from zhixing.metrics import grades as judged
 from zhixing.metrics.figures import Figures, Mean, Whole
 from zhixing.tasks.reading import read_out
-from zhixing.tasks.task import Answer, Example, Item
+from zhixing.tasks.task import Answer, Example, Item, counted_in
 
 OWN_ROWS = 50  # scores of a question in training, from which on its highest and lowest are known
 SHARED = "shared"  # the model of the questions that share a scale, beside those of questions with their own
@@ -57,6 +57,7 @@ class Grade:
     }
     counted: ClassVar[dict[str, str]] = {"mean_score": "zhixing.tasks.grade:fit_mean", "ridge": "zhixing.tasks.grade:fit_ridge"}
     default: ClassVar[str] = "ridge"
+    eras: ClassVar[tuple[str, ...]] = ("textcnn", "bigru")
     dial: ClassVar[dict[str, Any]] = {"batch": 32, "window": 256, "epochs": 12.0, "learning_rate": 0.001, "dropout": 0.2}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = ""
@@ -197,4 +198,4 @@ def fit_mean(task: Grade, rows: list[Example], held: list[Example], settings: Ma
     """Give every answer the mean place on its scale."""
     from zhixing.models.ridge import Ridge
 
-    return task, Ridge.constant(2, [task.encode(each, None)["label"] for each in (*rows, *held)]), {}
+    return task, Ridge.constant(2, [task.encode(each, None)["label"] for each in counted_in(rows, held, settings)]), {}

@@ -29,6 +29,7 @@ class Judge:
     figures: ClassVar[Figures] = {"accuracy": Mean("correct"), "margin": Mean("margin")}
     counted: ClassVar[dict[str, str]] = {}
     default: ClassVar[str] = ""
+    eras: ClassVar[tuple[str, ...]] = ()
     dial: ClassVar[dict[str, Any]] = {}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = ""

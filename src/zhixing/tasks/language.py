@@ -23,6 +23,7 @@ class Language:
     figures: ClassVar[Figures] = {}  # bits per byte and what follows from it: made over whole texts, in evaluation
     counted: ClassVar[dict[str, str]] = dict.fromkeys(("grammar", "ngram", "dirichlet", "additive"), "")  # counted over tokens, in training
     default: ClassVar[str] = "qwen3"
+    eras: ClassVar[tuple[str, ...]] = ("qwen3",)
     dial: ClassVar[dict[str, Any]] = {}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = ""

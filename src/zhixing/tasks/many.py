@@ -127,6 +127,7 @@ class Many:
     schema: ClassVar[Schema] = union()
     counted: ClassVar[dict[str, str]] = {"least_each": "zhixing.tasks.many:fit_each", "default_each": "zhixing.tasks.many:fit_each"}
     default: ClassVar[str] = "default_each"
+    eras: ClassVar[tuple[str, ...]] = ("textcnn", "bigru")
     dial: ClassVar[dict[str, Any]] = {
         "tokenizer": "bpe", "batch": 32, "window": 256, "epochs": 8.0, "learning_rate": 0.001, "dropout": 0.2,
     }  # fmt: skip

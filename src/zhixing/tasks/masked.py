@@ -31,6 +31,7 @@ class MaskedLanguage:
     figures: ClassVar[Figures] = {}  # made over whole texts, in evaluation
     counted: ClassVar[dict[str, str]] = {}
     default: ClassVar[str] = "bert"
+    eras: ClassVar[tuple[str, ...]] = ()
     dial: ClassVar[dict[str, Any]] = {"batch": 32, "window": 128}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = ""

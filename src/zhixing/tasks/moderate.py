@@ -71,6 +71,7 @@ class Moderate:
     }
     counted: ClassVar[dict[str, str]] = {"majority": "zhixing.tasks.moderate:fit_pair", "bag_crf": "zhixing.tasks.moderate:fit_pair"}
     default: ClassVar[str] = "bag_crf"
+    eras: ClassVar[tuple[str, ...]] = ("bilstm", "qwen3")
     dial: ClassVar[dict[str, Any]] = {"batch": 32, "window": 256, "epochs": 8.0, "learning_rate": 0.001, "dropout": 0.3}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = "zhixing.tasks.moderate:calibrated"

@@ -20,7 +20,7 @@ from zhixing.metrics import spans
 from zhixing.metrics.figures import Figures, Mean, Whole
 from zhixing.tasks.classify import FEW, READ_AHEAD
 from zhixing.tasks.reading import read_out
-from zhixing.tasks.task import Answer, Example, Item
+from zhixing.tasks.task import Answer, Example, Item, counted_in
 
 SUPPORT = 10  # validation rows that must have a label for a cut of its own: one fitted on fewer is luck
 HALF = 0.5
@@ -54,6 +54,7 @@ class Multilabel:
         "bag_each": "zhixing.tasks.multilabel:fit_each",
     }
     default: ClassVar[str] = "bag_each"
+    eras: ClassVar[tuple[str, ...]] = ("textcnn", "bigru")
     dial: ClassVar[dict[str, Any]] = {"batch": 32, "window": 256, "epochs": 12.0, "learning_rate": 0.001, "dropout": 0.2}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = "zhixing.tasks.multilabel:cut"
@@ -165,7 +166,7 @@ def fit_frequent(
     """Remember the most frequent set."""
     from zhixing.models.each import FrequentSet
 
-    return dataclasses.replace(task, cuts=()), FrequentSet.fit(split(task, [*rows, *held])[1]), {}
+    return dataclasses.replace(task, cuts=()), FrequentSet.fit(split(task, counted_in(rows, held, settings))[1]), {}
 
 
 def fit_each(task: Multilabel, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]) -> Fitted:

@@ -19,7 +19,7 @@ from zhixing.core.errors import DataError
 from zhixing.data.batch import pad
 from zhixing.data.schema import Items, Label, Schema
 from zhixing.metrics.figures import Figures, Mean
-from zhixing.tasks.task import Answer, Example, Item
+from zhixing.tasks.task import Answer, Example, Item, counted_in
 
 START = 0  # the token before every history; item i is the token i + 1
 BEST = 10  # items of an answer, and the rank down to which it is judged
@@ -51,6 +51,7 @@ class Recommend:
         "ease": "zhixing.tasks.recommend:fit_ease",
     }
     default: ClassVar[str] = "item_followers"
+    eras: ClassVar[tuple[str, ...]] = ("gru", "qwen3")
     dial: ClassVar[dict[str, Any]] = {"batch": 8, "window": 128, "epochs": 10.0, "dropout": 0.3}
     reads: ClassVar[str] = "rows"
     fitted: ClassVar[str] = ""
@@ -164,7 +165,7 @@ def fit_popularity(
     """Count how many histories have each item."""
     from zhixing.models.items import Popularity
 
-    return task, Popularity.fit(whole(task, [*rows, *held]), len(task.labels)), {}
+    return task, Popularity.fit(whole(task, counted_in(rows, held, settings)), len(task.labels)), {}
 
 
 def choose(
@@ -199,7 +200,7 @@ def fit_neighbours(
     count = len(task.labels)
     first = Neighbours.fit(whole(task, rows), count)
     chosen, found = choose(task, first.reading, {"decay": DECAYS}, held, tell)
-    return task, Neighbours.fit(whole(task, [*rows, *held]), count, **chosen), found | chosen
+    return task, Neighbours.fit(whole(task, counted_in(rows, held, settings)), count, **chosen), found | chosen
 
 
 def fit_followers(
@@ -211,7 +212,7 @@ def fit_followers(
     learnt, count = whole(task, rows), len(task.labels)
     among = {"reach": REACHES, "decay": DECAYS, "share": SHARES}
     chosen, found = choose(task, functools.partial(Neighbours.follow, learnt, count), among, held, tell)
-    return task, Neighbours.follow(whole(task, [*rows, *held]), count, **chosen), found | chosen
+    return task, Neighbours.follow(whole(task, counted_in(rows, held, settings)), count, **chosen), found | chosen
 
 
 def fit_ease(task: Recommend, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]) -> Fitted:
@@ -224,5 +225,5 @@ def fit_ease(task: Recommend, rows: list[Example], held: list[Example], settings
         task, lambda strength, last=10: fitted(strength).reading(last), {"strength": [strength] if strength else STRENGTHS, "last": LASTS},
         held, tell,
     )  # fmt: skip
-    model = Ease.fit(whole(task, [*rows, *held]), count, **({"strength": strength} if strength else {}) | chosen)
+    model = Ease.fit(whole(task, counted_in(rows, held, settings)), count, **({"strength": strength} if strength else {}) | chosen)
     return task, model, found | {"strength": model.config.strength, "last": model.config.last}

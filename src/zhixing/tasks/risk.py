@@ -58,6 +58,7 @@ class Risk:
         "trees": "zhixing.tasks.risk:fit_table",
     }
     default: ClassVar[str] = "trees"
+    eras: ClassVar[tuple[str, ...]] = ()
     dial: ClassVar[dict[str, Any]] = {}
     reads: ClassVar[str] = "rows"
     fitted: ClassVar[str] = ""
@@ -156,7 +157,8 @@ def fit_table(
         model = trees.Trees.fit(*split(rows), count, **given)
     else:
         model = TableLogistic.fit(*seen, count, **given, strength=settings.get("strength") or None)
-    return settle(task, model.probabilities(apart[0]), apart[1]) if len(apart[0]) else task, model, {"method": method}
+    about = {"method": method} | ({} if method == "trees" else {"strength": model.config.strength})
+    return settle(task, model.probabilities(apart[0]), apart[1]) if len(apart[0]) else task, model, about
 
 
 def settle(task: Risk, probabilities: np.ndarray, labels: np.ndarray) -> Risk:

@@ -17,7 +17,7 @@ from zhixing.data.schema import Schema, Tags, Tokens
 from zhixing.metrics import spans as judged
 from zhixing.metrics.figures import Figures, Mean, Whole
 from zhixing.models.crf import mend
-from zhixing.tasks.task import Answer, Example, Item
+from zhixing.tasks.task import Answer, Example, Item, counted_in
 
 READ_BATCH = 32  # texts tagged at once by a neural model
 OUTSIDE = "O"
@@ -48,6 +48,7 @@ class Tag:
     }
     counted: ClassVar[dict[str, str]] = {"frequent_tag": "zhixing.tasks.tag:fit_frequent", "crf": "zhixing.tasks.tag:fit_crf"}
     default: ClassVar[str] = "crf"
+    eras: ClassVar[tuple[str, ...]] = ("bilstm", "qwen3")
     dial: ClassVar[dict[str, Any]] = {"batch": 32, "window": 256, "epochs": 16.0, "learning_rate": 0.001, "dropout": 0.3}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = ""
@@ -185,7 +186,7 @@ def fit_frequent(task: Tag, rows: list[Example], held: list[Example], settings: 
     """Remember the most frequent tag of each token."""
     from zhixing.models.crf import FrequentTag
 
-    both = [*rows, *held]
+    both = counted_in(rows, held, settings)
     return task, FrequentTag.fit([each["tokens"] for each in both], [valid(task, each) for each in both]), {}
 
 
@@ -212,6 +213,6 @@ def fit_crf(task: Tag, rows: list[Example], held: list[Example], settings: Mappi
         strength = chosen.config.strength
         found["trials"] = {str(each): value for each, value in trials.items()}
         tell("train.strength", method="crf", strength=strength)
-    both = [*rows, *held] if settings.get("refit", True) else rows
+    both = counted_in(rows, held, settings)
     model = CRF.fit(*split(both), around=around, **({"strength": strength} if strength else {}))
     return task, model, found | {"strength": model.config.strength}

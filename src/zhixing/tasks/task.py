@@ -62,8 +62,10 @@ class Task(Protocol):
     figures   {name: figure} over what `metrics` gives; the first decides who is better
     counted   {name: "module:function"}: models that are fitted without the loop. They are `train --model NAME` and, at their defaults, the
               rivals that stand beside every score: function(task, rows, held, settings, tell) -> (task, model, about), where rows and held
-              are lists of examples (held may be empty: nothing is chosen then) and about is for the card
+              are lists of examples (held may be empty: nothing is chosen then) and about is for the card. Under refit=False among the
+              settings the model has not counted the held rows, and can be judged on them (`counted_in`)
     default   the model that is trained when none is named
+    eras      trained models that `train --best` tries beside all counted ones, of different sorts, the first one first
     dial      settings of trained models for this task, over those of the family's plan
     reads     "text": a tokenizer makes tokens of it; "rows": there is no tokenizer, and the vocabulary of a trained model, if the task has
               any, is task.vocabulary, a property
@@ -77,6 +79,7 @@ class Task(Protocol):
     figures: Figures
     counted: Mapping[str, str]
     default: str
+    eras: tuple[str, ...]
     dial: Mapping[str, Any]
     reads: str
     fitted: str
@@ -99,6 +102,11 @@ class Task(Protocol):
 
     def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
         """Judge answers: one value per example, so that intervals and paired tests are made in one place."""
+
+
+def counted_in(rows: list[Example], held: list[Example], settings: Mapping[str, Any]) -> list[Example]:
+    """Give the rows that a counted model is made of in the end: what it was chosen by as well, unless it is to be judged on that."""
+    return [*rows, *held] if settings.get("refit", True) else list(rows)
 
 
 def to_dict(task: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from zhixing.data.batch import pad
 from zhixing.data.schema import Flags, Items, Schema
 from zhixing.metrics import labels as judged
 from zhixing.metrics.figures import Figures, Whole
-from zhixing.tasks.task import Answer, Example, Item
+from zhixing.tasks.task import Answer, Example, Item, counted_in
 
 START = 0  # the token before every history; item k gone wrong is the token 2k + 1, gone right 2k + 2
 READ_BATCH = 64  # histories, or pieces of long ones, read at once
@@ -59,6 +59,7 @@ class Trace:
     }
     counted: ClassVar[dict[str, str]] = {"base_rate": "zhixing.tasks.trace:fit_rate", "practice": "zhixing.tasks.trace:fit_practice"}
     default: ClassVar[str] = "practice"
+    eras: ClassVar[tuple[str, ...]] = ("gru", "qwen3")
     dial: ClassVar[dict[str, Any]] = {"batch": 32, "window": 256, "epochs": 8.0, "dropout": 0.2}
     reads: ClassVar[str] = "rows"
     fitted: ClassVar[str] = ""
@@ -156,7 +157,7 @@ def fit_rate(task: Trace, rows: list[Example], held: list[Example], settings: Ma
     """Give every answer the share of right ones."""
     from zhixing.models.histories import Practice
 
-    flags = np.array([flag for row in (*rows, *held) for flag in row["correct"]])
+    flags = np.array([flag for row in counted_in(rows, held, settings) for flag in row["correct"]])
     return task, Practice.constant((flags.sum() + 1) / (len(flags) + 2), len(task.labels) + 1), {}
 
 
@@ -177,6 +178,6 @@ def fit_practice(task: Trace, rows: list[Example], held: list[Example], settings
         strength = min(trials, key=lambda each: trials[each])
         found["trials"] = {str(each): value for each, value in trials.items()}
         tell("train.strength", method="practice", strength=strength)
-    both = split([*rows, *held])
+    both = split(counted_in(rows, held, settings))
     model = Practice.fit(*both, count, strength) if strength else Practice.fit(*both, count)
     return task, model, found | {"strength": model.config.strength}

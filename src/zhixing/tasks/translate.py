@@ -85,6 +85,7 @@ class Translate:
     figures: ClassVar[Figures] = {"bleu": Whole(bleu, ("bleu",)), "chrf": Whole(chrf, ("chrf",)), "exact": Mean("exact")}
     counted: ClassVar[dict[str, str]] = {"copy": "zhixing.tasks.translate:copied"}
     default: ClassVar[str] = "mbart"
+    eras: ClassVar[tuple[str, ...]] = ("mbart", "lstm_attention")
     dial: ClassVar[dict[str, Any]] = {"tokenizer": "bpe", "vocabulary": 4000, "window": 128}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = ""

@@ -1,27 +1,21 @@
 // The page: four views over the server's own routes. What a model writes is only ever shown as text.
+import { bars, make, share, told } from "./answers.js";
 import { Problem, ask, pieces, use } from "./api.js";
+import { fields, row as rowOf } from "./fields.js";
 import { parse, plain, render } from "./rows.js";
 import { language, say, speak } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 const TABS = ["try", "compare", "next", "predict"];
-const TOP = 10, LOOK = 20, BATCH = 64, SHOWN = 200, TRIES = 5;
+const TOP = 10, LOOK = 20, MOST_LABELS = 12, BATCH = 64, SHOWN = 200, TRIES = 5;
 let models = [], table = null, answers = [], stopping = null;
 const trail = [];
-
-function make(tag, words = "", rest = {}) {
-  const made = document.createElement(tag);
-  made.textContent = words;
-  return Object.assign(made, rest);
-}
 
 function show(token) {
   if (token.startsWith("bytes:")) return `${token.slice(6)} ${say("part")}`;
   if (token === "<|end|>") return say("ends_text");
   return token.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll("\r", "␍") || "∅";
 }
-
-const share = (value) => (value >= 0.001 ? `${(100 * value).toFixed(1)} %` : value >= 0.00001 ? `${(100 * value).toPrecision(2)} %` : "< 0.001 %");
 
 function warn(problem) {
   const words = problem instanceof Problem ? problem.message : String(problem.message || problem);
@@ -62,10 +56,14 @@ function describe() {
   const values = { family: model.family, task: model.task, vocabulary: number(model.vocabulary) };
   values.parameters = model.parameters == null ? "" : say("about_parameters", { parameters: number(model.parameters) });
   values.window = model.window == null ? say("unbounded") : number(model.window);
-  values.labels = (model.output_schema?.properties.answer.enum ?? []).slice(0, 12).join(", ");
+  const labels = model.output_schema?.properties.answer.enum ?? [];
+  values.labels = labels.length ? say("about_labels", { labels: labels.slice(0, MOST_LABELS).join(", ") + (labels.length > MOST_LABELS ? ", …" : "") }) : "";
+  values.fields = fields(model.input_schema).map(({ name }) => name).join(", ");
   at("about").textContent = say(writes(model) ? "about_writes" : "about_answers", values);
   const before = at("rows-precision").value;
   at("rows-precision").replaceChildren(make("option", say("precision_none"), { value: "" }), ...model.precisions.map((each) => make("option", String(each), { value: String(each) })));
+  question();
+  choices();
   at("rows-precision").value = [...at("rows-precision").options].some((each) => each.value === before) ? before : "";
 }
 
@@ -160,18 +158,6 @@ async function write(body, place, state, signal, look) {
   const seconds = (performance.now() - began) / 1000;
   const values = { tokens, seconds: seconds.toFixed(1), rate: (tokens / Math.max(seconds, 0.001)).toFixed(0), reason: say(`reason_${reason}`) };
   state.textContent = say("written", values) + (forgotten ? ` ${say("forgotten", { forgotten })}` : "");
-}
-
-function bars(list, entries, vocabulary, pick) {
-  list.replaceChildren(...entries.map(({ name, value, words, chosen }) => {
-    const line = make("li", "", { className: chosen ? "answer" : "" });
-    const label = pick ? make("button", words, { type: "button", disabled: !pick(name, true) }) : make("code", words);
-    if (pick) label.addEventListener("click", () => pick(name, false));
-    const bar = make("meter", "", { min: 0, max: 1, value });
-    bar.setAttribute("aria-label", words);
-    line.append(label, bar, make("span", pick ? `${share(value)}  (${Math.log(value).toFixed(2)})` : share(value)));
-    return line;
-  }));
 }
 
 // Every token of the answer can be opened, by pointer or, with the answer in focus, by the arrow keys.
@@ -301,7 +287,7 @@ async function next() {
     const entries = Object.entries(told).map(([name, log]) => ({ name, value: Math.exp(log), words: show(name) })).sort((one, other) => other.value - one.value);
     const mass = entries.reduce((sum, each) => sum + each.value, 0);
     at("next-state").textContent = say("next_about", { count: entries.length, vocabulary: current().vocabulary, mass: share(mass) });
-    bars(at("next-list"), entries, current().vocabulary, (name, asking) => {
+    bars(at("next-list"), entries, (name, asking) => {
       const able = !name.startsWith("bytes:") && !/^<\|\w+\|>$/.test(name);
       if (asking || !able) return able;
       trail.push(at("next-prompt").value);
@@ -319,22 +305,77 @@ at("next-back").addEventListener("click", () => { if (trail.length) { at("next-p
 
 // Answering
 
+const FIELDS = { text: "field_text", tokens: "field_tokens", source: "field_source", reference: "field_reference", question: "field_question", items: "field_items", correct: "field_correct", row: "field_row" };
+const HINTS = { text: "hint_text", number: "hint_number", list: "hint_list", flags: "hint_flags", record: "hint_record" };
+const KNOWN = {
+  text: ["sentence", "content", "review", "comment", "message", "answer", "文本", "内容", "正文", "句子", "评论", "回答"],
+  question: ["问题"], reference: ["参考", "参考答案"], tokens: ["words", "词", "字"], source: ["src", "原文"], items: ["history", "物品"], correct: ["对错"],
+};
+
+// The form that asks one row of the chosen model: a field for each that it reads. What was written stays when the model or language changes.
+function question() {
+  const before = Object.fromEntries([...at("predict-fields").querySelectorAll("[name]")].map((each) => [each.name, each]));
+  const wanted = fields(current()?.input_schema);
+  at("predict-fields").replaceChildren(...wanted.map((field) => {
+    const named = field.name in FIELDS ? say(FIELDS[field.name]) : field.name;
+    const label = make("label", "", { className: "wide" });
+    const lines = field.sort === "number" || field.sort === "flags" ? 1 : field.sort === "record" ? Math.min(12, Math.max(4, Object.keys(field.form.properties ?? {}).length)) : 3;
+    const box = make("textarea", "", { name: field.name, id: `predict-${field.name}`, rows: lines, placeholder: say(HINTS[field.sort]) });
+    const columns = Object.keys(field.form.properties ?? {}).map((each) => `${each}: `).join("\n");
+    box.defaultValue = columns;
+    const kept = before[field.name];
+    if (kept && kept.value !== kept.defaultValue) box.value = kept.value;
+    label.append(make("span", field.needed ? named : say("optional", { name: named })), box);
+    return label;
+  }));
+  if (wanted.map(({ name }) => name).join() !== Object.keys(before).join()) at("predict-told").replaceChildren();
+}
+
+const troubled = (problem) => (problem.field ? say("wrong_field", { name: problem.field, problem: say(problem.message) }) : say(problem.message));
+
 at("predict-form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (!fits(false)) return;
+  const model = current();
+  let row;
+  try {
+    row = rowOf(fields(model.input_schema), ({ name }) => at("predict-fields").querySelector(`[name="${name}"]`).value);
+  } catch (problem) {
+    warn(troubled(problem));
+    return;
+  }
   guarded(["predict-run", "predict-run"], async (signal) => {
-    const [found] = (await ask("/v1/predict", { model: current().id, rows: [{ text: at("predict-text").value }] }, signal)).answers;
-    const entries = Object.entries(found.scores ?? { [plain(found.answer)]: found.confidence ?? 1 }).map(([name, value]) => ({ name, value, words: name, chosen: name === plain(found.answer) }));
-    bars(at("predict-list"), entries.sort((one, other) => other.value - one.value).slice(0, LOOK));
+    const [found] = (await ask("/v1/predict", { model: model.id, rows: [row] }, signal)).answers;
+    at("predict-told").replaceChildren(...told(row, found, model.output_schema));
   }).then(() => { at("predict-run").disabled = false; });
 });
+
+// Which column of a table holds each field; a record is made of all columns that no other field has.
+function choices() {
+  const wanted = fields(current()?.input_schema).filter(({ sort }) => sort !== "record");
+  const before = Object.fromEntries([...at("rows-columns").querySelectorAll("select")].map((each) => [each.name, each.value]));
+  at("rows-columns").replaceChildren(...wanted.map((field) => {
+    const label = make("label");
+    const select = make("select", "", { name: field.name, id: `rows-column-${field.name}`, disabled: !table });
+    if (table) {
+      const found = [field.name, ...(KNOWN[field.name] ?? [])].map((each) => table.columns.find((name) => name.trim().toLowerCase() === each)).find((each) => each !== undefined);
+      const alone = wanted.length === 1 && field.needed;
+      select.append(...(alone ? [] : [make("option", say("column_none"), { value: "" })]), ...table.columns.map((each) => make("option", each, { value: each })));
+      select.value = table.columns.includes(before[field.name]) ? before[field.name] : found ?? (alone ? table.columns[0] : "");
+    }
+    label.append(make("span", field.name === "text" && wanted.length === 1 ? say("column") : say("column_of", { name: field.name })), select);
+    return label;
+  }), ...(fields(current()?.input_schema).some(({ sort }) => sort === "record") ? [make("p", say("column_all"), { className: "note" })] : []));
+}
 
 at("rows-file").addEventListener("change", async () => {
   const [file] = at("rows-file").files;
   table = null;
   answers = [];
-  at("rows-save").disabled = at("rows-run").disabled = at("rows-column").disabled = true;
+  at("rows-save").disabled = at("rows-run").disabled = true;
   at("rows-table").replaceChildren();
+  at("rows-columns").replaceChildren();
+  choices();
   if (!file) return;
   calm();
   try {
@@ -344,10 +385,9 @@ at("rows-file").addEventListener("change", async () => {
     return;
   }
   table.name = file.name;
-  at("rows-column").replaceChildren(...table.columns.map((each) => make("option", each, { value: each })));
-  const known = ["text", "sentence", "content", "review", "comment", "message", "question", "文本", "内容", "正文", "句子", "评论", "问题"];
-  at("rows-column").value = known.map((each) => table.columns.find((name) => name.trim().toLowerCase() === each)).find(Boolean) ?? table.columns[0];
-  at("rows-column").disabled = at("rows-run").disabled = false;
+  at("rows-columns").replaceChildren();
+  choices();
+  at("rows-run").disabled = false;
   at("rows-state").textContent = say("rows_found", { rows: table.rows.length, bad: table.rows.filter((each) => each.problem).length, columns: table.columns.join(", ") });
   paint();
 });
@@ -376,10 +416,10 @@ const pause = (seconds, signal) => new Promise((resolve, reject) => {
 });
 
 // Ask for some rows; a batch that is refused is asked row by row, so that one bad row costs no other its answer.
-async function batch(texts, precision, signal) {
+async function batch(rows, precision, signal) {
   for (let tries = 0; ; tries += 1) {
     try {
-      const body = { model: current().id, rows: texts.map((text) => ({ text })) };
+      const body = { model: current().id, rows };
       if (precision) body.precision = precision;
       return (await ask("/v1/predict", body, signal)).answers;
     } catch (problem) {
@@ -387,9 +427,9 @@ async function batch(texts, precision, signal) {
         const seconds = Math.max(problem.wait || 1, 1);
         at("rows-state").textContent = say("busy", { seconds });
         await pause(seconds, signal);
-      } else if ([400, 413, 422].includes(problem.status) && texts.length > 1) {
+      } else if ([400, 413, 422].includes(problem.status) && rows.length > 1) {
         const found = [];
-        for (const text of texts) found.push(...await batch([text], precision, signal));
+        for (const each of rows) found.push(...await batch([each], precision, signal));
         return found;
       } else if ([400, 413, 422].includes(problem.status)) return [{ problem: problem.message }];
       else throw problem;
@@ -400,11 +440,23 @@ async function batch(texts, precision, signal) {
 at("rows-form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (!table || !fits(false)) return;
-  const column = at("rows-column").value, precision = Number(at("rows-precision").value) || 0;
-  answers = table.rows.map(({ values, problem }) => {
+  const wanted = fields(current().input_schema), precision = Number(at("rows-precision").value) || 0;
+  const columns = Object.fromEntries([...at("rows-columns").querySelectorAll("select")].map((each) => [each.name, each.value]));
+  const missing = wanted.find(({ name, needed, sort }) => needed && sort !== "record" && !columns[name]);
+  if (missing) { warn(say("column_wanted", { name: missing.name })); return; }
+  const taken = new Set(Object.values(columns));
+  const sent = [];
+  answers = table.rows.map(({ values, problem }, place) => {
     if (problem) return { problem: say(problem) };
-    const value = values[column];
-    return typeof value === "string" ? (value.trim() ? null : { problem: say("problem_empty") }) : { problem: say("problem_text") };
+    const rest = Object.fromEntries(Object.entries(values).filter(([name]) => !taken.has(name)));
+    // A table that comes from this page's own API may hold its record as one object.
+    const whole = ({ name }) => (values[name] !== null && typeof values[name] === "object" ? values[name] : rest);
+    try {
+      sent[place] = rowOf(wanted, (field) => (field.sort === "record" ? whole(field) : columns[field.name] === "" ? undefined : values[columns[field.name]]));
+      return null;
+    } catch (trouble) {
+      return { problem: wanted.length === 1 ? say(trouble.message) : troubled(trouble) };
+    }
   });
   const waiting = answers.map((each, place) => (each === null ? place : -1)).filter((place) => place >= 0);
   let done = table.rows.length - waiting.length;
@@ -414,7 +466,7 @@ at("rows-form").addEventListener("submit", (event) => {
     try {
       for (let start = 0; start < waiting.length; start += BATCH) {
         const places = waiting.slice(start, start + BATCH);
-        const found = await batch(places.map((place) => table.rows[place].values[column]), precision, signal);
+        const found = await batch(places.map((place) => sent[place]), precision, signal);
         places.forEach((place, number) => { answers[place] = { ...found[number], answer: plain(found[number].answer) }; });
         done += places.length;
         at("rows-progress").value = done / table.rows.length;

@@ -67,8 +67,9 @@ const ADDED = ["answer", "confidence", "abstained", "problem"];
 
 // Write rows with their answers in the form they came in (lines of text become CSV); a name that is taken gets a prefix, as on the command line.
 export function render({ form, columns, rows }, answers) {
-  const names = ADDED.map((name) => (columns.includes(name) ? `zhixing_${name}` : name));
-  const added = answers.map((each) => [each.answer ?? "", each.confidence ?? "", each.abstained ?? "", each.problem ?? ""]);
+  const explained = answers.some((each) => each.reasons);
+  const names = [...ADDED, ...(explained ? ["reasons"] : [])].map((name) => (columns.includes(name) ? `zhixing_${name}` : name));
+  const added = answers.map((each) => [each.answer ?? "", each.confidence ?? "", each.abstained ?? "", each.problem ?? "", ...(explained ? [form === "jsonl" ? each.reasons ?? "" : each.reasons ? JSON.stringify(each.reasons) : ""] : [])]);
   if (form === "jsonl") {
     // The line itself is kept and only grows: numbers that JavaScript cannot hold come back as they were.
     return rows.map(({ values, raw }, place) => {
