@@ -38,6 +38,7 @@ class Row:
     verdict: str
     examples: int
     core_seconds: float | None
+    memory_bytes: int | None
     parameters: int | None
 
 
@@ -86,6 +87,7 @@ def read(path: Path) -> Row | None:
         verdict=report["verdict"],
         examples=report["examples"],
         core_seconds=card.get("measured", {}).get("core_seconds"),
+        memory_bytes=card.get("measured", {}).get("memory_bytes"),
         parameters=card.get("parameters") or weights(folder),
     )
 

@@ -304,19 +304,22 @@ def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell, begin: Calla
     settings: TrainSettings = settled.value
     task = task_class(corpus.task).fit(corpus.examples("train"))
     tokenizer = None
-    if corpus.task == "language":
-        tokenizer = make_tokenizer(corpus, settings)
-        if settings.model == "grammar":
-            model, found = counted.learn_grammar(corpus, tokenizer, settings.classes, settings.seed, tell)
-        elif settings.model == "ngram":
-            model, found = counted.count_language(corpus, tokenizer, settings.order, tell)
+    with budget.Peak() as peak:
+        if corpus.task == "language":
+            tokenizer = make_tokenizer(corpus, settings)
+            if settings.model == "grammar":
+                model, found = counted.learn_grammar(corpus, tokenizer, settings.classes, settings.seed, tell)
+            elif settings.model == "ngram":
+                model, found = counted.count_language(corpus, tokenizer, settings.order, tell)
+            else:
+                model, found = counted.count_under_prior(corpus, tokenizer, settings.model, settings.order, settings.strength, tell)
         else:
-            model, found = counted.count_under_prior(corpus, tokenizer, settings.model, settings.order, settings.strength, tell)
-    else:
-        task, model, found = counted.fit_rows(corpus, task, settings.model, {"strength": settings.strength, "seed": settings.seed}, tell)
+            task, model, found = counted.fit_rows(
+                corpus, task, settings.model, {"strength": settings.strength, "seed": settings.seed}, tell
+            )
     begin()
     artefact.write(out, task, model, tokenizer)
-    measured = {"seconds": time.perf_counter() - began, "core_seconds": time.process_time() - core}
+    measured = {"seconds": time.perf_counter() - began, "core_seconds": time.process_time() - core, "memory_bytes": peak.bytes}
     about = {"model": settings.model, "chosen": found, "fitted_on": _fitted_on(corpus, True)}
     if getattr(model, "prior", None):
         about["prior"] = model.prior
