@@ -63,7 +63,8 @@ def place(task: str, rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPa
     (where / "rows.jsonl").write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows), encoding="utf-8")
     without = {"without": "number"} if task == "risk" else {}
     prepare(where / "rows.jsonl", where / "corpus", Prepare(task=task, validation=0.15, test=0.25, **without))
-    train(where / "corpus", where / "default", {**SMALL, "steps": 150} if task == "translate" else {})
+    counted = task_class(task).default in task_class(task).counted
+    train(where / "corpus", where / "default", {} if counted else {**SMALL, "steps": 150})
     return where
 
 

@@ -58,7 +58,7 @@ class Trace:
         "accuracy": Whole(share, ("right", "places")),
     }
     counted: ClassVar[dict[str, str]] = {"base_rate": "zhixing.tasks.trace:fit_rate", "practice": "zhixing.tasks.trace:fit_practice"}
-    default: ClassVar[str] = "practice"
+    default: ClassVar[str] = "gru"
     eras: ClassVar[tuple[str, ...]] = ("gru", "qwen3")
     dial: ClassVar[dict[str, Any]] = {"batch": 32, "window": 256, "epochs": 8.0, "dropout": 0.2}
     reads: ClassVar[str] = "rows"

@@ -183,7 +183,7 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     of = task_class(task)
     from_recipe = read_recipe(recipe)
     first = resolve(TrainSettings, ("recipe", from_recipe), ("flag", flags)).value
-    begun = of_start(first.start, task, flags) if first.start else {}
+    begun = of_start(first.start, task, first.model, flags) if first.start else {}
     model = begun.get("model", of.default) if first.model == "auto" else first.model
     kinds = (*of.kinds, "lexical") if of.reads == "text" else of.kinds
     kinds = (*kinds, "masked") if task == "language" else kinds
@@ -215,18 +215,20 @@ def task_of(model: str, task: str) -> str:
     return TASK_OF.get(model, task)
 
 
-def of_start(place: str, task: str, flags: dict[str, Any]) -> dict[str, Any]:
-    """Give the settings that a start settles: the form of its model, and its window at most.
+def of_start(place: str, task: str, model: str, flags: dict[str, Any]) -> dict[str, Any]:
+    """Give the settings that a start settles: its model with its form, and its window.
 
-    Raises UsageError for a flag that would change that form, or for a task that begins with nothing.
+    model  the one that was asked for, or "auto"
+    Raises UsageError for another model, for a flag that would change the form, or for a task that begins with nothing.
     """
     for name in FORM:
         if flags.get(name) is not None:
             raise UsageError("settings.start_form", setting=name, path=place)
     if task_class(task).reads != "text":
         raise UsageError("settings.start_task", task=task, path=place)
-    card = open_folder(place, "model").card
-    settings = card.get("settings", {})
+    settings = open_folder(place, "model").card.get("settings", {})
+    if model not in ("auto", settings.get("model")):
+        raise UsageError("train.start", path=place, model=settings.get("model"), wanted=model)
     return {name: settings[name] for name in ("model", *FORM, "window") if name in settings}
 
 

@@ -46,7 +46,7 @@ def make_tokenizer(corpus: Corpus, settings: TrainSettings) -> Tokenizer | None:
 def body(settings: TrainSettings, vocabulary: int, longest: int) -> nn.Module:
     """Make the model's body, by the settings; with a start, as that is, but for dropout, which is the settings' own.
 
-    Raises UsageError when the start reads less than is to be read, or is of no use to the loop.
+    Raises UsageError when the start reads less than is to be read.
     """
     fresh = catalog.configure(settings, vocabulary, longest)
     if not settings.start:
@@ -55,8 +55,6 @@ def body(settings: TrainSettings, vocabulary: int, longest: int) -> nn.Module:
 
     place = Path(settings.start)
     config = {name: value for name, value in read_json(place / CONFIG).items() if name not in ("head", "architectures")}
-    if config.get("model_type") != fresh["model_type"]:
-        raise UsageError("train.start", path=settings.start, model=str(config.get("model_type")), wanted=settings.model)
     made = catalog.build({**config, **{name: value for name, value in fresh.items() if "drop" in name}})
     if made.window is not None and made.window < longest:
         raise UsageError("train.start_window", path=settings.start, window=longest, most=made.window)
