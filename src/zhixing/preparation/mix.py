@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zhixing.core.errors import UsageError
 from zhixing.core.files import atomic, sha256, write_json
@@ -17,12 +17,10 @@ from zhixing.core.folder import MANIFEST, Folder, create, open_folder
 from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.splits import SPLITS
+from zhixing.preparation.settings import Prepare
 from zhixing.preparation.written import Written, open_split
 from zhixing.tasks.many import SORTS
 from zhixing.tasks.task import task_class
-
-if TYPE_CHECKING:
-    from zhixing.preparation.prepare import Prepare
 
 MANY = "many"
 ALLOWED = ("also", "task", "seed")  # what a mixture may be told
