@@ -165,7 +165,8 @@ def test_masked_attention_is_its_formula(dtype: torch.dtype) -> None:
 
 def test_it_is_an_encoder_and_says_how_its_states_are_pooled(model: nn.Module) -> None:
     assert isinstance(model, Encoder) and not isinstance(model, Causal)
-    assert model.kinds == ("encoder",) and model.pooling == ("max" if model.config.model_type == "textcnn" else "mean")
+    assert model.kinds == (("encoder", "masked") if model.config.model_type == "bert" else ("encoder",))
+    assert model.pooling == ("max" if model.config.model_type == "textcnn" else "mean")
     assert isinstance(model, Masked) == (model.config.model_type == "bert")
     assert model.states(Inputs(tokens())).shape == (3, T, model.width)
 
@@ -179,7 +180,7 @@ def test_the_kinds_say_what_can_be_trained() -> None:
     assert set(catalog.trained(("causal", "lexical"))) == set(catalog.trained(("causal",))) | {"skipgram", "cbow"}
     for name in every:
         family = catalog.find({"model_type": name})
-        assert family.kinds and set(family.kinds) <= {"causal", "encoder", "encoder_decoder", "lexical"}
+        assert family.kinds and set(family.kinds) <= {"causal", "encoder", "masked", "encoder_decoder", "lexical"}
 
 
 def test_a_restored_model_gives_the_same_bits(model: nn.Module) -> None:

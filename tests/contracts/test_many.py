@@ -115,7 +115,7 @@ def test_the_name_of_the_task_is_read(place: Path, trained: Path) -> None:
         named, other = (Led(model.model, head, torch.from_numpy(lead)).eval()(inputs) for lead in (item["lead"], item["lead"][::-1].copy()))
     assert not torch.allclose(named, other, atol=1e-4)
     assert answer.confidence == pytest.approx(
-        float((named[0].double() / see.tasks[see.names[item["part"]]].temperature).softmax(-1).max()), abs=1e-5
+        float((named[0].double() / see._tasks[list(see.parts)[item["part"]]].temperature).softmax(-1).max()), abs=1e-5
     )
 
 

@@ -128,7 +128,7 @@ class SquaredGap:
 
 EVERY = {**{name: task_class(name) for name in TASKS}, "praise": Praise}
 CLASSES = {name: EVERY[name] for name in ("language", "classify", "embed", "praise")}  # that read one text; the others: test_flow.py
-KINDS = {"encoder", "causal", "countable", "encoder_decoder", "tabular"}
+KINDS = {"encoder", "causal", "countable", "encoder_decoder", "tabular", "masked"}
 
 
 @pytest.fixture(params=sorted(CLASSES))
@@ -157,7 +157,7 @@ def test_a_task_has_six_methods_and_nothing_inherited(cls: Any) -> None:
     assert set(cls.kinds) <= KINDS
     own = {name for name in vars(cls) if not name.startswith("_")} - METHODS - {field.name for field in dataclasses.fields(cls)}
     assert own - {"vocabulary"} == set(Task.__annotations__), "what a task says of itself, no more and no less"
-    assert cls.schema.answer or not cls.figures or cls.name == "judge"
+    assert cls.schema.told or not cls.figures or cls.name == "judge"
     assert all(callable(function(place)) for place in cls.counted.values() if place)
     trained = catalog.trained((*cls.kinds, "lexical"))
     assert not cls.default or cls.default in (*cls.counted, *trained)

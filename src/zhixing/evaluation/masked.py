@@ -82,9 +82,9 @@ def read(model: Any, rows: np.ndarray, hidden: np.ndarray) -> tuple[np.ndarray, 
     nats, right = np.zeros(len(rows)), np.zeros(len(rows))
     with torch.inference_mode():
         for start in range(0, len(rows), ROWS):
-            wanted = torch.from_numpy(rows[start : start + ROWS].astype(np.int64)).to(device)  # (B, W)
-            there = torch.from_numpy(hidden[start : start + ROWS]).to(device)  # (B, W)
-            states = model.states(Inputs(wanted.masked_fill(there, model.mask_id)))  # (B, W, D)
+            wanted = torch.from_numpy(rows[start : start + ROWS].astype(np.int64)).to(device)  # (B, T)
+            there = torch.from_numpy(hidden[start : start + ROWS]).to(device)  # (B, T)
+            states = model.states(Inputs(wanted.masked_fill(there, model.mask_id)))  # (B, T, D)
             logits = model.logits(states[there]).float()  # (N, V)
             lost = F.cross_entropy(logits, wanted[there], reduction="none").double().cpu().numpy()
             hit = (logits.argmax(-1) == wanted[there]).cpu().numpy()

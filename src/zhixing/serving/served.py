@@ -49,7 +49,7 @@ class Served:
         answer = {"type": "string", "enum": list(task.labels)} if labels else answers.form()
         if task.schema.beside:  # several answers by name or, of many tasks, that of the row's own
             told = [task.schema.fields[name].form() for name in task.schema.told]
-            answer = {"anyOf": [{"type": "object"}, *(each for each in told if task.schema.answer is None)]}
+            answer = {"type": "object"} if task.schema.answer is not None else {"anyOf": [{"type": "object"}, *told]}
         ranks = any(isinstance(each, Items) for each in task.schema.fields.values())  # by what need be no probability
         score = share if isinstance(answers, Label | Labels) and not ranks else {"type": "number"}
         properties = {

@@ -232,14 +232,14 @@ def known_rows(task: Any, rows: Iterable[Example], tell: Callable[..., None]) ->
 
     A row without a label, which some tasks allow, is kept.
     """
+    from zhixing.tasks.many import part_of
+
     every = list(rows)
-    if hasattr(task, "knows"):
-        known = [row for row in every if task.knows(row)]
-    elif task.schema.answer == "label":
-        labels = set(task.labels)
-        known = [row for row in every if "label" not in row or row["label"] in labels]
-    else:
-        return every
+    known = []
+    for row in every:
+        own = part_of(task, row)
+        if own.schema.answer != "label" or "label" not in row or row["label"] in own.labels:
+            known.append(row)
     if len(known) < len(every):
         tell("train.unseen", rows=len(every) - len(known), of=len(every))
     return known

@@ -72,9 +72,9 @@ def ask(task: Any, model: Any, tokenizer: Any, kept: Sequence[dict[str, Any]] = 
 
 def _probe(task: Any, text: str) -> dict[str, Any]:
     """Give the example that stands for a text; histories are of items that the task knows, for others say nothing, and so with tasks."""
-    known = {Items: "labels", Part: "names"}
+    known = {Items: "labels", Part: "parts"}
     fields = task.schema.asked.fields.items()
-    return {n: kind.probe(text, getattr(task, known[type(kind)])) if type(kind) in known else kind.probe(text) for n, kind in fields}
+    return {n: kind.probe(text, tuple(getattr(task, known[type(kind)]))) if type(kind) in known else kind.probe(text) for n, kind in fields}
 
 
 def _plain(value: Any) -> Any:

@@ -151,64 +151,45 @@ class Many:
         return cls(parts, **settings)
 
     @functools.cached_property
-    def tasks(self) -> dict[str, Any]:
+    def _tasks(self) -> dict[str, Any]:
         """Give the tasks by name."""
         return {name: from_dict(data) for name, data in self.parts.items()}
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Give the names of the tasks, in the order of their numbers."""
-        return tuple(self.parts)
-
-    @property
     def figures(self) -> Figures:
         """Give each task's own figures under its name and, before them, the mean of the first of each."""
-        own = {name: [(key, Of(name, figure)) for key, figure in task.figures.items()] for name, task in self.tasks.items()}
+        own = {name: [(key, Of(name, figure)) for key, figure in task.figures.items()] for name, task in self._tasks.items()}
         average = Average(tuple(figures[0][1] for figures in own.values()))
         return {"average": average} | {f"{name} {key}": figure for name, figures in own.items() for key, figure in figures}
 
-    def find(self, name: str) -> str:
-        """Give the task that a name means: its whole name, or what follows its sort where only one has that."""
-        if name in self.parts:
-            return name
-        found = [each for each in self.parts if each.partition("/")[2] == name]
-        if len(found) != 1:
-            raise DataError("task.part_unknown", name=name, among=list(self.parts))
-        return found[0]
-
-    def knows(self, example: Example) -> bool:
-        """Say whether training has seen the label that an example has, if it has any of its own."""
-        task = self.tasks[self.find(example["task"])]
-        return task.schema.answer != "label" or "label" not in example or example["label"] in task.labels
-
     def encode(self, example: Example, tokenizer: Any) -> Item:
         """Turn a row into its task's own item, and "part", the task's number; with a tokenizer also "lead" (K,) int, the task's name."""
-        name = self.find(example["task"])
-        task = self.tasks[name]
+        name = find(self, example["task"])
+        task = self._tasks[name]
         for field in needed(task.schema.asked.fields):
             if field not in example:
                 raise DataError("task.part_field", name=name, field=field)
         item = task.encode({field: example[field] for field in task.schema.fields if field in example}, tokenizer)
-        return item | {"part": self.names.index(name)} | ({} if tokenizer is None else {"lead": lead(name, tokenizer)})
+        return item | {"part": list(self.parts).index(name)} | ({} if tokenizer is None else {"lead": lead(name, tokenizer)})
 
     def head(self, width: int) -> Any:
         """Give every task's own head, by the task's number."""
         from zhixing.layers.heads import Several
 
-        return Several({str(number): task.head(width) for number, task in enumerate(self.tasks.values())})
+        return Several({str(number): task.head(width) for number, task in enumerate(self._tasks.values())})
 
     def objective(self, start: Any = None) -> Any:
         """Give each task's own objective, over its own batches."""
         from zhixing.objectives.parts import OfPart
 
-        return OfPart({name: task.objective(start) for name, task in self.tasks.items()})
+        return OfPart({name: task.objective(start) for name, task in self._tasks.items()})
 
     def answers(self, model: Any, items: Iterable[Item], tokenizer: Any, decoding: Any = None) -> Iterator[Answer]:
         """Give each item's answer as its own task reads it out; streams in pieces."""
         items = iter(items)
         while chunk := list(itertools.islice(items, READ_AHEAD)):
             found: list[Answer | None] = [None] * len(chunk)
-            for number, (name, task) in enumerate(self.tasks.items()):
+            for number, (name, task) in enumerate(self._tasks.items()):
                 places = [place for place, item in enumerate(chunk) if item["part"] == number]
                 own = (
                     task.answers(see(self, model, name, tokenizer), [chunk[place] for place in places], tokenizer, decoding)
@@ -222,12 +203,27 @@ class Many:
     def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
         """Give each task's own arrays over its own examples, under its name."""
         found: dict[str, np.ndarray] = {}
-        for name, task in self.tasks.items():
-            own = [(answer, example) for answer, example in zip(answers, examples, strict=True) if self.find(example["task"]) == name]
+        for name, task in self._tasks.items():
+            own = [(answer, example) for answer, example in zip(answers, examples, strict=True) if find(self, example["task"]) == name]
             if own:
                 values = task.metrics(*map(list, zip(*own, strict=True)))
                 found |= {f"{name} {key}": value for key, value in values.items()}
         return found
+
+
+def find(task: Many, name: str) -> str:
+    """Give the task that a name means: its whole name, or what follows its sort where only one has that."""
+    if name in task.parts:
+        return name
+    found = [each for each in task.parts if each.partition("/")[2] == name]
+    if len(found) != 1:
+        raise DataError("task.part_unknown", name=name, among=list(task.parts))
+    return found[0]
+
+
+def part_of(task: Any, example: Example) -> Any:
+    """Give the task that an example is of: the task itself or, where it is many, the one that the example names."""
+    return task._tasks[find(task, example["task"])] if isinstance(task, Many) else task
 
 
 def sort_of(name: str) -> str:
@@ -245,7 +241,7 @@ def lead(name: str, tokenizer: Any) -> np.ndarray:
 
 def see(task: Many, model: Any, name: str, tokenizer: Any) -> Any:
     """Give a model as one of the tasks sees it: through its own head, or its own counted model."""
-    number = str(task.names.index(name))
+    number = str(list(task.parts).index(name))
     if hasattr(model, "parts"):
         return model.parts[number]
     import torch
@@ -258,13 +254,13 @@ def see(task: Many, model: Any, name: str, tokenizer: Any) -> Any:
 
 def own_rows(task: Many, name: str, rows: Iterable[Example]) -> list[Example]:
     """Keep the rows of one task."""
-    return [row for row in rows if task.find(row["task"]) == name]
+    return [row for row in rows if find(task, row["task"]) == name]
 
 
 def settled(task: Many, model: Any, rows: list[Example], tokenizer: Any) -> Many:
     """Settle on validation what each task must know of its model, on its own rows."""
     parts = dict(task.parts)
-    for name, own in task.tasks.items():
+    for name, own in task._tasks.items():
         if own.fitted:
             parts[name] = to_dict(function(own.fitted)(own, see(task, model, name, tokenizer), own_rows(task, name, rows), tokenizer))
     return dataclasses.replace(task, parts=parts)
@@ -283,7 +279,7 @@ def fit_each(
     models: dict[str, Any] = {}
     parts: dict[str, Any] = {}
     found: dict[str, Any] = {}
-    for number, (name, own) in enumerate(task.tasks.items()):
+    for number, (name, own) in enumerate(task._tasks.items()):
         chosen = own.default if method == "default_each" and own.default in own.counted else next(iter(own.counted))
         given = [own_rows(task, name, each) for each in (rows, held)]
         fitted, models[str(number)], found[name] = function(own.counted[chosen])(own, *given, {**settings, "method": chosen}, tell)

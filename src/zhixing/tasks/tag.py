@@ -207,7 +207,7 @@ def fit_crf(task: Tag, rows: list[Example], held: list[Example], settings: Mappi
 
     strength = settings.get("strength") or 0.0
     found: dict[str, Any] = {}
-    around = WIDE if task.letters and not any(tag.startswith("B-") for tag in task.tags) else AROUND
+    around = WIDE if getattr(task, "letters", False) and not any(tag.startswith("B-") for tag in task.tags) else AROUND
     if held and not strength:
         chosen, trials = CRF.choose(*split(rows), split(held), span_f1, around=around)
         strength = chosen.config.strength
