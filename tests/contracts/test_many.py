@@ -201,3 +201,40 @@ def test_what_cannot_be_mixed_is_named(place: Path, trained: Path, tmp_path: Pat
     prepare(tmp_path / "rows.jsonl", tmp_path / "rows", Prepare(task="many"))
     with pytest.raises(DataError, match="poetry/x"):
         train(tmp_path / "rows", tmp_path / "no", {**SMALL, "model": "textcnn"})
+
+
+def test_a_text_that_another_corpus_is_judged_by_is_not_learnt(place: Path, tmp_path: Path) -> None:
+    """The same reviews, split apart by another seed, are put beside themselves: no test text may be in training."""
+    rows = [{"text": f"{'good' if number % 2 else 'bad'} thing {number}", "label": str(number % 2)} for number in range(300)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for seed in range(2):
+        prepare(tmp_path / "rows.jsonl", tmp_path / f"c{seed}", Prepare(validation=0.1, test=0.1, seed=seed))
+    made = prepare(tmp_path / "c0", tmp_path / "mix", Prepare(also=str(tmp_path / "c1")))
+    opened = open_corpus(tmp_path / "mix")
+    texts = {split: {row["text"] for row in opened.examples(split)} for split in opened.counts}
+    assert not texts["train"] & (texts["validation"] | texts["test"]) and not texts["validation"] & texts["test"]
+    assert made.card["rejected"]["leak"] > 30 and made.card["rows_in"] == 600 == sum(opened.counts.values()) + made.card["rejected"]["leak"]
+    rejected = [json.loads(line) for line in (tmp_path / "mix/rejected.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rejected) == made.card["rejected"]["leak"] and {each["reason"] for each in rejected} == {"leak"}
+
+
+def test_what_a_mixture_is_made_of_is_never_replaced(place: Path) -> None:
+    before = (place / "tag_one/manifest.json").read_bytes()
+    for out in ("classify_one", "tag_one"):
+        with pytest.raises(UsageError, match=out):
+            prepare(place / "classify_one", place / out, Prepare(also=str(place / "tag_one")), force=True)
+    assert (place / "tag_one/manifest.json").read_bytes() == before
+
+
+def test_an_empty_text_is_refused_as_a_missing_one_is(trained: Path) -> None:
+    with pytest.raises(UsageError) as problem:
+        load(trained).predict([{"task": "classify/classify_one", "text": " "}])
+    assert problem.value.code == "texts.empty"
+
+
+def test_what_is_not_read_to_the_end_is_counted_by_each_task(place: Path, trained: Path) -> None:
+    from zhixing.evaluation.evaluate import unread
+
+    model = load(trained)
+    long = {"task": "classify/classify_one", "text": "x" * 99, "label": "good"}
+    assert unread(model.task, model.tokenizer, [long, {**long, "text": "x"}]) == 1

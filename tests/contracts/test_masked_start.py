@@ -110,7 +110,7 @@ def test_a_training_begins_with_it(place: Path, tmp_path: Path) -> None:
         ({"tokenizer": "bpe"}, "settings.start_form"),
         ({"model": "bigru"}, "train.start"),
         ({"window": 32}, "train.start_window"),
-        ({"model": "ngram"}, "settings.unused"),
+        ({"model": "ngram"}, "train.start"),
     ],
 )
 def test_what_does_not_go_with_a_start_is_named(place: Path, more: dict[str, object], code: str) -> None:
@@ -133,3 +133,28 @@ def test_a_table_begins_with_nothing(place: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--start"):
         train(tmp_path / "rows", tmp_path / "no", {"start": str(place / "bert")})
     assert not (tmp_path / "no").exists()
+
+
+def test_neither_start_nor_teacher_is_replaced_by_what_is_made_of_it(place: Path) -> None:
+    before = (place / "bert/manifest.json").read_bytes()
+    with pytest.raises(UsageError) as problem:
+        train(place / "corpus", place / "bert", {"start": str(place / "bert"), "steps": 1}, force=True)
+    assert problem.value.code == "output.is_source" and (place / "bert/manifest.json").read_bytes() == before
+
+
+def test_a_recipe_with_another_form_than_its_start_is_refused(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(f'width = 16\nstart = "{place / "bert"}"\n', encoding="utf-8")
+    with pytest.raises(UsageError, match="width"):
+        train(place / "corpus", tmp_path / "out", {}, recipe=str(tmp_path / "r.toml"))
+    (tmp_path / "r.toml").write_text(f'model = "skipgram"\nstart = "{place / "bert"}"\n', encoding="utf-8")
+    with pytest.raises(UsageError, match="skipgram"):
+        train(place / "corpus", tmp_path / "out", {}, recipe=str(tmp_path / "r.toml"))
+
+
+def test_it_is_not_judged_on_rows_of_another_task(place: Path, tmp_path: Path) -> None:
+    draw = random.Random(4)
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(MAKERS["tag"](draw, n)) for n in range(60)), encoding="utf-8")
+    prepare(tmp_path / "rows.jsonl", tmp_path / "rows", Prepare(task="tag"))
+    with pytest.raises(UsageError) as problem:
+        evaluate(place / "bert", tmp_path / "rows")
+    assert problem.value.code == "evaluate.other_task"

@@ -41,7 +41,7 @@ from zhixing.tokens.tokenizer import train_characters
 from zhixing.training import optim, trainer
 from zhixing.training.checkpoint import Checkpoints
 from zhixing.training.gradients import Gradients
-from zhixing.training.settings import settle
+from zhixing.training.settings import TOLD, settle
 from zhixing.training.train import train
 
 METHODS = {"fit", "encode", "head", "objective", "answers", "metrics"}
@@ -162,6 +162,7 @@ def test_a_task_has_six_methods_and_nothing_inherited(cls: Any) -> None:
     trained = catalog.trained((*cls.kinds, "lexical"))
     assert not cls.default or cls.default in (*cls.counted, *trained)
     assert set(cls.eras) <= set(trained)
+    assert cls.counted.keys() <= TOLD.keys(), "what a counted model may be told"
 
 
 def test_the_table_is_keyed_by_name() -> None:

@@ -51,7 +51,7 @@ def train(
     settings = {name: value for name, value in given.items() if name not in OURS}
     if best and minutes is None:
         raise UsageError("usage.best_minutes")
-    for name, wanted in (("recipe", recipe is not None), ("dry-run", dry_run)):
+    for name, wanted in (("recipe", recipe is not None), ("start", start is not None), ("dry-run", dry_run)):
         if best and wanted:
             raise UsageError("best.setting", name=name)
     console = Console(json)

@@ -353,6 +353,9 @@ class Schema:
         """Name the field of a row to be asked that holds nothing to ask, as the readers of files say; None: there is something."""
         fields = self.asked.fields
         found = {name: kind.read(row.get(name)) for name, kind in fields.items()}
+        if any(isinstance(kind, Part) for kind in fields.values()):  # a text may be lacking, but not blank
+            blank = {name for name, kind in fields.items() if isinstance(kind, Text) and isinstance(row.get(name), str)}
+            found |= {name: ("", "empty") for name in blank if not row[name].strip()}
         empty = next((name for name, (_, reason) in found.items() if reason == "empty"), None)
         if empty is None and not needed(fields) and not any(value for value, _ in found.values()):
             return next(iter(fields), None)

@@ -40,6 +40,7 @@ from zhixing.metrics import text as texts
 from zhixing.metrics.figures import WHOLE_ROUNDS, Figures, known
 from zhixing.tasks.artefact import Artefact, load
 from zhixing.tasks.classify import PRECISIONS
+from zhixing.tasks.many import part_of
 from zhixing.tasks.task import task_class
 
 STRETCH = 512  # tokens of one unit of the bootstrap when there are few documents, at most
@@ -78,8 +79,9 @@ def evaluate(
         raise UsageError("evaluate.samples_task", task=artefact.task.name)
     samples = SAMPLES if samples is None else samples
     opened = open_corpus(corpus)
-    judge = PAIRED.get((artefact.task.name, opened.task), artefact.task.name)
-    if judge not in (opened.task, *ANY_CORPUS, *PAIRED.values()):
+    both = (artefact.task.name, opened.task)
+    judge = PAIRED.get(both, artefact.task.name)
+    if both not in PAIRED and judge not in (opened.task, *ANY_CORPUS):
         raise UsageError(
             "evaluate.other_task", model=str(artefact.folder.path), task=artefact.task.name, corpus=str(opened.path), other=opened.task
         )
@@ -285,7 +287,8 @@ def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rival
     values = answered(task, artefact.model, artefact.tokenizer, examples)
     others = row_rivals(corpus, task, examples, split, artefact.family, tell) if rivals else {}
     figures, comparisons, verdict = weigh(task.figures, values, others, task.name)
-    details: dict[str, Any] = {}
+    # Of many tasks each is judged on its own rows: the fewest say how sure the whole is.
+    details: dict[str, Any] = {"units": min(map(len, values.values()))} if task.name == "many" else {}
     if "confidence" in values and len(known(values.get("correct", np.zeros(0)))[0]):
         covered, details["thresholds_chosen_on_validation"] = judge_coverage(task, values, others)
         figures += covered
@@ -301,13 +304,17 @@ def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rival
 
 def unread(task: Any, tokenizer: Any, examples: list[dict[str, Any]]) -> int:
     """Count the examples of which a task cuts something off: what it encodes is shorter than what it would without a longest length."""
-    whole = replace(task, longest=sys.maxsize)
 
     def sizes(reader: Any, example: dict[str, Any]) -> dict[str, int]:
         item = reader.encode(asked(task, example), tokenizer)
         return {name: len(value) for name, value in item.items() if isinstance(value, np.ndarray)}
 
-    return sum(sizes(task, each) != sizes(whole, each) for each in examples)
+    cut = 0
+    for each in examples:
+        own = part_of(task, each)
+        if hasattr(own, "longest"):
+            cut += sizes(own, each) != sizes(replace(own, longest=sys.maxsize), each)
+    return cut
 
 
 def unseen_labels(task: Any, examples: list[dict[str, Any]]) -> dict[str, int]:

@@ -56,6 +56,7 @@ def judge_masked(artefact: Any, corpus: Corpus, split: str, tell: Tell, rivals: 
     figures.append(Figure("pseudo_perplexity", pseudo_perplexity(model, tokens[1 : 1 + PSEUDO_TOKENS])))
     gaps = {name: intervals.paired(nats[there], each, SEED, counts[there]).to_dict() for name, each in others.items()}
     details = {"units": int(there.sum()), "hidden": int(hidden.sum()), "comparable_with_bits_per_byte": False}
+    details["tokens_left_out"] = len(tokens) - stretches * width
     details["pseudo_perplexity_tokens"] = min(PSEUDO_TOKENS, len(tokens) - 1)
     where = (str(artefact.folder.path), str(corpus.path))
     return Report(*where, split, "masked", corpus.counts[split], tuple(figures), gaps, decide(gaps, False), details)

@@ -43,6 +43,7 @@ JUDGING = 0.2  # of the time of one trained model, kept for its answers to valid
 COMPARING = 0.05  # of the whole time, kept for the intervals
 LEAST_ROWS, MOST_ROWS = 200, 5000  # of validation that candidates are judged on, if there are so many
 SIZES = ((2.0, "tiny"), (40.0, "small"), (240.0, "medium"))  # minutes up to which a size is tried
+APART = ("many",)  # its candidates answer several tasks, each of which might have another winner
 Tell = Callable[..., None]
 
 
@@ -99,8 +100,8 @@ def best(
         raise UsageError("settings.range", setting="minutes", value=minutes, origin="flag")
     opened = open_corpus(corpus)
     of = task_class(opened.task)
-    if not of.counted:
-        raise UsageError("best.task", task=opened.task, among=[name for name in TASKS if task_class(name).counted])
+    if not of.counted or opened.task in APART:
+        raise UsageError("best.task", task=opened.task, among=[name for name in TASKS if task_class(name).counted and name not in APART])
     if not opened.counts.get("validation"):
         raise DataError("train.no_validation", path=str(opened.path))
     out = Path(out)

@@ -27,6 +27,8 @@ TOLD = {
     **dict.fromkeys(
         (
             "majority",
+            "least_each",
+            "default_each",
             "frequent_tag",
             "trees",
             "mean_score",
@@ -183,7 +185,7 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     of = task_class(task)
     from_recipe = read_recipe(recipe)
     first = resolve(TrainSettings, ("recipe", from_recipe), ("flag", flags)).value
-    begun = of_start(first.start, task, first.model, flags) if first.start else {}
+    begun = of_start(first.start, task, first.model, flags, from_recipe) if first.start else {}
     model = begun.get("model", of.default) if first.model == "auto" else first.model
     kinds = (*of.kinds, "lexical") if of.reads == "text" else of.kinds
     kinds = (*kinds, "masked") if task == "language" else kinds
@@ -202,6 +204,8 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
         replace(settled.value, model=model), {**settled.origins, "model": settled.origins["model"] if first.model != "auto" else "task"}
     )
     refuse_unused(model, flags, of.counted)
+    if settled.value.start and (model in of.counted or model in TASK_OF):
+        raise UsageError("settings.unused", setting="start", model=model)
     if settled.value.teacher and (of.schema.told != ("label",) or of.reads != "text"):
         raise UsageError("settings.teacher", task=task, path=settled.value.teacher)
     check(settled)
@@ -215,11 +219,11 @@ def task_of(model: str, task: str) -> str:
     return TASK_OF.get(model, task)
 
 
-def of_start(place: str, task: str, model: str, flags: dict[str, Any]) -> dict[str, Any]:
+def of_start(place: str, task: str, model: str, flags: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
     """Give the settings that a start settles: its model with its form, and its window.
 
     model  the one that was asked for, or "auto"
-    Raises UsageError for another model, for a flag that would change the form, or for a task that begins with nothing.
+    Raises UsageError for another model, for a flag or a recipe that would change the form, or for a task that begins with nothing.
     """
     for name in FORM:
         if flags.get(name) is not None:
@@ -227,6 +231,9 @@ def of_start(place: str, task: str, model: str, flags: dict[str, Any]) -> dict[s
     if task_class(task).reads != "text":
         raise UsageError("settings.start_task", task=task, path=place)
     settings = open_folder(place, "model").card.get("settings", {})
+    for name in FORM:
+        if name in recipe and recipe[name] != settings.get(name):
+            raise UsageError("settings.start_form", setting=name, path=place)
     if model not in ("auto", settings.get("model")):
         raise UsageError("train.start", path=place, model=settings.get("model"), wanted=model)
     return {name: settings[name] for name in ("model", *FORM, "window") if name in settings}

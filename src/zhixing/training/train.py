@@ -238,7 +238,8 @@ def train(
         torch.set_num_threads(settled.value.threads)
     out = Path(out)
     if not _continued(out, force):
-        check_new(out, force, opened.path)  # before the lock is made beside it
+        for source in filter(None, (opened.path, settled.value.start, settled.value.teacher)):
+            check_new(out, force, source)  # before the lock is made beside it
     with locked(out):
         return _train(opened, out, settled, began, tell, force, stop)
 
