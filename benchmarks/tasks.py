@@ -88,7 +88,7 @@ CASES = {
     ),
     "assist2009": Case("trace", "assist2009", "train", "valid", "test", models=("trace", ("practice", {}))),
     "cold_and_weibo": Case(
-        "moderate", "cold_zh", "train", "", "dev", models=("moderate",), joined=("weibo_ner_zh", "train", "dev", "test")
+        "moderate", "cold_zh", "train", "", "dev", models=("moderate",), joined=("weibo_ner_zh", "train", "", "test")
     ),
     "film_genres": Case(
         "multilabel", "movielens_latest_small", "movies", how={"columns": "text=title,labels=genres", "test": 0.2}, models=("multilabel",)
@@ -133,7 +133,7 @@ def together(case: Case, where: Path) -> dict[str, str | None]:
         for each in (file(case.data, name), file(case.joined[0], other)):
             if each and not (link := place / f"{Path(each).parent.name}-{Path(each).name}").exists():
                 link.symlink_to(each)
-        found[split] = str(place)
+        found[split] = str(place) if any(place.iterdir()) else None
     return found
 
 
