@@ -218,6 +218,19 @@ def test_a_text_that_another_corpus_is_judged_by_is_not_learnt(place: Path, tmp_
     assert len(rejected) == made.card["rejected"]["leak"] and {each["reason"] for each in rejected} == {"leak"}
 
 
+def test_a_text_is_known_again_in_its_tokens(tmp_path: Path) -> None:
+    texts = [f"Ada met Bo {number}" for number in range(200)]
+    for name, made_rows in (
+        ("text", [{"text": each, "label": str(number % 2)} for number, each in enumerate(texts)]),
+        ("tokens", [{"tokens": each.split(), "tags": ["B-person", "O", "O", "O"]} for each in texts]),
+    ):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, made_rows)), encoding="utf-8")
+    prepare(tmp_path / "text.jsonl", tmp_path / "a", Prepare(task="classify", validation=0.1, test=0.1))
+    prepare(tmp_path / "tokens.jsonl", tmp_path / "b", Prepare(task="tag", validation=0.1, test=0.1, seed=1))
+    made = prepare(tmp_path / "a", tmp_path / "mix", Prepare(also=str(tmp_path / "b")))
+    assert made.card["rejected"]["leak"] > 20
+
+
 def test_what_a_mixture_is_made_of_is_never_replaced(place: Path) -> None:
     before = (place / "tag_one/manifest.json").read_bytes()
     for out in ("classify_one", "tag_one"):

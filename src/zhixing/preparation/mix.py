@@ -60,8 +60,8 @@ def mix(source: str | Path, out: Path, settings: Prepare, tell: Callable[..., No
 
 
 def mark(example: dict[str, Any], schema: Schema) -> bytes:
-    """Give the mark of an example's texts, by which equal ones are known; tokens count as the text that they make."""
-    return digest("\n".join(schema.texts(example)))
+    """Give the mark of an example's texts, by which equal ones are known whether they came as a text or as tokens: spaces do not count."""
+    return digest("".join("".join(schema.texts(example)).split()))
 
 
 def _write(folder: Path, corpora: dict[str, Corpus], tell: Callable[..., None], stop: Stop | None) -> dict[str, Any]:
