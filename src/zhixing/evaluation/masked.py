@@ -27,15 +27,15 @@ Tell = Callable[..., None]
 
 
 def judge_masked(artefact: Any, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
-    """Score a model of masked tokens over a split's text; raises DataError for a split of less than one token."""
+    """Score a model of masked tokens over a split's text; raises DataError for a split without a token."""
     from zhixing.layers.pseudo import pseudo_perplexity
 
     model, tokenizer = artefact.model, artefact.tokenizer
     tokens = np.asarray(shard(corpus, tokenizer, split, tell).tokens)
-    width = min(model.window or len(tokens), len(tokens))
-    stretches = len(tokens) // width
     if len(tokens) < 2:
         raise DataError("data.empty_split", path=str(corpus.path), split=split)
+    width = min(model.window or len(tokens), len(tokens))
+    stretches = len(tokens) // width
     hidden = hide(stretches, width)  # (B, T) bool
     hidden[0, 0] = False  # the end token that opens the text, which no rival tells
     tell("evaluate.scoring", tokens=int(hidden.sum()))
