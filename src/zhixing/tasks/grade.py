@@ -174,7 +174,7 @@ def fit_ridge(task: Grade, rows: list[Example], held: list[Example], settings: M
     def fit(seen: list[Item], apart: list[Item]) -> Ridge:
         strength = settings.get("strength") or None
         texts, labels = ([[each[name] for each in part] for part in (seen, apart)] for name in ("texts", "label"))
-        every = (texts[0] + texts[1], labels[0] + labels[1]) if settings.get("refit", True) else (texts[0], labels[0])
+        every = [counted_in(*each, settings) for each in (texts, labels)]
         if apart and strength is None and len(every[0]) > EXACT_ROWS:
             strength = Ridge.fit(texts[0], labels[0], (texts[1], labels[1])).config.strength
         model = Ridge.fit(*every, strength=strength)

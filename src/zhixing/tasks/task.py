@@ -104,7 +104,7 @@ class Task(Protocol):
         """Judge answers: one value per example, so that intervals and paired tests are made in one place."""
 
 
-def counted_in(rows: list[Example], held: list[Example], settings: Mapping[str, Any]) -> list[Example]:
+def counted_in(rows: list[Any], held: list[Any], settings: Mapping[str, Any]) -> list[Any]:
     """Give the rows that a counted model is made of in the end: what it was chosen by as well, unless it is to be judged on that."""
     return [*rows, *held] if settings.get("refit", True) else list(rows)
 
