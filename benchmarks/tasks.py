@@ -77,6 +77,10 @@ CASES = {
     "credit_default_taiwan": Case("risk", "credit_default_taiwan", "all", how=LOANS, models=("risk",)),
     "dna_tf_2": Case("classify", "gue_dna", "tf_2.train", "tf_2.dev", "tf_2.test", {"columns": "text=sequence"}, ("sequences", DNA)),
     "dna_tf_4": Case("classify", "gue_dna", "tf_4.train", "tf_4.dev", "tf_4.test", {"columns": "text=sequence"}, ("sequences", DNA)),
+    "dna_core": Case(
+        "classify", "gue_dna", "prom_prom_core_all.train", "prom_prom_core_all.dev", "prom_prom_core_all.test",
+        {"columns": "text=sequence"}, ("sequences",),
+    ),
     "dna_promoters": Case(
         "classify", "gue_dna", "prom_prom_300_tata.train", "prom_prom_300_tata.dev", "prom_prom_300_tata.test",
         {"columns": "text=sequence"}, ("sequences", DNA),
