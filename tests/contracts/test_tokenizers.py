@@ -82,7 +82,7 @@ def test_a_stopped_training_goes_on_with_its_tokenizer(place: Path, tmp_path: Pa
     asked, stop = {**TINY, **settings(place, sort), "steps": 4, "evaluations": 1}, Stop()
 
     def tell(code: str, **values: Any) -> None:
-        if code == "train.plan":
+        if code == "train.steps":
             stop.number = 15
 
     with pytest.raises(Stopped):

@@ -7,6 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def working_dtype(x: Tensor) -> torch.dtype:
+    """Give the dtype in which matrix products of x come out: autocast's where it is on, else that of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 class Norm(nn.Module):
     """Scale each vector to a root mean square of one, then each of its numbers by a learned weight.
 
@@ -22,11 +28,11 @@ class Norm(nn.Module):
         """Normalise the last axis.
 
         x       (..., D) float
-        return  (..., D) float, of the dtype of x
+        return  (..., D) float, of the dtype in which products of x come out
         """
-        wide = x.float()
+        dtype, wide = working_dtype(x), x.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)  # (..., 1)
-        return (wide * scale).to(x.dtype) * self.weight.to(x.dtype)
+        return (wide * scale).to(dtype) * self.weight.to(dtype)
 
 
 class GatedMLP(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from zhixing.core.errors import DataError, ShapeError
 from zhixing.layers.attention import KeyValues, attend, segment_mask
-from zhixing.layers.blocks import GatedMLP, Norm
+from zhixing.layers.blocks import GatedMLP, Norm, working_dtype
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.positions import rotate, rotation
 
@@ -244,7 +244,7 @@ class Llama(nn.Module):
             positions = inputs.positions
         x = self.model.dropout(self.model.embed_tokens(inputs.tokens))  # (B, T, D)
         cosine, sine = rotation(positions.unsqueeze(1), self.config.head_dim, self.config.rope_theta)  # (B, 1, T, K)
-        turn = (cosine.to(x.dtype), sine.to(x.dtype))
+        turn = (cosine.to(working_dtype(x)), sine.to(working_dtype(x)))
         for number, layer in enumerate(self.model.layers):
             x = layer(x, turn, mask, cache, number)
         if cache is not None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from zhixing.training.settings import TrainSettings
 
+TRIAL_OPERATIONS = 1e11  # of one trial, at most, where a piece of a step stands for the whole: a quarter of a second on two cores
 TRIALS, TRIALS_OF_ROWS = 3, 9  # rows differ in length, and batches of them in cost
 FINISH_SHARE = 0.06  # of a time budget, kept for the last evaluation and for writing the folder
 EVALUATION_SHARE = 0.08  # of the steps' time, spent at most on validation
@@ -71,14 +72,20 @@ def give_back_memory() -> None:
         trim(0)
 
 
-def try_steps(one_step: Callable[[int], None], steps: list[int], middle: Callable[[list[float]], float] = statistics.median) -> Estimate:
-    """Time a few steps of a throwaway copy; a first one, which warms up, is not counted.
+def try_steps(
+    one_step: Callable[[int], None],
+    steps: list[int],
+    middle: Callable[[list[float]], float] = statistics.median,
+    warm: bool = False,
+) -> Estimate:
+    """Time a few steps of a throwaway copy; a first one, which warms up, is not counted, and not needed where the copy is warm.
 
     steps   which steps to try
     middle  the median where all steps cost the same, the mean where they do not
     """
     with Peak() as peak:
-        one_step(steps[0])
+        if not warm:
+            one_step(steps[0])
         wall, core = [], []
         for step in steps:
             start, core_start = time.perf_counter(), time.process_time()
@@ -103,15 +110,18 @@ class Schedule:
 
 
 def schedule(
-    settings: TrainSettings, estimate: Estimate, tokens_a_step: int, train_tokens: int, spent: tuple[float, float], available: int
+    settings: TrainSettings, estimate: Estimate | None, tokens_a_step: int, train_tokens: int, spent: tuple[float, float], available: int
 ) -> Schedule:
     """Turn the length that the settings give into steps and evaluations; a pure function of the steps once these are known.
 
+    estimate   what a step costs; None: the length is not one of time
     spent      (seconds, core-seconds) since the training was asked for
     available  batches of validation that there are
     """
     if settings.steps:
         return evaluated(settings.steps, settings.evaluations, available)
+    if estimate is None:
+        return evaluated(max(1, round(settings.epochs * train_tokens / tokens_a_step)), settings.evaluations, available)
     share = 1.0 - FINISH_SHARE
     if settings.minutes:
         affordable = (settings.minutes * 60 * share - spent[0]) / estimate.step_seconds

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -35,7 +36,42 @@ def orthogonalize(matrices: Tensor, low_precision: bool) -> Tensor:
     return (x.mT if tall else x).float()
 
 
-class Muon(torch.optim.Optimizer):
+def groups_of(groups: list[dict[str, Any]], **defaults: Any) -> list[dict[str, Any]]:
+    """Give groups of parameters with what they do not say for themselves; groups without parameters are left out."""
+    return [{**defaults, **group} for group in groups if group["params"]]
+
+
+class AdamW:
+    """Adam with decoupled weight decay: torch's function over our own state.
+
+    torch's class would import its compiler for a second before the first step. Source: Loshchilov and Hutter 2019, algorithm 2.
+
+    groups  each {"params": list of Tensor, "weight_decay": float}
+    fused   one call over all parameters, where the device has it
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float, fused: bool) -> None:
+        self.param_groups = groups_of(groups, lr=lr)
+        self.betas, self.eps, self.fused = betas, eps, fused
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter once."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
+                if p not in self.state:
+                    zero = torch.zeros((), dtype=torch.float32, device=p.device if self.fused else "cpu")
+                    self.state[p] = {"step": zero, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            first, second, steps = ([self.state[p][name] for p in params] for name in ("exp_avg", "exp_avg_sq", "step"))
+            adamw(
+                params, [p.grad for p in params], first, second, [], steps, fused=self.fused, foreach=False, amsgrad=False,
+                beta1=self.betas[0], beta2=self.betas[1], lr=group["lr"], weight_decay=group["weight_decay"], eps=self.eps, maximize=False,
+            )  # fmt: skip
+
+
+class Muon:
     """Momentum orthogonalised per matrix, decoupled weight decay. Every parameter must be a matrix.
 
     pieces  {parameter: count}   matrices that lie side by side in one parameter are orthogonalised each by itself: together, the one
@@ -51,18 +87,20 @@ class Muon(torch.optim.Optimizer):
         low_precision: bool,
         pieces: dict[Tensor, int] | None = None,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "low_precision": low_precision})
-        self.pieces = pieces or {}
+        own = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "low_precision": low_precision}
+        self.param_groups = groups_of([{"params": params}], **own)
+        self.pieces, self.fused = pieces or {}, False
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self) -> None:
         """Update every matrix once."""
         for group in self.param_groups:
             shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor, Tensor]]] = {}
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                state = self.state[p]
+                state = self.state.setdefault(p, {})
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(p)
                 for matrix in zip(*(each.chunk(self.pieces.get(p, 1), 1) for each in (p, p.grad, state["momentum"])), strict=True):
@@ -83,7 +121,7 @@ class Optimizers:
     names  {parameter: its name in the model's state dict}
     """
 
-    def __init__(self, parts: list[torch.optim.Optimizer], names: dict[Tensor, str]) -> None:
+    def __init__(self, parts: list[AdamW | Muon], names: dict[Tensor, str]) -> None:
         self.parts, self.names = parts, names
         for part in parts:
             for group in part.param_groups:
@@ -117,7 +155,8 @@ class Optimizers:
         for name, value in tensors.items():
             parameter, what = name.rsplit("|", 1)
             part, p = owner[parameter]
-            part.state[p][what] = value.clone() if what == "step" else value.to(p.device).clone()
+            stays = what == "step" and not part.fused  # a count that the device does not read
+            part.state.setdefault(p, {})[what] = value.clone() if stays else value.to(p.device).clone()
 
 
 def build(model: nn.Module, settings: Any, low_precision: bool) -> Optimizers:
@@ -142,11 +181,9 @@ def build(model: nn.Module, settings: Any, low_precision: bool) -> Optimizers:
             tables.append(p)
     fused = next(iter(names)).device.type in ("cpu", "cuda")
     groups = [{"params": tables, "weight_decay": settings.table_decay}, {"params": vectors, "weight_decay": 0.0}]
-    parts: list[torch.optim.Optimizer] = []
+    parts: list[AdamW | Muon] = []
     if any(group["params"] for group in groups):
-        parts.append(
-            torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-9, fused=fused)
-        )
+        parts.append(AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-9, fused=fused))
     if matrices:
         pieces = {each.weight: each.pieces for each in model.modules() if hasattr(each, "pieces")}
         parts.append(Muon(matrices, settings.matrix_rate, settings.momentum, settings.weight_decay, low_precision, pieces))

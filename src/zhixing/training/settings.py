@@ -63,7 +63,7 @@ class TrainSettings:
     epochs                    length when none of the three is given: passes over the training text
     layers, width, heads, groups, embedding, context   the model's form; groups: key-value heads; context: tokens that a feed-forward model,
                               or a layer of a convolutional one, sees at once
-    window, batch, accumulate tokens a row, rows a step, micro-batches a step
+    window, batch, accumulate tokens a row, rows a step, micro-batches a step; accumulate 0: as many as keep one near the processor
     optimizer                 "muon" (matrices by Muon, the rest by AdamW) or "adamw"
     learning_rate, matrix_rate   peak rates of AdamW and of Muon
     weight_decay, table_decay    decoupled decay of matrices and of tables; 0 under a prior
@@ -103,7 +103,7 @@ class TrainSettings:
     context: int = 0
     window: int = 256
     batch: int = 16
-    accumulate: int = 1
+    accumulate: int = 0
     optimizer: str = "muon"
     learning_rate: float = 0.004
     matrix_rate: float = 0.02
@@ -141,11 +141,11 @@ CHOICES = {
     "precision": ("auto", "fp32", "bf16"),
     "prior": ("none", "gaussian", "laplace"),
 }
-POSITIVE = ("window", "batch", "accumulate", "learning_rate", "matrix_rate", "epochs", "prior_strength", "teacher_temperature")
+POSITIVE = ("window", "batch", "learning_rate", "matrix_rate", "epochs", "prior_strength", "teacher_temperature")
 NOT_NEGATIVE = (
     *("vocabulary", "steps", "minutes", "core_seconds", "layers", "width", "heads", "groups", "embedding", "context", "weight_decay"),
     *("table_decay", "clip", "evaluations", "patience", "saves", "threads", "classes", "order", "strength", "seed"),
-    *("negatives", "subsample", "minimum"),
+    *("accumulate", "negatives", "subsample", "minimum"),
 )
 DECAYS = ("weight_decay", "table_decay")
 RECIPES = "zhixing.recipes"
@@ -291,7 +291,7 @@ def check(settled: Settings) -> None:
         raise UsageError("settings.heads", width=value.width, heads=value.heads)
     if value.heads and value.groups and value.heads % value.groups:
         raise UsageError("settings.groups", groups=value.groups, heads=value.heads)
-    if value.batch % value.accumulate:
+    if value.accumulate and value.batch % value.accumulate:
         raise UsageError("settings.accumulate", batch=value.batch, accumulate=value.accumulate)
 
 

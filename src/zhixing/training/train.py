@@ -50,6 +50,7 @@ from zhixing.training.start import make_tokenizer
 
 DROPOUTS = ((1.5, 0.0), (4.5, 0.05), (8.0, 0.1), (float("inf"), 0.2))  # passes over the text up to which dropout is this large
 CHECKPOINTS_KEPT = 4
+MICRO_TOKENS = 4096  # of 10.7 million parameters, 4 x 4,096 tokens took 4.2 s, 1 x 16,384 took 4.9, 8 x 2,048 took 4.4 (two cores)
 Tell = Callable[..., None]
 
 
@@ -85,13 +86,21 @@ class Plan:
         return inner if settings.prior == "none" else Posterior(inner, PRIORS[settings.prior](settings.prior_strength), self.units)
 
 
-def choose_precision(settings: TrainSettings) -> TrainSettings:
-    """Turn "auto" into bf16 where the machine multiplies it natively, else fp32."""
-    if settings.precision != "auto":
+def choose(settings: TrainSettings, task: str) -> TrainSettings:
+    """Settle what depends on the machine: "auto" becomes bf16 where it is multiplied natively, and a step becomes micro-batches.
+
+    On a CPU what a micro-batch computes should stay in the caches; a model that reads place by place has nothing to gain.
+    """
+    if settings.precision == "auto":
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        fast = torch.cuda.is_available() or bool(native())
+        settings = replace(settings, precision="bf16" if fast else "fp32")
+    if settings.accumulate:
         return settings
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    fast = torch.cuda.is_available() or bool(native())
-    return replace(settings, precision="bf16" if fast else "fp32")
+    split = task in ("language", "masked") and settings.heads and not torch.cuda.is_available()
+    least = -(-settings.batch * settings.window // MICRO_TOKENS) if split else 1
+    micros = next((k for k in range(least, settings.batch) if settings.batch % k == 0), settings.batch)
+    return replace(settings, accumulate=micros)
 
 
 def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: Tell) -> Plan:
@@ -178,21 +187,40 @@ def dropout_for(settings: TrainSettings, steps: int, plan: Plan) -> float:
 
 
 def estimate(plan: Plan, settings: TrainSettings) -> budget.Estimate:
-    """Time a few steps of a throwaway copy of the model on real batches."""
+    """Time a few steps of a throwaway copy of the model on real batches; of a long step of text, a piece stands for all."""
     model = plan.build(replace(settings, dropout=max(0.0, settings.dropout))).to(_device())
     gradients = Gradients(model, plan.objective(), settings.precision, settings.seed)
     optimizer = optim.build(model, settings, settings.precision == "bf16")
-    pace = trainer.Pace(1 << 20, settings.accumulate, clip=settings.clip)
+    pace = trainer.Pace(1 << 20, clip=settings.clip)
+    alike = not isinstance(plan.stream, Rows | Mixture)
+    pieces = settings.accumulate
+    if alike:
+        parameters = sum(p.numel() for p in model.parameters())
+        long = (k for k in range(pieces, settings.batch) if settings.batch % k == 0 and k % pieces == 0)
+        pieces = next((k for k in long if 6 * parameters * plan.tokens_a_step / k < budget.TRIAL_OPERATIONS), settings.batch)
 
     def one_step(step: int) -> None:
         model.train()
-        batches = [trainer.to_tensors(plan.stream.batch(step, m, settings.accumulate), _device()) for m in range(settings.accumulate)]
+        each = range(1) if alike else range(pieces)
+        batches = [trainer.to_tensors(plan.stream.batch(step, m, pieces), _device()) for m in each]
         trainer.update(gradients, model, optimizer, batches, step, pace)
 
-    if isinstance(plan.stream, Rows | Mixture):  # batches hold rows of like length: try some from the whole of an epoch
+    if not alike:  # batches hold rows of like length: try some from the whole of an epoch
         spread = [place * plan.stream.steps_per_epoch // budget.TRIALS_OF_ROWS for place in range(budget.TRIALS_OF_ROWS)]
         return budget.try_steps(one_step, spread, statistics.fmean)
-    return budget.try_steps(one_step, list(range(budget.TRIALS)))
+    if pieces == settings.accumulate == 1:
+        return budget.try_steps(one_step, list(range(budget.TRIALS)))
+    model.train()
+    gradients.begin([batch := trainer.to_tensors(plan.stream.batch(0, 0, pieces), _device())])
+    held = budget.resident_bytes()
+    piece = budget.try_steps(lambda step: gradients.add(batch, step, 0), [0])
+    grown = max(0, piece.memory_bytes - held) * (pieces // settings.accumulate - 1)
+    whole = budget.try_steps(one_step, [0], warm=True)
+    return budget.Estimate(
+        max(whole.step_seconds, piece.step_seconds) + (pieces - 1) * piece.step_seconds,
+        max(whole.step_core_seconds, piece.step_core_seconds) + (pieces - 1) * piece.step_core_seconds,
+        max(whole.memory_bytes, piece.memory_bytes) + grown,
+    )
 
 
 def _device() -> torch.device:
@@ -206,7 +234,7 @@ def plan(corpus: str | Path, settings: dict[str, Any] | None = None, recipe: str
     shown = {name: {"value": value, "origin": settled.origins[name]} for name, value in as_dict(settled.value).items()}
     if settled.value.model in task_class(opened.task).counted:
         return {"settings": shown, "task": opened.task}
-    chosen = choose_precision(settled.value)
+    chosen = choose(settled.value, task_of(settled.value.model, opened.task))
     made = ready(opened, Settings(chosen, settled.origins), make_tokenizer(opened, chosen), tell)
     cost = estimate(made, chosen)
     total = budget.whole(cost, budget.schedule(chosen, cost, made.tokens_a_step, made.train_tokens, (0.0, 0.0), made.held_batches))
@@ -269,7 +297,7 @@ def _train(opened: Corpus, out: Path, settled: Settings, began: tuple[float, flo
     if settled.value.model in task_class(opened.task).counted:
         return count(opened, out, settled, tell, begin)
     tokenizer = Tokenizer.load(out) if continued and (out / "tokenizer.json").exists() else make_tokenizer(opened, settled.value)
-    made = ready(opened, Settings(choose_precision(settled.value), settled.origins), tokenizer, tell)
+    made = ready(opened, Settings(choose(settled.value, task_of(settled.value.model, opened.task)), settled.origins), tokenizer, tell)
     begin()
     return learn(opened, out, made, began, tell, stop)
 
@@ -335,28 +363,23 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
         made.tokenizer.save(out)
     here = machine(settings.precision)
     if "steps" not in run_file:
-        tell("train.trying")
-        cost = estimate(made, settings)
-        budget.give_back_memory()
+        cost = None
+        if settings.minutes or settings.core_seconds:  # only a length in time has to know what a step costs before the first one
+            tell("train.trying")
+            cost = estimate(made, settings)
+            budget.give_back_memory()
         spent = (time.perf_counter() - began[0], time.process_time() - began[1])
         planned = budget.schedule(settings, cost, made.tokens_a_step, made.train_tokens, spent, made.held_batches)
         run_file |= {"steps": planned.steps, "evaluations": planned.evaluations, "validation_batches": planned.batches}
-        run_file |= {
-            "dropout": dropout_for(settings, planned.steps, made),
-            "estimate": asdict(budget.whole(cost, planned, spent)),
-            "machine": here,
-        }
-        run_file["command"] = sys.argv[1:]
+        run_file |= {"dropout": dropout_for(settings, planned.steps, made), "machine": here, "command": sys.argv[1:]}
+        if cost is not None:
+            run_file["estimate"] = asdict(budget.whole(cost, planned, spent))
         write_json(out / "run.json", run_file)
     elif run_file["machine"] != here:
         tell("train.other_machine", before=str(run_file["machine"]), now=str(here))
     steps, settings = run_file["steps"], replace(settings, dropout=run_file["dropout"])
-    tell(
-        "train.plan",
-        steps=steps,
-        **{k: run_file["estimate"][k] for k in ("seconds", "core_seconds", "memory_bytes")},
-        precision=settings.precision,
-    )
+    costs = {k: run_file["estimate"][k] for k in ("seconds", "core_seconds", "memory_bytes")} if "estimate" in run_file else {}
+    tell("train.plan" if costs else "train.steps", steps=steps, precision=settings.precision, **costs)
 
     model = made.build(settings).to(_device())
     optimizer = optim.build(model, settings, settings.precision == "bf16")
