@@ -36,7 +36,7 @@ class ShortAttention(torch.autograd.Function):
         return   (N, S, K) float, and each block's shares
         """
         N, T, K = keys.shape
-        each = queries.view(N, -1, T, K)  # (N, G, T, K)
+        each = queries.view(N, -1, T, K)  # (N, S / T, T, K)
         mixed = torch.empty_like(queries)
         out, kept = mixed.view_as(each), []
         for start in range(0, T, BLOCK):
@@ -60,7 +60,7 @@ class ShortAttention(torch.autograd.Function):
         """Give the gradients of queries, keys and values; the last block reaches all of them."""
         queries, keys, values, *kept = ctx.saved_tensors
         N, T, K = keys.shape
-        each, wide = queries.view(N, -1, T, K), slope.reshape(N, -1, T, K)  # (N, G, T, K)
+        each, wide = queries.view(N, -1, T, K), slope.reshape(N, -1, T, K)  # (N, S / T, T, K)
         of_queries, of_keys, of_values = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
         out = of_queries.view_as(each)
         for start, shares in zip(range(0, T, BLOCK), kept, strict=True):
