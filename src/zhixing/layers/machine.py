@@ -18,3 +18,9 @@ def machine(precision: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": precision,
     }
+
+
+def native_bf16() -> bool:
+    """Say whether this machine multiplies bfloat16 natively, so that it is worth its rounding."""
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return torch.cuda.is_available() or bool(native())

@@ -21,6 +21,7 @@ from zhixing.data.shards import shard
 from zhixing.data.stream import ROW_WORDS, Masked, Mixture, Rows, Windows
 from zhixing.data.stream import rows as rows_of
 from zhixing.layers.kinds import Headed
+from zhixing.layers.machine import native_bf16
 from zhixing.models import catalog
 from zhixing.objectives.distil import Distill
 from zhixing.objectives.prior import PRIORS, Posterior
@@ -74,9 +75,7 @@ def choose(settings: TrainSettings, task: str) -> TrainSettings:
     On a CPU what a micro-batch computes should stay in the caches; a model that reads place by place has nothing to gain.
     """
     if settings.precision == "auto":
-        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-        fast = torch.cuda.is_available() or bool(native())
-        settings = replace(settings, precision="bf16" if fast else "fp32")
+        settings = replace(settings, precision="bf16" if native_bf16() else "fp32")
     if settings.accumulate:
         return settings
     split = task in ("language", "masked") and settings.heads and not torch.cuda.is_available()
