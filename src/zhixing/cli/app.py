@@ -17,6 +17,7 @@ from zhixing.core.errors import UsageError
 VERBS = {
     "prepare": "zhixing.cli.prepare:prepare",
     "train": "zhixing.cli.train:train",
+    "mix": "zhixing.cli.mix:mix",
     "evaluate": "zhixing.cli.evaluate:evaluate",
     "predict": "zhixing.cli.predict:predict",
     "generate": "zhixing.cli.generate:generate",

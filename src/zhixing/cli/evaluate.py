@@ -9,13 +9,20 @@ from zhixing.cli.console import Console, table
 from zhixing.core.messages import text
 
 
-def evaluate(model: Path, corpus: Path, /, *, split: str = "test", samples: int | None = None, json: bool = False) -> None:
+def evaluate(
+    model: Path, corpus: Path, /, *, split: str = "test", samples: int | None = None, dynamic: bool = False, json: bool = False
+) -> None:
     """Score a model on a split it was not trained on."""
     from zhixing.evaluation.evaluate import evaluate as score
 
+    reader = None
+    if dynamic:
+        from zhixing.training.dynamic import Dynamic
+
+        reader = Dynamic()
     console = Console(json)
     console.tell("cli.evaluate.will", model=model, corpus=corpus, split=split)
-    report = score(model, corpus, split=split, tell=console.tell, samples=samples)
+    report = score(model, corpus, split=split, tell=console.tell, samples=samples, reader=reader)
     console.answer(page(report), report.to_dict())
     console.tell("cli.evaluate.done", model=model)
 

@@ -16,6 +16,7 @@ from zhixing.tasks.classify import known_rows
 from zhixing.tasks.task import function
 
 Tell = Callable[..., None]
+Reader = Callable[[Any, np.ndarray, int, Tell], np.ndarray]  # (model, tokens, end id, tell) -> log p of each token after the first
 UNIGRAM, COUNTED = "unigram", "kneser_ney"
 
 
@@ -24,7 +25,9 @@ def fitted_on(corpus: Corpus, split: str) -> tuple[str, ...]:
     return ("train", "validation") if corpus.counts.get("validation") and split != "validation" else ("train",)
 
 
-def language_rivals(corpus: Corpus, tokenizer: Any, tokens: np.ndarray, split: str, family: str, tell: Tell) -> dict[str, np.ndarray]:
+def language_rivals(
+    corpus: Corpus, tokenizer: Any, tokens: np.ndarray, split: str, family: str, tell: Tell, reader: Reader | None = None
+) -> dict[str, np.ndarray]:
     """Score a text by the unigram and by the best-order n-gram, counted on training and validation with the model's own tokenizer.
 
     tokens  (N,) int
@@ -32,7 +35,8 @@ def language_rivals(corpus: Corpus, tokenizer: Any, tokens: np.ndarray, split: s
     family  of the model judged: an n-gram is no rival of itself
     return  {name: (N-1,) float64 log-probabilities in nats}
     """
-    return {name: model.score(tokens) for name, model in language_models(corpus, tokenizer, family, tell, split).items()}
+    models = language_models(corpus, tokenizer, family, tell, split)
+    return {name: reader(model, tokens, tokenizer.end_id, tell) if reader else model.score(tokens) for name, model in models.items()}
 
 
 def language_models(corpus: Corpus, tokenizer: Any, family: str, tell: Tell, split: str = "test") -> dict[str, Any]:

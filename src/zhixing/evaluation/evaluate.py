@@ -15,7 +15,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from zhixing.core.log import quiet
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.data.schema import Schema
 from zhixing.data.shards import shard
-from zhixing.evaluation.baselines import answered, asked, language_models, language_rivals, row_rivals
+from zhixing.evaluation.baselines import Reader, answered, asked, language_models, language_rivals, row_rivals
 from zhixing.evaluation.masked import judge_masked
 from zhixing.evaluation.report import Figure, Report, decide, unsure
 from zhixing.evaluation.samples import SAMPLES, judge_samples
@@ -61,6 +61,7 @@ def evaluate(
     rivals: bool = True,
     save: bool = True,
     samples: int | None = None,
+    reader: Reader | None = None,
 ) -> Report:
     """Score a model on a split, with intervals, and the cheap rivals beside each figure.
 
@@ -69,6 +70,7 @@ def evaluate(
     rivals   fit the cheap rivals too and compare in pairs
     save     write the report to <model>/evaluation/<corpus>-<split>-<hash>.json
     samples  how many texts a language model writes, to be measured beside real ones (`samples.py`); 0: none; None: 64
+    reader   how a language model and its rivals read a text to be scored, `Dynamic` for one; None: as they are
 
     Raises UsageError when model and corpus are of different tasks, DataError when the model knows none of the split's labels.
     """
@@ -77,7 +79,7 @@ def evaluate(
     artefact = model if isinstance(model, Artefact) else load(model)
     if samples and artefact.task.name != "language":
         raise UsageError("evaluate.samples_task", task=artefact.task.name)
-    samples = SAMPLES if samples is None else samples
+    samples = (0 if reader else SAMPLES) if samples is None else samples
     opened = open_corpus(corpus)
     both = (artefact.task.name, opened.task)
     judge = PAIRED.get(both, artefact.task.name)
@@ -85,7 +87,10 @@ def evaluate(
         raise UsageError(
             "evaluate.other_task", model=str(artefact.folder.path), task=artefact.task.name, corpus=str(opened.path), other=opened.task
         )
-    report = JUDGES.get(judge, judge_rows)(artefact, opened, split, tell, rivals)
+    if reader is not None and judge != "language":
+        raise UsageError("evaluate.reader_task", task=judge)
+    more = () if reader is None else (reader,)
+    report = JUDGES.get(judge, judge_rows)(artefact, opened, split, tell, rivals, *more)
     if judge == "language" and samples:
         report = add_samples(report, artefact, opened, split, tell, samples)
     if report.details.get("units", report.examples) < intervals.ENOUGH:
@@ -94,7 +99,8 @@ def evaluate(
     if save:
         where = artefact.folder.path / "evaluation"
         where.mkdir(exist_ok=True)
-        identity = fingerprint([sha256(opened.path / MANIFEST), split, rivals, samples])[:8]
+        asked = [sha256(opened.path / MANIFEST), split, rivals, samples, *([asdict(reader)] if reader else [])]
+        identity = fingerprint(asked)[:8]
         write_json(where / f"{opened.path.name}-{split}-{identity}.json", report.to_dict())
     return report
 
@@ -176,7 +182,7 @@ class Scored:
         return texts.blocks(-logs, self.starts) / math.log(2)
 
 
-def score_text(model: Any, tokenizer: Any, corpus: Corpus, split: str, tell: Tell = quiet) -> Scored:
+def score_text(model: Any, tokenizer: Any, corpus: Corpus, split: str, tell: Tell = quiet, reader: Reader | None = None) -> Scored:
     """Score a split's whole text, every byte exactly once; raises DataError when the bytes do not add up."""
     from zhixing.layers.scoring import score
 
@@ -186,7 +192,7 @@ def score_text(model: Any, tokenizer: Any, corpus: Corpus, split: str, tell: Tel
     if sizes.sum() != piece.size_bytes:
         raise DataError("evaluate.bytes", path=str(corpus.path), counted=int(sizes.sum()), wanted=piece.size_bytes)
     tell("evaluate.scoring", tokens=len(tokens) - 1)
-    logs = score(model, tokens)
+    logs = reader(model, tokens, tokenizer.end_id, tell) if reader else score(model, tokens)
     closes = np.flatnonzero(tokens[1:] == tokenizer.end_id)
     if piece.documents >= FEW_DOCUMENTS:
         starts = np.concatenate([[0], closes[:-1] + 1])
@@ -196,10 +202,10 @@ def score_text(model: Any, tokenizer: Any, corpus: Corpus, split: str, tell: Tel
     return Scored(tokens, logs, bits, texts.blocks(sizes, starts), starts, piece.size_bytes, piece.documents)
 
 
-def judge_language(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
-    """Score a language model over a split's whole text."""
-    found = score_text(artefact.model, artefact.tokenizer, corpus, split, tell)
-    others = language_rivals(corpus, artefact.tokenizer, found.tokens, split, artefact.family, tell) if rivals else {}
+def judge_language(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool, reader: Reader | None = None) -> Report:
+    """Score a language model over a split's whole text; the rivals learn from it as it is read where the model does."""
+    found = score_text(artefact.model, artefact.tokenizer, corpus, split, tell, reader)
+    others = language_rivals(corpus, artefact.tokenizer, found.tokens, split, artefact.family, tell, reader) if rivals else {}
     logs, size_bytes = found.logs, found.size_bytes
     spread = intervals.interval_of_ratio(found.bits, found.sizes, SEED)
     counts = texts.blocks(np.ones_like(logs), found.starts)
@@ -211,6 +217,8 @@ def judge_language(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, r
     )
     comparisons = {n: intervals.paired(found.bits, found.unit_bits(o), SEED, found.sizes).to_dict() for n, o in others.items()}
     details = {"tokens": len(logs), "bytes": size_bytes, "documents": found.documents, "units": len(found.starts)}
+    if reader:
+        details["reader"] = asdict(reader)
     verdict = decide(comparisons, False)
     return Report(str(artefact.folder.path), str(corpus.path), split, "language", found.documents, figures, comparisons, verdict, details)
 

@@ -6,7 +6,7 @@ is as strong as it can honestly be.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from zhixing.core.errors import DataError
 from zhixing.core.random import key
 from zhixing.data.corpus import Corpus
 from zhixing.data.shards import shard
+from zhixing.layers.scoring import score
 from zhixing.models import dirichlet
 from zhixing.models.grammar import Grammar
 from zhixing.models.mixture import Mixture
@@ -87,10 +88,10 @@ def count_under_prior(
     return NGram.count(together(train, held), size, order, end, smoothing, strength), found
 
 
-def mix(corpus: Corpus, tokenizer: Tokenizer, model: Any, order: int, tell: Tell) -> tuple[Mixture, dict[str, Any]]:
-    """Mix a trained model with an n-gram: order and weights on validation, then the n-gram counts validation too.
+def mix(corpus: Corpus, tokenizer: Tokenizer, models: Sequence[Any], order: int, tell: Tell) -> tuple[Mixture, dict[str, Any]]:
+    """Mix trained models with an n-gram: order and weights on validation, then the n-gram counts validation too.
 
-    Raises DataError when there is no validation text: weights chosen on what both have seen would be worthless.
+    Raises DataError when there is no validation text: weights chosen on what all have seen would be worthless.
     """
     train, held = splits(corpus, tokenizer, tell)
     if held is None:
@@ -98,14 +99,16 @@ def mix(corpus: Corpus, tokenizer: Tokenizer, model: Any, order: int, tell: Tell
     if not order:
         order, _ = best_order(train, held, tokenizer.vocabulary_size, tokenizer.end_id)
     seen = NGram.count(train, tokenizer.vocabulary_size, order, tokenizer.end_id)
-    fitted = Mixture.fit([model, seen], held)
+    parts = (*models, seen)
+    scores = [score(part, held) for part in parts]
+    fitted = Mixture.fit(parts, held, scores)
     whole = NGram.count(together(train, held), tokenizer.vocabulary_size, order, tokenizer.end_id)
     found = {
         "order": order,
         "weights": np.asarray(fitted.weights).round(4).tolist(),
-        "validation_nats": -float(np.mean(fitted.score(held))),
+        "validation_nats": -float(np.mean(fitted.mix(scores, seen.matched(held)))),
     }
-    return Mixture([model, whole], fitted.weights), found
+    return Mixture([*models, whole], fitted.weights), found
 
 
 def fit_weights(scores: np.ndarray, matched: np.ndarray, order: int) -> np.ndarray:

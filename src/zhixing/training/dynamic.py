@@ -1,7 +1,7 @@
 """Dynamic evaluation: a text is scored while the model learns from what it has read of it, each stretch before anything of it is learnt.
 
-So every token is predicted from the tokens before it alone, and the sum is a code length like any other. A trained part takes one step of the
-one loop after each stretch, on the window that ends there; beside the parts stands an n-gram that counts only what has been read; the
+So every token is predicted from the tokens before it alone, and the sum is a code length like any other. A trained part takes one step of
+the one loop after each stretch, on the window that ends there; beside the parts stands an n-gram that counts only what has been read; the
 weights of all, one set for each pair of the lengths of context that the counted parts know, are fitted to what has been read.
 Source: Krause et al. 2018, arXiv:1709.07432, section 3; Kuhn & De Mori 1990 (a cache beside a model). Differs: Muon and AdamW in place of
 RMS-scaled descent; nothing is pulled back to the weights of before.
@@ -47,8 +47,8 @@ class Dynamic:
     stretch: int = 64
     order: int = 6
     optimizer: str = "muon"
-    learning_rate: float = 0.0005
-    matrix_rate: float = 0.002
+    learning_rate: float = 0.0001
+    matrix_rate: float = 0.0003
     momentum: float = 0.9
     weight_decay: float = 0.0
     table_decay: float = 0.0
@@ -84,7 +84,7 @@ class Dynamic:
             found[low:high] = np.logaddexp.reduce(scores[:, low:high] + np.log(shares).T, axis=0)
             for each in readers:
                 each.learn(high)
-            tell("evaluate.read", tokens=high, of=len(known))
+            tell("evaluate.progress", tokens=high, of=len(known))
         return found
 
 
@@ -154,7 +154,9 @@ class Recent:
         """Give log p of the predictions [low, high), in nats, and the length of the context of each that has been read before."""
         if low >= max(1, self.counted * GROWTH):
             self.counted, read = low, self.tokens[: low + 1]
-            self.model = NGram.count(read if read[-1] == self.end_id else np.r_[read, self.end_id], self.vocabulary, self.order, self.end_id)
+            self.model = NGram.count(
+                read if read[-1] == self.end_id else np.r_[read, self.end_id], self.vocabulary, self.order, self.end_id
+            )
         if self.model is None:
             return np.full(high - low, -np.log(self.vocabulary)), np.zeros(high - low, np.int64)
         start = max(0, low - self.order)

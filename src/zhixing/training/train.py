@@ -11,7 +11,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import nn
 
 import zhixing
 from zhixing.core.config import Settings, fingerprint
-from zhixing.core.errors import RunError, UsageError
+from zhixing.core.errors import DataError, RunError, UsageError
 from zhixing.core.files import read_json, sha256, sync_folder, write_json
 from zhixing.core.folder import CARD, MANIFEST, Folder, check_new, create, locked, open_folder, recover, seal
 from zhixing.core.folder import replace as put_in_place
@@ -259,7 +259,7 @@ def finish(
         about["prior"] = {"name": settings.prior, "strength": settings.prior_strength, "per": "weight"}
     if settings.model == "mixture":
         assert tokenizer is not None
-        served, about["chosen"] = counted.mix(corpus, tokenizer, model, settings.order, tell)
+        served, about["chosen"] = counted.mix(corpus, tokenizer, [model], settings.order, tell)
     if task.fitted and corpus.counts.get("validation"):
         task = function(task.fitted)(task, model, known_rows(task, corpus.examples("validation"), quiet), tokenizer)
     if settings.teacher:
@@ -280,30 +280,49 @@ def _fitted_on(corpus: Corpus, counts_validation: bool) -> list[str]:
 
 
 def mix_trained(
-    corpus: str | Path, model: str | Path, out: str | Path, *, order: int = 0, tell: Tell = quiet, force: bool = False
+    corpus: str | Path,
+    models: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    order: int = 0,
+    tell: Tell = quiet,
+    force: bool = False,
 ) -> Folder:
-    """Mix a trained language model with an n-gram of the same corpus, without training it again.
+    """Mix trained language models with each other and with an n-gram of the same corpus, without training any of them again.
 
-    model  a Model folder of a neural language model
-    order  of the n-gram; 0: the best on validation
+    models  Model folders of trained language models of one tokenizer, or one
+    order   of the n-gram; 0: the best on validation
+    Raises UsageError for a model that is counted, mixed or of another task, DataError for one of another tokenizer or a corpus without
+    validation text.
     """
     began, core = time.perf_counter(), time.process_time()
-    opened, found = open_corpus(corpus), artefact.load(model)
-    assert found.tokenizer is not None
-    before = found.folder.card
-    settled = Settings(TrainSettings(**(before["settings"] | {"model": "mixture"})), before["origins"])
+    places = [models] if isinstance(models, str | Path) else list(models)
+    opened, found = open_corpus(corpus), [artefact.load(each) for each in places]
+    first = found[0]
+    for each in found:
+        if each.task.name != "language" or not hasattr(each.model, "states"):
+            raise UsageError("mix.not_trained", path=str(each.folder.path), family=each.family)
+        if each.tokenizer.hash != first.tokenizer.hash:
+            raise DataError("mix.tokenizers", path=str(each.folder.path), other=str(first.folder.path))
+    cards = [each.folder.card for each in found]
+    settled = Settings(TrainSettings(**(cards[0]["settings"] | {"model": "mixture"})), cards[0]["origins"])
     card: dict[str, Any] = {}
     with create(out, "model", card, force) as building:
-        served, chosen = counted.mix(opened, found.tokenizer, found.model, order, tell)
+        served, chosen = counted.mix(opened, first.tokenizer, [each.model for each in found], order, tell)
         for name in ("run.json", "run.jsonl"):
-            shutil.copyfile(found.folder.path / name, building / name)
-        artefact.write(building, found.task, served, found.tokenizer)
-        measured = dict(before["measured"])
-        measured["seconds"] += time.perf_counter() - began
-        measured["core_seconds"] += time.process_time() - core
-        about = {"model": "mixture", "parameters": before["parameters"], "training": before["training"], "chosen": chosen}
-        about["fitted_on"] = _fitted_on(opened, True)
-        card |= _card(opened, settled, found.task, about, measured)
+            shutil.copyfile(first.folder.path / name, building / name)
+        artefact.write(building, first.task, served, first.tokenizer)
+        before = [each["measured"] for each in cards]
+        measured = {
+            "seconds": time.perf_counter() - began + sum(each["seconds"] for each in before),
+            "core_seconds": time.process_time() - core + sum(each["core_seconds"] for each in before),
+            "memory_bytes": max(each["memory_bytes"] for each in before),
+        }
+        about = {"model": "mixture", "parameters": sum(each["parameters"] for each in cards), "training": cards[0]["training"]}
+        about |= {"chosen": chosen, "fitted_on": _fitted_on(opened, True)}
+        if len(cards) > 1:
+            about["members"] = [start.origin(str(each)) for each in places]
+        card |= _card(opened, settled, first.task, about, measured)
     return open_folder(out, "model")
 
 
