@@ -17,6 +17,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers import clone, prepare_characters
+from peers import clone
 from poems import clean
 from results import Measured, arguments, find, tell, write
+from throughput import copy_nanogpt
 
 from zhixing import evaluate, prepare
 from zhixing.core.files import write_text
@@ -40,18 +42,20 @@ from zhixing.tasks.artefact import load
 GPU_LOSS = 1.4697  # nats a character, nanoGPT's README
 GPU_STEPS = 2000  # of its published run, at about its best: its curve has 250-step marks and is at its lowest there. An assumption
 WINDOW = 64  # of its CPU recipe
+RECIPE = "train_shakespeare_char.py"
 CPU_RECIPE = {
     "device": "cpu", "compile": False, "eval_iters": 20, "log_interval": 100, "block_size": WINDOW, "batch_size": 12, "n_layer": 4,
     "n_head": 4, "n_embd": 128, "max_iters": 2000, "lr_decay_iters": 2000, "dropout": 0.0,
 }  # fmt: skip
-QUICK = {"model": "qwen3", "size": "small", "batch": 8, "matrix_rate": 0.014, "weight_decay": 0.1, "decay": 0.9, "dropout": 0.0}
-QUICK |= {"evaluations": 0, "saves": 0, "window": 256}
-TINY = {**QUICK, "size": "tiny", "layers": 3, "batch": 24, "window": WINDOW, "matrix_rate": 0.02}
+QUICK = {"model": "qwen3", "size": "small", "batch": 8, "matrix_rate": 0.02, "weight_decay": 0.1, "decay": 0.9, "dropout": 0.0}
+QUICK |= {"evaluations": 0, "saves": 0, "window": 256, "momentum": 0.9, "learning_rate": 0.006}
+TINY = {**QUICK, "size": "tiny", "layers": 2, "batch": 24, "window": WINDOW, "matrix_rate": 0.035, "learning_rate": 0.008}
+TINY |= {"weight_decay": 0.5, "decay": 0.6}
 PLANS: dict[str, dict[str, Any]] = {
-    "recipe": {**TINY, "steps": 140},
-    "crossover": {**QUICK, "steps": 360},
-    "mixed": {**QUICK, "model": "mixture", "steps": 330, "order": 7},
-    "alone": {**QUICK, "steps": 620},
+    "recipe": {**TINY, "steps": 130},
+    "crossover": {**QUICK, "steps": 380},
+    "mixed": {**QUICK, "model": "mixture", "steps": 300, "order": 7},
+    "alone": {**QUICK, "steps": 600},
     "tang": {**QUICK, "steps": 600},
 }
 SMOKE = {"steps": 3, "size": "tiny", "layers": 2, "width": 32, "heads": 2, "groups": 2}
@@ -124,9 +128,11 @@ def score_ours(folder: Path, corpus: Path) -> float:
 
 def against_recipe(out: Path, corpus: Path, text: str, rounds: int, smoke: bool) -> tuple[list[Measured], dict[str, Any]]:
     """Measure the time to nanoGPT's own final loss by its CPU recipe, interleaved."""
-    place = prepare_characters(clone("nanoGPT"), out / "nanoGPT", text)
+    place = copy_nanogpt(out / "nanoGPT", text, bf16=False)
+    (place / "config").mkdir()
+    shutil.copyfile(clone("nanoGPT") / "config" / RECIPE, place / "config" / RECIPE)
     flags = [f"--{key}={value}" for key, value in {**CPU_RECIPE, **({"max_iters": 5, "eval_interval": 5} if smoke else {})}.items()]
-    words = [sys.executable, "train.py", "config/train_shakespeare_char.py", *flags]
+    words = [sys.executable, "train.py", f"config/{RECIPE}", *flags]
     settings = {**PLANS["recipe"], **(SMOKE if smoke else {})}
     kept: dict[str, list[float]] = {"peer": [], "ours": [], "peer_loss": [], "ours_loss": []}
     for number in range(rounds):
