@@ -224,6 +224,8 @@ CASES = [
     Case("task-differs", "evaluate {k}/classifier {k}/corpus", 2, "evaluate.other_task", "classify"),
     Case("split-unknown", "evaluate {k}/ngram {k}/corpus --split tset", 2, "data.split", "'test'"),
     Case("samples-negative", "evaluate {k}/ngram {k}/corpus --samples=-1", 2, "evaluate.samples", "-1"),
+    Case("dynamic-rows", "evaluate {k}/classifier {k}/other --dynamic", 2, "evaluate.reader_task", "--dynamic"),
+    Case("mix-counted", "mix {k}/corpus {p}/out {k}/ngram", 2, "mix.not_trained", "ngram"),
     Case("split-empty", "evaluate {k}/ngram {k}/bare", 3, "data.empty_split", "test"),
     Case("label-unseen", "evaluate {k}/classifier {k}/other", 3, "task.label_unseen", "'sideways'"),
     Case(

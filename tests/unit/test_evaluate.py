@@ -284,7 +284,7 @@ def test_a_swapped_split_turns_that_test_red(different: Path, monkeypatch: pytes
     from zhixing.evaluation import evaluate as module
 
     honest = module.score_text
-    monkeypatch.setattr(module, "score_text", lambda model, tokenizer, corpus, split, tell: honest(model, tokenizer, corpus, always, tell))
+    monkeypatch.setattr(module, "score_text", lambda model, tokenizer, corpus, _, *more: honest(model, tokenizer, corpus, always, *more))
     with pytest.raises(AssertionError, match="was not read"):
         check_that_test_is_read(different)
 

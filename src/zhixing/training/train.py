@@ -29,6 +29,7 @@ from zhixing.core.log import RunLog, quiet
 from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.layers.machine import machine
+from zhixing.models.mixture import Mixture
 from zhixing.tasks import artefact
 from zhixing.tasks.classify import known_rows
 from zhixing.tasks.task import function, task_class
@@ -290,9 +291,9 @@ def mix_trained(
 ) -> Folder:
     """Mix trained language models with each other and with an n-gram of the same corpus, without training any of them again.
 
-    models  Model folders of trained language models of one tokenizer, or one
+    models  Model folders of trained language models of one tokenizer, or one; of a mixture, its trained parts are taken
     order   of the n-gram; 0: the best on validation
-    Raises UsageError for a model that is counted, mixed or of another task, DataError for one of another tokenizer or a corpus without
+    Raises UsageError for a model that is counted or of another task, DataError for one of another tokenizer or a corpus without
     validation text.
     """
     began, core = time.perf_counter(), time.process_time()
@@ -300,7 +301,7 @@ def mix_trained(
     opened, found = open_corpus(corpus), [artefact.load(each) for each in places]
     first = found[0]
     for each in found:
-        if each.task.name != "language" or not hasattr(each.model, "states"):
+        if each.task.name != "language" or not trained_parts(each.model):
             raise UsageError("mix.not_trained", path=str(each.folder.path), family=each.family)
         if each.tokenizer.hash != first.tokenizer.hash:
             raise DataError("mix.tokenizers", path=str(each.folder.path), other=str(first.folder.path))
@@ -308,7 +309,7 @@ def mix_trained(
     settled = Settings(TrainSettings(**(cards[0]["settings"] | {"model": "mixture"})), cards[0]["origins"])
     card: dict[str, Any] = {}
     with create(out, "model", card, force) as building:
-        served, chosen = counted.mix(opened, first.tokenizer, [each.model for each in found], order, tell)
+        served, chosen = counted.mix(opened, first.tokenizer, [part for each in found for part in trained_parts(each.model)], order, tell)
         for name in ("run.json", "run.jsonl"):
             shutil.copyfile(first.folder.path / name, building / name)
         artefact.write(building, first.task, served, first.tokenizer)
@@ -324,6 +325,11 @@ def mix_trained(
             about["members"] = [start.origin(str(each)) for each in places]
         card |= _card(opened, settled, first.task, about, measured)
     return open_folder(out, "model")
+
+
+def trained_parts(model: Any) -> list[Any]:
+    """List what is trained of a model of language: itself, the trained parts of a mixture, or nothing."""
+    return [each for each in (model.parts if isinstance(model, Mixture) else (model,)) if hasattr(each, "states")]
 
 
 def _card(corpus: Corpus, settled: Settings, task: Any, about: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
