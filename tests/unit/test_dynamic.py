@@ -58,6 +58,7 @@ def test_what_is_read_is_learnt_and_nothing_ahead_of_it(made: Path, name: str) -
     changed = tokens.copy()
     changed[161:-1] = changed[161:-1][::-1]
     np.testing.assert_array_equal(read(found.model, changed, found.tokenizer.end_id)[:160], whole[:160])
+    assert np.isfinite(Dynamic(stretch=1000)(found.model, tokens[:200], found.tokenizer.end_id)).all()  # longer than a window
     np.testing.assert_array_equal(score(found.model, tokens), before)  # the model itself is as it was
 
 

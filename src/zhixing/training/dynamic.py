@@ -40,7 +40,7 @@ Tell = Callable[..., None]
 class Dynamic:
     """How a text is learnt from as it is read; the rates and the rest are in the names of `TrainSettings`.
 
-    stretch  int, tokens    scored at once, then learnt
+    stretch  int, tokens    scored at once, then learnt; half of a trained part's window at most
     order    int, tokens    of the counts of what has been read
     """
 
@@ -71,7 +71,8 @@ class Dynamic:
         scores = np.empty((len(own) + 1, len(tokens) - 1))
         buckets, found = np.empty(len(known), np.int64), np.empty(len(known))
         weights, fitted = np.empty(0), 0
-        for low, high in stretches(len(known), self.stretch):
+        stretch = min([self.stretch, *(max(1, each.window // 2) for each in readers if isinstance(each, Learner))])
+        for low, high in stretches(len(known), stretch):
             for row, each in zip(scores, readers, strict=False):
                 row[low:high] = each.score(low, high)
             scores[-1, low:high], matched = recent.score(low, high)

@@ -1,0 +1,71 @@
+"""The best losses on tiny_shakespeare at any time: one static model, several with counts, and all learning from the text as they read it.
+
+    ZHIXING_DATA=... python benchmarks/losses.py OUT [--seeds 1] [--smoke]
+
+Characters, the last tenth as test, the first hundredth for validation, which chooses nothing but the weights of the mixture and each run's
+best step. The members differ in width, dropout, rates and seed; --seeds trains each so often. On two cores the whole takes an hour and a
+half. Static figures are of `evaluate`; adaptive ones of `evaluate --dynamic`, in which the counted rival learns as well.
+"""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+from results import Measured, arguments, find, tell, write
+
+from zhixing import evaluate, prepare, train
+from zhixing.core.files import write_text
+from zhixing.preparation.prepare import Prepare
+from zhixing.training.dynamic import Dynamic
+from zhixing.training.train import mix_trained
+
+LONG = {"model": "qwen3", "size": "small", "batch": 8, "window": 256, "patience": 0, "evaluations": 12, "saves": 6, "matrix_rate": 0.014}
+BRIEF = {**LONG, "matrix_rate": 0.02, "learning_rate": 0.006, "momentum": 0.9, "weight_decay": 0.1, "decay": 0.9, "evaluations": 4}
+MEMBERS: dict[str, dict[str, Any]] = {
+    "narrow": {**LONG, "width": 192, "heads": 6, "groups": 6, "dropout": 0.1, "steps": 3500},
+    "wide": {**LONG, "width": 256, "heads": 8, "groups": 8, "dropout": 0.2, "steps": 3000, "seed": 1},
+    "brief": {**BRIEF, "width": 192, "heads": 6, "groups": 6, "dropout": 0.05, "steps": 1400, "seed": 2},
+}
+SMOKE = {"steps": 3, "size": "tiny", "layers": 1, "width": 32, "heads": 2, "groups": 2, "window": 32}
+SMOKE_CHARACTERS = 40_000
+
+
+def main() -> None:
+    given = arguments(__doc__, seeds=1)
+    out, smoke = given.out, given.smoke
+    with gzip.open(find("tiny_shakespeare") / "input.txt.gz", "rt", encoding="utf-8") as handle:
+        write_text(out / "input.txt", handle.read(SMOKE_CHARACTERS if smoke else -1))
+    corpus = prepare(out / "input.txt", out / "corpus", Prepare(split="tail", validation=0.01, test=0.1), tell=tell).path
+    figures, details, made = [], {}, []
+
+    def judge(name: str, what: str, wanted: str, reader: Dynamic | None = None) -> float:
+        """Score a model, and put down what was found."""
+        report = evaluate(out / name, corpus, rivals=reader is not None, samples=0, tell=tell, reader=reader)
+        found = report.figure("nats_per_token")
+        details[what] = report.to_dict()
+        figures.append(Measured(f"{what} ({found.low or 0:.4f} .. {found.high or 0:.4f})", found.value, wanted))
+        for rival, value in found.rivals.items():
+            figures.append(Measured(f"{what}: beside it, read the same way, {rival}", value))
+        return found.value
+
+    train(corpus, out / "ngram", {"model": "ngram"}, tell=tell)
+    judge("ngram", "the best-order Kneser-Ney, static", "")
+    for name, settings in MEMBERS.items():
+        for number in range(given.seeds):
+            place = f"{name}{number}"
+            chosen = {**settings, "seed": settings.get("seed", 0) + 10 * number, **(SMOKE if smoke else {})}
+            card = train(corpus, out / place, chosen, tell=tell).card
+            judge(
+                place, f"{name}, seed {chosen['seed']}, static, {card['measured']['core_seconds']:.0f} core-seconds", "<= 1.455, aim 1.43"
+            )
+            made.append(place)
+    mix_trained(corpus, [out / each for each in made], out / "all", tell=tell)
+    judge("all", f"{len(made)} models and counts, static", "<= 1.39, aim 1.36")
+    judge(made[0], f"{made[0]} alone, adaptive", "", Dynamic())
+    judge("all", f"{len(made)} models and counts, adaptive", "<= 1.34, aim 1.29", Dynamic())
+    write(out, "Best losses on tiny_shakespeare", figures, {"reports": details, "members": MEMBERS}, smoke)
+
+
+if __name__ == "__main__":
+    main()
