@@ -27,8 +27,8 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "wide": {**LONG, "width": 256, "heads": 8, "groups": 8, "dropout": 0.2, "steps": 3000, "seed": 1},
     "brief": {**BRIEF, "width": 192, "heads": 6, "groups": 6, "dropout": 0.05, "steps": 1400, "seed": 2},
 }
-SMOKE = {"steps": 3, "size": "tiny", "layers": 1, "width": 32, "heads": 2, "groups": 2, "window": 32}
-SMOKE_CHARACTERS = 40_000
+SMOKE = {"steps": 3, "size": "tiny", "layers": 1, "width": 32, "heads": 2, "groups": 2, "window": 128}
+SMOKE_CHARACTERS = 20_000
 
 
 def main() -> None:
