@@ -356,3 +356,12 @@ def test_what_cannot_be(make, error, code):
     with pytest.raises(error) as caught:
         make()
     assert caught.value.code == code and caught.value.text("en") and caught.value.text("zh")
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["", "ab", ""], ["ab", "b中a", "界"], ["a😀", "b"], ["中" * 300, "", "文b"]])
+def test_characters_spelt_as_one_are_those_spelt_apart(texts: list[str]) -> None:
+    tokenizer = train_characters(["ab中文\n"])  # 界 and the face are not in it: several bytes each
+    together, apart = tokenizer.encode_batch(texts), [tokenizer.encode(each) for each in texts]
+    assert [each.tolist() for each in together] == [each.tolist() for each in apart]
+    with pytest.raises(DataError):
+        tokenizer.encode_batch([*texts, "a\ud800"])

@@ -68,8 +68,8 @@ def shard(corpus: Corpus, tokenizer: Encoder, split: str, tell: Callable[..., No
                 stop.check()
             parts = [end] if not documents else []
             for ids in tokenizer.encode_batch(group):
-                parts += [ids.astype(form), end]
-            block = np.concatenate(parts)
+                parts += [ids, end]
+            block = np.concatenate(parts, dtype=form, casting="unsafe")  # the form holds every id of the vocabulary
             raw = block.tobytes()
             digest.update(raw)
             handle.write(raw)

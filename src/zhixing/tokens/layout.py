@@ -88,7 +88,7 @@ def chinese() -> Callable[[str], list[str]]:
 def bounded(text: str) -> Iterator[str]:
     """Cut a text between Chinese words, so that nothing learnt from the parts is a piece of two words."""
     start = 0
-    for match in HAN.finditer(text):
+    for match in () if text.isascii() else HAN.finditer(text):
         words = chinese()(match.group())
         place = match.start()
         for word in words[:-1]:
