@@ -120,6 +120,16 @@ def best(run: Callable[[], Any], tries: int = TRIES) -> float:
     return min(taken)
 
 
+def precisions() -> tuple[str, ...]:
+    """Give the precisions worth comparing here: bf16 only where the processor multiplies it; elsewhere it takes hundreds of times."""
+    from zhixing.layers.machine import native_bf16
+
+    return ("fp32", "bf16") if native_bf16() else ("fp32",)
+
+
+NO_BF16 = "not measured: this processor has no products in bf16"
+
+
 def matrix_rate(precision: str, size: int = MATRIX) -> float:
     """Give the operations a second of a product of square matrices on the CPU, multiplications and additions, the best of some.
 

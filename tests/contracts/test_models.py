@@ -16,6 +16,8 @@ from zhixing.models import catalog, llama
 from zhixing.models.grammar import Grammar
 from zhixing.models.ngram import NGram
 from zhixing.models.recurrent import TextGenerator
+from zhixing.objectives import tokens as objective
+from zhixing.objectives.tokens import IGNORED
 
 V, T, TOLERANCE = 37, 12, 1e-5
 DECODER = {
@@ -410,3 +412,33 @@ def test_golden_names_shapes_and_losses() -> None:
     assert {name: each["tensors"] for name, each in found.items()} == {name: each["tensors"] for name, each in frozen.items()}
     for name, each in found.items():
         assert each["loss"] == pytest.approx(frozen[name]["loss"], rel=1e-5), name
+
+
+def check_chunks(model) -> None:
+    """Assert that a loss whose vocabulary is paid for in chunks has the value and every gradient of the whole."""
+    read = tokens(3)
+    batch = {"tokens": read[:, :-1], "targets": read[:, 1:].clone()}
+    batch["targets"][0, 3:] = IGNORED
+    found = []
+    for chunk in (V * 1000, V * 4):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(objective, "CHUNK_LOGITS", chunk)
+            model.zero_grad()
+            (term,) = objective.NextToken(smoothing=0.1)(model, batch)
+            (term.total * 0.5).backward()
+            found.append((term.total.detach(), {name: p.grad for name, p in model.named_parameters()}))
+    assert gap(found[0][0], found[1][0]) < TOLERANCE
+    for name, whole in found[0][1].items():
+        part = found[1][1][name]
+        assert (whole is None) == (part is None) and (whole is None or gap(whole, part) < 10 * TOLERANCE), name
+
+
+def test_a_vocabulary_in_chunks_has_the_whole_one_s_gradients(trained) -> None:
+    check_chunks(trained)
+
+
+def test_the_harness_sees_a_gradient_that_chunks_lose(monkeypatch: pytest.MonkeyPatch) -> None:
+    lossy = objective.ChunkedNats.backward
+    monkeypatch.setattr(objective.ChunkedNats, "backward", staticmethod(lambda ctx, scale: (*lossy(ctx, scale)[:-1], None)))
+    with pytest.raises(AssertionError, match="lm_head"):
+        check_chunks(make("llama"))

@@ -137,16 +137,26 @@ def test_the_ladder_shows_priors_over_counts_and_weights(corpus: Corpus, small: 
 def test_a_curve_is_told_by_its_lowest_point_and_a_race_by_its_last() -> None:
     line = Line("curve", ((0.1, 3.0), (1.0, 2.0), (10.0, 2.5)))
     assert "curve  2.500<" in draw([line], "a", "x", "y") and "at 1<" not in draw([line], "a", "x", "y")
-    assert "curve  2.000<" in draw([line], "a", "x", "y", race=False) and "at 1<" in draw([line], "a", "x", "y", race=False)
-    both = stack(draw([line], "a", "x", "y"), draw([line], "b", "x", "y", race=False))
+    assert "curve  2.000<" in draw([line], "a", "x", "y", kind="curve") and "at 1<" in draw([line], "a", "x", "y", kind="curve")
+    both = stack(draw([line], "a", "x", "y"), draw([line], "b", "x", "y", kind="curve"))
     assert ElementTree.fromstring(both).get("height") == "920"
 
 
 def test_the_weakest_priors_have_their_places() -> None:
     """Strengths far below a thousandth stand side by side, and a line that rises out of the picture is cut, not bent along its edge."""
-    shown = ElementTree.fromstring(draw([Line("curve", ((1e-6, 9.0), (1e-5, 2.0), (1e-4, 1.0)))], "a", "x", "y", race=False))
+    shown = ElementTree.fromstring(draw([Line("curve", ((1e-6, 9.0), (1e-5, 2.0), (1e-4, 1.0)))], "a", "x", "y", kind="curve"))
     (line,) = shown.iter("{http://www.w3.org/2000/svg}polyline")
     across = [float(point.split(",")[0]) for point in line.attrib["points"].split()]
     down = [float(point.split(",")[1]) for point in line.attrib["points"].split()]
     assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.2) and across[1] > across[0] + 100
     assert down[0] < down[1] < 40 < down[2], "what lies above the picture is placed above it"
+
+
+def test_growth_is_straight_where_cost_is_a_power_of_work() -> None:
+    """Points of a power law lie on a straight line, and the last one is told as it was given."""
+    picture = draw([Line("square", ((1.0, 0.1), (10.0, 10.0), (100.0, 1000.0)))], "a", "work", "cost", kind="growth")
+    (line,) = ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}polyline")
+    across, down = zip(*(map(float, point.split(",")) for point in line.attrib["points"].split()), strict=True)
+    assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.2)
+    assert down[0] - down[1] == pytest.approx(down[1] - down[2], abs=0.2) and down[0] > down[1] + 50
+    assert "square  1000.000<" in picture

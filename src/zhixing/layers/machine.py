@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
+
+LONG_OPERATIONS = 1e17  # of a training: some minutes on a large GPU; compiling takes most of one
 
 
 def machine(precision: str) -> dict[str, Any]:
@@ -24,3 +30,24 @@ def native_bf16() -> bool:
     """Say whether this machine multiplies bfloat16 natively, so that it is worth its rounding."""
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return torch.cuda.is_available() or bool(native())
+
+
+def worth_compiling(operations: float) -> bool:
+    """Say whether compiling pays back within a training of so many operations: on a GPU only; on two cores it gains less than it takes."""
+    return torch.cuda.is_available() and operations >= LONG_OPERATIONS and importlib.util.find_spec("triton") is not None
+
+
+@contextmanager
+def compiled(model: nn.Module, wanted: bool) -> Iterator[None]:
+    """Let the layers of a model compute compiled while the block runs: layers that are alike share one compilation.
+
+    Names of parameters stay as they are. Source: torch's tutorial of regional compilation.
+    """
+    layers = [layer for each in model.modules() if isinstance(each, nn.ModuleList) for layer in each] if wanted else []
+    for layer in layers:
+        layer.compile()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None

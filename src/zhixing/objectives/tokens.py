@@ -7,12 +7,13 @@ that the logits of a whole batch never stand in memory at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from zhixing.core.errors import UsageError
 from zhixing.data.batch import IGNORED
@@ -20,6 +21,60 @@ from zhixing.layers.kinds import Inputs
 from zhixing.objectives.loss import Batch, Loss, Term
 
 CHUNK_LOGITS = 1 << 24  # logits held at once, in numbers: 64 MiB in fp32
+CARD_SHARE, CARD_LOGITS = 32, 1 << 29  # of a GPU's memory, a part for one chunk's logits in fp32, and at most so many of them
+
+
+class ChunkedNats(torch.autograd.Function):
+    """Sum a function of states and targets over chunks of places; each chunk's gradients are made at once, while its logits stand.
+
+    So nothing is computed twice, as it would be if the logits were made again for the backward pass.
+    Source: Hsu et al. 2024, "Liger Kernel", section 3.2, its fused linear cross-entropy; here for any function, by autograd.
+
+    parameters  everything that the function may depend on beside the states
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, summed: Callable[[Tensor, Tensor], Tensor], rows: int, states: Tensor, targets: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        """Give the sum, and keep the gradients.
+
+        summed  (n, D), (n,) -> ()
+        states  (N, D) float
+        """
+        total = torch.zeros((), device=states.device)
+        of_states = torch.empty_like(states)
+        kept: list[Tensor | None] = [None] * len(parameters)
+        place = 0
+        for chunk, wanted in zip(states.split(rows), targets.split(rows), strict=True):
+            with torch.enable_grad():
+                leaf = chunk.detach().requires_grad_()
+                value = summed(leaf, wanted)
+            first, *others = torch.autograd.grad(value, (leaf, *parameters), allow_unused=True)
+            of_states[place : place + len(chunk)] = first
+            for number, each in enumerate(others):
+                if each is not None:
+                    kept[number] = each if kept[number] is None else kept[number].add_(each)
+            total += value.detach()
+            place += len(chunk)
+        ctx.kept = [of_states, *kept]
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        """Give the kept gradients times the scale; once, since they are scaled where they stand."""
+        of_states, *others = (None if each is None else each.mul_(scale.to(each.dtype)) for each in ctx.kept)
+        del ctx.kept
+        return None, None, of_states, None, *others
+
+
+def chunk_rows(vocabulary: int, device: torch.device) -> int:
+    """Give how many places' logits stand in memory at once: few on a CPU, whose caches they should not leave far behind."""
+    most = CHUNK_LOGITS
+    if device.type == "cuda":
+        most = max(most, min(CARD_LOGITS, torch.cuda.get_device_properties(device).total_memory // CARD_SHARE // 4))
+    return max(1, most // vocabulary)
 
 
 def summed_nats(model: nn.Module, states: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -37,11 +92,12 @@ def summed_nats(model: nn.Module, states: Tensor, targets: Tensor, smoothing: fl
     def summed(chunk: Tensor, wanted: Tensor) -> Tensor:
         return F.cross_entropy(model.logits(chunk).float(), wanted, reduction="sum", label_smoothing=smoothing)
 
-    rows = max(1, CHUNK_LOGITS // model.vocabulary)
+    rows = chunk_rows(model.vocabulary, states.device)
     if len(targets) <= rows:
         return summed(states, targets)
-    pieces = zip(states.split(rows), targets.split(rows), strict=True)
-    return torch.stack([checkpoint(summed, chunk, wanted, use_reentrant=False) for chunk, wanted in pieces]).sum()
+    if torch.is_grad_enabled():
+        return ChunkedNats.apply(summed, rows, states, targets, *(p for p in model.parameters() if p.requires_grad))
+    return torch.stack([summed(*pair) for pair in zip(states.split(rows), targets.split(rows), strict=True)]).sum()
 
 
 @dataclass(frozen=True)

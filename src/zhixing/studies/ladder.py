@@ -263,7 +263,7 @@ def write(
         for about, weighed, axis in PANELS:
             drawn = [each.line for each in curves if (each.of == "weight") == weighed]
             if drawn:
-                panels.append(draw(drawn, f"{corpus.path.name}: {about}", axis, "bits per byte", race=False))
+                panels.append(draw(drawn, f"{corpus.path.name}: {about}", axis, "bits per byte", kind="curve"))
         write_text(work / "plot.svg", stack(*panels))
     card = {"corpus": {"path": str(corpus.path), "manifest_sha256": sha256(corpus.path / MANIFEST)}, "core_seconds": core_seconds}
     (work / REQUEST).unlink()

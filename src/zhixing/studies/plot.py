@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 WIDTH, HEIGHT = 760, 460
 LEFT, RIGHT, TOP, BOTTOM = 64, 190, 40, 56
@@ -80,12 +81,16 @@ def stack(*panels: str) -> str:
     return f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' width='{WIDTH}' height='{height}'>\n{inside}</svg>\n"
 
 
-def draw(lines: list[Line], title: str, x_name: str, y_name: str, race: bool = True) -> str:
+def draw(lines: list[Line], title: str, x_name: str, y_name: str, kind: Literal["race", "curve", "growth"] = "race") -> str:
     """Draw lines over a logarithmic x as an SVG document.
 
-    race  lines are runs in time, low where they end: their last level goes on, and where one overtakes another is marked; else they are
-          curves, of which the lowest point counts, and what rises far above the highest of these leaves the picture
+    kind  "race": runs in time, low where they end: their last level goes on, and where one overtakes another is marked; "curve": curves,
+          of which the lowest point counts, and what rises far above the highest of these leaves the picture; "growth": y is logarithmic
+          too, all is shown, and the last point counts
     """
+    if kind == "growth":
+        lines = [Line(line.name, tuple((x, math.log10(y)) for x, y in line.points)) for line in lines]
+    race = kind == "race"
     least = LEAST_SECONDS if race else min(x for line in lines for x, _ in line.points)
     xs = [max(x, least) for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
@@ -95,7 +100,7 @@ def draw(lines: list[Line], title: str, x_name: str, y_name: str, race: bool = T
     if race:
         best_last = sorted(line.points[-1][1] for line in lines)
         high = min(high, best_last[len(best_last) // 2] * 1.6)  # the first moments of training would flatten all that matters
-    else:
+    elif kind == "curve":
         lowest = [min(y for _, y in line.points) for line in lines]
         high = min(high, max(max(lowest) * 1.15, min(lowest) * 1.6))
     margin = (high - low) * 0.08 or 0.1
@@ -113,8 +118,9 @@ def draw(lines: list[Line], title: str, x_name: str, y_name: str, race: bool = T
     end = WIDTH - RIGHT
     for tick in _ticks(low, high):
         _, y = at(1.0, tick)
+        named = f"{10**tick:.3g}" if kind == "growth" else f"{tick:g}"
         parts.append(f"<line x1='{LEFT}' y1='{y:.1f}' x2='{end}' y2='{y:.1f}' stroke='#e5e5e5'/>")
-        parts.append(f"<text x='{LEFT - 6}' y='{y + 4:.1f}' font-size='11' text-anchor='end'>{tick:g}</text>")
+        parts.append(f"<text x='{LEFT - 6}' y='{y + 4:.1f}' font-size='11' text-anchor='end'>{named}</text>")
     for power in range(math.floor(left), math.ceil(right) + 1):
         for factor in (1, 3) if right - left < MANY_DECADES else (1,):
             tick = factor * 10.0**power
@@ -130,7 +136,8 @@ def draw(lines: list[Line], title: str, x_name: str, y_name: str, race: bool = T
     for number, line in enumerate(lines):
         colour = COLOURS[number % len(COLOURS)]
         places = [at(x, y) for x, y in line.points]
-        told = line.points[-1] if race else min(line.points, key=lambda point: point[1])
+        told = min(line.points, key=lambda point: point[1]) if kind == "curve" else line.points[-1]
+        value = 10 ** told[1] if kind == "growth" else told[1]
         last_x, last_y = at(*told)
         if len(places) > 1:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
@@ -145,7 +152,7 @@ def draw(lines: list[Line], title: str, x_name: str, y_name: str, race: bool = T
             )
         label_y = TOP + 14 + (20 if race else 34) * number
         parts.append(f"<rect x='{end + 14}' y='{label_y - 9}' width='12' height='12' fill='{colour}'/>")
-        parts.append(f"<text x='{end + 31}' y='{label_y + 1}' font-size='12'>{escape(line.name)}  {told[1]:.3f}</text>")
+        parts.append(f"<text x='{end + 31}' y='{label_y + 1}' font-size='12'>{escape(line.name)}  {value:.3f}</text>")
         if not race:
             parts.append(f"<text x='{end + 31}' y='{label_y + 14}' font-size='11' fill='#666666'>at {told[0]:g}</text>")
     for crossing in crossings(lines) if race else ():

@@ -6,10 +6,17 @@ Each term is divided once, by its denominator over all micro-batches of the step
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zhixing.core.random import key
 from zhixing.objectives.loss import Batch, Objective
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch's tensors; to a GPU from pinned memory, so that nothing waits for them."""
+    if device.type != "cuda":
+        return {name: value.to(device) for name, value in batch.items()}
+    return {name: value if value.is_cuda else value.pin_memory().to(device, non_blocking=True) for name, value in batch.items()}
 
 
 class Gradients:
@@ -22,26 +29,35 @@ class Gradients:
         self.model, self.objective, self.precision, self.seed = model, objective, precision, seed
 
     def begin(self, batches: list[Batch]) -> dict[str, float]:
-        """Count the denominators of one step over its micro-batches, before any forward pass."""
+        """Count the denominators of one step over its micro-batches, before any forward pass.
+
+        Where the batches lie is where they are counted: in the machine's memory that does not wait for a GPU.
+        """
         self.model.zero_grad(set_to_none=True)
         self.weights: dict[str, float] = {}
         for batch in batches:
             for name, weight in self.objective.weights(batch).items():
                 self.weights[name] = self.weights.get(name, 0.0) + weight
-        self.totals = dict.fromkeys(self.weights, 0.0)
+        self.totals: dict[str, Tensor] = {}
         return self.weights
 
     def add(self, batch: Batch, step: int, micro: int) -> None:
-        """Add one micro-batch's gradients; the generator is keyed by (seed, step, micro), so no generator state is ever saved."""
+        """Move a micro-batch to where the model is and add its gradients.
+
+        The generator is keyed by (seed, step, micro), so no generator state is ever saved.
+        """
         torch.manual_seed(key(self.seed, "step", step, micro))
         device = next(self.model.parameters()).device
+        batch = to_device(batch, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             loss = self.objective(self.model, batch)
         whole = sum(term.scale * term.total / self.weights[term.name] for term in loss)
         whole.backward()
         for term in loss:
-            self.totals[term.name] += float(term.total.detach())
+            total = term.total.detach().double()
+            self.totals[term.name] = self.totals[term.name] + total if term.name in self.totals else total
 
     def finish(self) -> dict[str, float]:
-        """Give each term's value over the whole step: sum over denominators."""
-        return {name: total / self.weights[name] for name, total in self.totals.items()}
+        """Give each term's value over the whole step: sum over denominators. Waits once for the GPU, if there is one."""
+        totals = torch.stack(list(self.totals.values())).tolist()
+        return {name: total / self.weights[name] for name, total in zip(self.totals, totals, strict=True)}

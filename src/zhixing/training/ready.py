@@ -183,7 +183,7 @@ def estimate(plan: Plan, settings: TrainSettings) -> budget.Estimate:
     def one_step(step: int) -> None:
         model.train()
         each = range(1) if alike else range(pieces)
-        batches = [trainer.to_tensors(plan.stream.batch(step, m, pieces), device()) for m in each]
+        batches = [trainer.to_tensors(plan.stream.batch(step, m, pieces)) for m in each]
         trainer.update(gradients, model, optimizer, batches, step, pace)
 
     if not alike:  # batches hold rows of like length: try some from the whole of an epoch
@@ -192,7 +192,7 @@ def estimate(plan: Plan, settings: TrainSettings) -> budget.Estimate:
     if pieces == settings.accumulate == 1:
         return budget.try_steps(one_step, list(range(budget.TRIALS)))
     model.train()
-    gradients.begin([batch := trainer.to_tensors(plan.stream.batch(0, 0, pieces), device())])
+    gradients.begin([batch := trainer.to_tensors(plan.stream.batch(0, 0, pieces))])
     held = budget.resident_bytes()
     piece = budget.try_steps(lambda step: gradients.add(batch, step, 0), [0])
     grown = max(0, piece.memory_bytes - held) * (pieces // settings.accumulate - 1)

@@ -77,6 +77,7 @@ class TrainSettings:
                               many without a gain to stop; 0: never
     saves                     checkpoints in the whole run, besides those of new bests
     precision                 "fp32", "bf16" or "auto": bf16 where the machine multiplies it natively
+    compile                   "yes", "no" or "auto": a model's layers by torch.compile; "auto": on a GPU, where the training is long enough
     threads                   0: as the environment says
     negatives, subsample, minimum   of vectors of words: words drawn against each true pair (0: the exact softmax), share of the text above
                               which a word is thinned out, how often a word must stand in the text; their window is that of a context
@@ -124,6 +125,7 @@ class TrainSettings:
     patience: int = 8
     saves: int = 10
     precision: str = "auto"
+    compile: str = "auto"
     threads: int = 0
     negatives: int = 5
     subsample: float = 1e-3
@@ -139,6 +141,7 @@ CHOICES = {
     "tokenizer": ("characters", "bpe", "unigram", "words"),
     "optimizer": ("muon", "adamw"),
     "precision": ("auto", "fp32", "bf16"),
+    "compile": ("auto", "yes", "no"),
     "prior": ("none", "gaussian", "laplace"),
 }
 POSITIVE = ("window", "batch", "learning_rate", "matrix_rate", "epochs", "prior_strength", "teacher_temperature")

@@ -28,7 +28,7 @@ from zhixing.core.folder import replace as put_in_place
 from zhixing.core.log import RunLog, quiet
 from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
-from zhixing.layers.machine import machine
+from zhixing.layers.machine import compiled, machine, worth_compiling
 from zhixing.models.mixture import Mixture
 from zhixing.tasks import artefact
 from zhixing.tasks.classify import known_rows
@@ -198,6 +198,10 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
     tell("train.plan" if costs else "train.steps", steps=steps, precision=settings.precision, **costs)
 
     model = made.build(settings).to(device())
+    if "compiled" not in run_file:
+        operations = 6.0 * sum(p.numel() for p in model.parameters()) * made.tokens_a_step * steps
+        run_file["compiled"] = settings.compile == "yes" or (settings.compile == "auto" and worth_compiling(operations))
+        write_json(out / "run.json", run_file)
     optimizer = optim.build(model, settings, settings.precision == "bf16")
     checkpoints = Checkpoints(out, tell)
     state = _resume(checkpoints, model, optimizer, out, tell)
@@ -219,7 +223,7 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
     )
     log = RunLog(out / "run.jsonl", state.step)
     try:
-        with budget.Peak() as peak:
+        with budget.Peak() as peak, compiled(model, run_file["compiled"]):
             state = trainer.run(
                 model, objective, made.stream, pace, optimizer, seed=settings.seed, precision=settings.precision,
                 checkpoints=checkpoints, log=log, state=state, validate=validate, tell=tell, stop=stop,

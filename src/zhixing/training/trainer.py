@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zhixing.core.errors import RunError
 from zhixing.core.log import RunLog, quiet
 from zhixing.core.stop import Stop
 from zhixing.objectives.loss import Batch, Objective
 from zhixing.training.checkpoint import Checkpoints, State
-from zhixing.training.gradients import Gradients
+from zhixing.training.gradients import Gradients, to_device
 from zhixing.training.optim import Optimizers, share_of_rate
 
 NOT_FINITE_LIMIT = 20  # steps in a row without a finite loss after which a run is hopeless
@@ -62,9 +62,10 @@ class Pace:
     patience: int = 0
 
 
-def to_tensors(batch: dict[str, Any], device: torch.device) -> Batch:
-    """Make tensors of a stream's arrays."""
-    return {name: torch.as_tensor(value).to(device, non_blocking=True) for name, value in batch.items()}
+def to_tensors(batch: dict[str, Any], device: torch.device | None = None) -> Batch:
+    """Make tensors of a stream's arrays, where they are or on a device."""
+    tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
+    return tensors if device is None else to_device(tensors, device)
 
 
 class Clock:
@@ -89,8 +90,9 @@ def update(
         return dict.fromkeys(weights, 0.0), 0.0, False
     for micro, batch in enumerate(batches):
         gradients.add(batch, step, micro)
+    clipped = torch.nn.utils.clip_grad_norm_(model.parameters(), pace.clip or math.inf)
     values = gradients.finish()
-    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), pace.clip or math.inf))
+    norm = float(clipped)
     if not (math.isfinite(norm) and all(map(math.isfinite, values.values()))):
         return values, norm, False
     optimizer.set_rate(share_of_rate(step, pace.steps, pace.warmup, pace.decay))
@@ -121,7 +123,6 @@ def run(
     """
     state = state or State()
     clock = Clock(state)
-    device = next(model.parameters()).device
     gradients = Gradients(model, objective, precision, seed)
     every = max(1, pace.steps // LOG_LINES)
     began = state.step
@@ -132,7 +133,7 @@ def run(
         while state.step < pace.steps and not state.finished:
             model.train()
             step = state.step
-            batches = [to_tensors(stream.batch(step, micro, pace.accumulate), device) for micro in range(pace.accumulate)]
+            batches = [to_tensors(stream.batch(step, micro, pace.accumulate)) for micro in range(pace.accumulate)]
             values, norm, updated = update(gradients, model, optimizer, batches, step, pace)
             state.step += 1
             if updated:
@@ -189,12 +190,13 @@ def measure(model: nn.Module, objective: Objective, batches: list[Batch], precis
     """Give an objective's value over given batches: sums over denominators, each divided once."""
     device = next(model.parameters()).device
     weights: dict[str, float] = {}
-    totals: dict[str, float] = {}
+    totals: dict[str, Tensor] = {}
     for batch in batches:
-        tensors = to_tensors(batch, device)
-        for name, weight in objective.weights(tensors).items():
+        counted = to_tensors(batch)
+        for name, weight in objective.weights(counted).items():
             weights[name] = weights.get(name, 0.0) + weight
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            for term in objective(model, tensors):
-                totals[term.name] = totals.get(term.name, 0.0) + term.scale * float(term.total)
-    return sum(totals[name] / weights[name] for name in totals)
+            for term in objective(model, to_device(counted, device)):
+                total = term.scale * term.total.double()
+                totals[term.name] = totals[term.name] + total if term.name in totals else total
+    return sum(float(totals[name]) / weights[name] for name in totals)

@@ -1,0 +1,178 @@
+"""How cost grows with work: training with parameters, tokens and the window; preparation, vocabulary and counting with the corpus.
+
+    ZHIXING_DATA=... python benchmarks/growth.py OUT [--rounds 2] [--most-millions 30] [--threads 0] [--smoke]
+
+Each point is a process of its own, the points of all lines in turns; the least of the rounds stands, since what disturbs only adds. What
+should grow as the work does is a straight line of slope 1 on two logarithmic axes. A line's slope is told twice: over its upper half (least
+squares), and the steepest between neighbours there; what is fixed, such as the start of a process, makes the lower half flatter, never the
+upper one steeper. growth.svg shows the lines, each relative to its own first point.
+
+Training: seconds a step of decoders (GPT-2's layout) of growing size at 64 rows of 256 characters; seconds of whole `zhixing train`
+commands of a small decoder over growing numbers of tokens; seconds a step at 16,384 tokens in growing windows, in which attention's share
+grows. Corpora: growing shares, by row, of English, Chinese of today and old Chinese mixed; `zhixing prepare`, `zhixing train --model ngram`
+(of order 5), and a byte-level BPE trained and applied.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peers
+from results import ROOT, Measured, arguments, find, tell, write
+from start import ZHIXING, sources
+
+from zhixing import prepare
+from zhixing.core.files import write_text
+from zhixing.preparation.prepare import Prepare
+from zhixing.studies.plot import Line, draw, stack
+
+MOST_SLOPE = 1.1
+SHAPES = ((2, 128), (3, 192), (4, 256), (6, 384), (8, 512), (10, 640), (12, 768))  # layers and width; a head is 64 wide
+BATCH, WINDOW, STEPS = 64, 256, 3
+WINDOWS = (64, 128, 256, 512, 1024, 2048)
+TOKEN_STEPS = (50, 100, 200, 400, 800, 1600)
+SMALL = {"model": "gpt2", "layers": 2, "width": 128, "heads": 2, "batch": 8, "window": 128}
+MEGABYTES = (0.5, 1, 2, 4, 8, 16, 24)
+SMOKE_SHAPES, SMOKE_WINDOWS, SMOKE_STEPS, SMOKE_MEGABYTES = ((1, 32), (1, 64)), (32, 64), (2, 4), (0.05, 0.1)
+VOCABULARY, ORDER, SEED = 8192, 5, 3
+Point = tuple[float, Callable[[], float]]  # an amount of work, and what gives its seconds
+
+
+def slopes(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """Give the slope of log cost over log work in the upper half of some points: by least squares, and the steepest between neighbours."""
+    upper = [point for point in points if point[0] >= math.sqrt(points[0][0] * points[-1][0])]
+    logs = np.log(upper if len(upper) > 1 else points[-2:])
+    return float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0]), float(np.max(np.diff(logs[:, 1]) / np.diff(logs[:, 0])))
+
+
+def command(words: list[str], threads: int) -> float:
+    """Give the seconds of a whole command."""
+    start = time.perf_counter()
+    peers.child([*ZHIXING, *words], threads)
+    return time.perf_counter() - start
+
+
+def training(out: Path, corpus: Path, most: float, threads: int, smoke: bool) -> dict[str, list[Point]]:
+    """Give the lines of training."""
+    shapes = [pair for pair in SHAPES if 12 * pair[0] * pair[1] ** 2 <= most * 1e6] if not smoke else SMOKE_SHAPES
+    windows, counts = (SMOKE_WINDOWS, SMOKE_STEPS) if smoke else (WINDOWS, TOKEN_STEPS)
+    batch = 2 if smoke else BATCH
+    many = iter(range(1 << 30))
+
+    def step(layers: int, width: int, rows: int, window: int) -> float:
+        asked = {"program": "ours", "corpus": str(corpus), "steps": STEPS, "dropout": 0.0, "precision": "auto"}
+        shape = {"layers": layers, "width": width, "heads": max(1, width // 64), "batch": rows, "window": window}
+        return min(peers.few({**asked, **shape}, out / "run", threads)["seconds"])
+
+    def whole(steps: int) -> float:
+        recipe = out / f"{steps}.toml"
+        write_text(recipe, "".join(f"{name} = {json.dumps(value)}\n" for name, value in {**SMALL, "steps": steps}.items()))
+        return command(["train", str(corpus), str(out / f"model{next(many)}"), "--recipe", str(recipe)], threads)
+
+    sizes = [(12.0 * layers * width**2, partial(step, layers, width, batch, WINDOW)) for layers, width in shapes]
+    tokens = [(float(steps * SMALL["batch"] * SMALL["window"]), partial(whole, steps)) for steps in counts]
+    spans = [(float(each), partial(step, *shapes[1], batch * WINDOW // each, each)) for each in windows]
+    return {
+        "seconds a step over parameters of the layers": sizes,
+        "seconds of a training over tokens read": tokens,
+        "seconds a step over the window": spans,
+    }
+
+
+def corpora(out: Path, threads: int, smoke: bool) -> dict[str, list[Point]]:
+    """Give the lines of what comes before a training, over corpora of growing size."""
+    rows = [line for text in sources(out, False).values() for line in text.split("\n") if line]
+    random.Random(SEED).shuffle(rows)
+    lines: dict[str, list[Point]] = {
+        "seconds of prepare over bytes": [],
+        "seconds of counting an n-gram over bytes": [],
+        "seconds of a BPE trained and applied over bytes": [],
+    }
+    many = iter(range(1 << 30))
+    pieces = [sys.executable, str(ROOT / "benchmarks" / "pieces.py"), "ours"]
+
+    def prepared(path: Path) -> float:
+        return command(["prepare", str(path), str(out / f"corpus{next(many)}"), "--split", "hash"], threads)
+
+    def counted(corpus: Path, recipe: Path) -> float:
+        return command(["train", str(corpus), str(out / f"model{next(many)}n"), "--recipe", str(recipe)], threads)
+
+    def applied(path: Path) -> float:
+        said = json.loads(peers.child([*pieces, str(path), str(VOCABULARY)], threads))
+        return said["training"] + said["encoding"]
+
+    for megabytes in SMOKE_MEGABYTES if smoke else MEGABYTES:
+        size, end = 0, 0
+        while size < megabytes * 1e6:
+            size += len(rows[end].encode()) + 1
+            end += 1
+        path = out / f"rows{size}.txt"
+        path.write_text("\n".join(rows[:end]), encoding="utf-8")
+        table = out / f"rows{size}.jsonl"
+        table.write_text("".join(json.dumps({"text": row}, ensure_ascii=False) + "\n" for row in rows[:end]), encoding="utf-8")
+        made = prepare(table, out / f"rows{size}", Prepare(split="hash", validation=0.0, test=0.1), tell=tell).path
+        recipe = out / "counted.toml"
+        write_text(recipe, f'model = "ngram"\norder = {ORDER}\n')
+        works = (partial(prepared, table), partial(counted, made, recipe), partial(applied, path))
+        for line, work in zip(lines.values(), works, strict=True):
+            line.append((float(size), work))
+    return lines
+
+
+def measure(lines: dict[str, list[Point]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Measure every point of every line, round by round; gives the least seconds of each."""
+    least: dict[tuple[str, float], float] = {}
+    for number in range(rounds):
+        for name, points in lines.items():
+            tell("benchmark.round", round=number + 1, line=name)
+            for work, run in points:
+                taken = run()
+                least[name, work] = min(taken, least.get((name, work), taken))
+    return {name: [(work, least[name, work]) for work, _ in points] for name, points in lines.items()}
+
+
+def main() -> None:
+    given = arguments(__doc__, rounds=2, most_millions=30.0, threads=0)
+    out, smoke, threads = given.out.resolve(), given.smoke, peers.threads(given.threads)
+    with gzip.open(find("tiny_shakespeare") / "input.txt.gz", "rt", encoding="utf-8") as handle:
+        write_text(out / "input.txt", handle.read(60_000 if smoke else -1))
+    corpus = prepare(out / "input.txt", out / "corpus", Prepare(split="tail", validation=0.02, test=0.1), tell=tell).path
+    parts = {"training": training(out, corpus, given.most_millions, threads, smoke), "corpora": corpora(out, threads, smoke)}
+    found = {title: measure(lines, 1 if smoke else given.rounds) for title, lines in parts.items()}
+    figures: list[Measured] = []
+    for lines in found.values():
+        for name, points in lines.items():
+            slope, steepest = slopes(points)
+            ends = ", ".join(f"{work:.3g}: {seconds:.2f}" for work, seconds in points)
+            figures.append(Measured(f"{name}: points", ends))
+            figures.append(Measured(f"{name}: slope of the upper half, steepest {steepest:.2f}", slope, f"<= {MOST_SLOPE}"))
+    panels = [
+        draw(
+            [
+                Line(name, tuple((work / points[0][0], seconds / points[0][1]) for work, seconds in points))
+                for name, points in lines.items()
+            ],
+            f"Growth: {title}",
+            "work, of the least",
+            "cost, of the least",
+            kind="growth",
+        )
+        for title, lines in found.items()
+    ]
+    write_text(out / "growth.svg", stack(*panels))
+    details: dict[str, Any] = {"points": found, "threads_of_each": threads}
+    write(out, "How cost grows with work", figures, details, smoke)
+
+
+if __name__ == "__main__":
+    main()
