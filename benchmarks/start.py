@@ -83,11 +83,15 @@ def beginning(out: Path, corpus: Path, number: int, threads: int, smoke: bool) -
     found = peers.rounds(number, programs, tell)
     firsts = [each["first"] for each in found["train"]]
     above = [one - two for one, two in zip(firsts, found["import"], strict=True)]
+    before = [seconds - each["step"] for seconds, each in zip(above, found["train"], strict=True)]
     return [
         Measured(f"seconds from process start to the end of the first step ({peers.spread(firsts)})", statistics.median(firsts)),
         Measured(f"seconds of a process that imports torch ({peers.spread(found['import'])})", statistics.median(found["import"])),
-        Measured(f"seconds between, median of {number} ({peers.spread(above)})", statistics.median(above), "<= 2"),
+        Measured(f"seconds between, median of {number} ({peers.spread(above)})", statistics.median(above)),
         Measured("of these, what a step takes", statistics.median(each["step"] for each in found["train"])),
+        Measured(
+            f"seconds above the import until the first step begins ({peers.spread(before)})", statistics.median(before), "<= 2, aim 1"
+        ),
     ], found
 
 

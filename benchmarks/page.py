@@ -1,0 +1,107 @@
+"""One page of everything measured of training: each figure that decides, from the result files, beside what was asked for.
+
+    python benchmarks/page.py
+
+Reads the tables in benchmarks/results/ and writes training.md there. A figure is named by its file and by words of its row; nothing on the
+page is typed by hand but which rows it shows. Each file says by itself which machine, commit and command it comes from; those of different
+files may differ, and the page names them. A row that a file has not, or has without a value, stands as not measured.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from zhixing.core.files import write_text
+
+RESULTS = Path(__file__).resolve().parent / "results"
+SHOWN: dict[str, dict[str, list[str]]] = {
+    "Time to a loss": {
+        "targets": [
+            "seconds, ours / nanoGPT (",
+            "tiny_shakespeare: the decoder alone",
+            "tiny_shakespeare: minutes",
+            "Tang poems: the decoder alone",
+            "Tang poems: minutes",
+            "decoder mixed with counts: nats",
+            "decoder mixed with counts: minutes",
+            "decoder alone (opens in transformers): nats",
+            "seconds, ours / nanoGPT's",
+        ],
+        "nanochat": ["time, ours / nanochat", "time without", "core-seconds, ours / nanochat", "rounds of"],
+    },
+    "Best loss, any time": {"losses": ["brief, seed", "models and counts, static", "models and counts, adaptive"]},
+    "Speed": {
+        "throughput": [
+            "dropout 0: tokens a second, other nanoGPT (fp32), ours",
+            "dropout 0: tokens a second, other Trainer",
+            "dropout 0: tokens a second, both in fp32",
+            "dropout 0: share of the peak",
+            "dropout 0.2: tokens a second, other nanoGPT (fp32), ours",
+            "dropout 0.2: tokens a second, other Trainer",
+        ],
+        "gpu": ["tokens a second, other compiled nanoGPT", "share of that peak reached, ours", "seconds, ours / nanoGPT"],
+    },
+    "Memory": {"memory": ["fp32: peak above imports", "bf16: peak above imports", "fp32: floor / ours", "bf16: floor / ours"]},
+    "Before the first step": {
+        "start": [
+            "seconds above the import until the first step begins",
+            "seconds of `zhixing --help`",
+            "BPE of 32,768 pieces, brown, 6.1 MB: seconds of both",
+            "BPE of 32,768 pieces, all texts, 27.0 MB: seconds of both",
+            "characters, brown, a row a line",
+            "characters, lctt_zh, a row a line",
+        ]
+    },
+    "Growth": {
+        "growth": [
+            "seconds a step over parameters of the layers: slope",
+            "seconds of a training over tokens read: slope",
+            "seconds a step over the window: slope",
+            "seconds of prepare over bytes: slope",
+            "seconds of counting an n-gram over bytes: slope",
+            "seconds of a BPE trained and applied over bytes: slope",
+        ]
+    },
+}
+ROW = re.compile(r"^\| (.*) \| (.*) \| (.*) \|$")
+ORIGIN = re.compile(r"^- (command|commit|hardware|versions): (.*)$")
+
+
+def read(name: str) -> tuple[list[tuple[str, str, str]], dict[str, str]]:
+    """Give a result file's rows and where they come from; nothing where there is no such file."""
+    path = RESULTS / f"{name}.md"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = [found.groups() for line in lines if (found := ROW.match(line))]
+    return rows[1:], dict(found.groups() for line in lines if (found := ORIGIN.match(line)))
+
+
+def page() -> str:
+    """Write the page."""
+    lines = ["# Training, measured", ""]
+    lines += ["Written by `python benchmarks/page.py` from the files beside it; each says what it was measured on.", ""]
+    lines += ["The plots: [how cost grows with work](growth.svg), [the crossover on tiny_shakespeare](ladder_tiny_shakespeare.svg),"]
+    lines += ["[on Tang poems](ladder_tang.svg). What was tried, with predictions: [the notebook](../NOTEBOOK.md).", ""]
+    origins: dict[str, dict[str, str]] = {}
+    for title, files in SHOWN.items():
+        lines += [f"## {title}", "", "| figure | value | wanted | from |", "|---|---|---|---|"]
+        for name, named in files.items():
+            rows, origins[name] = read(name)
+            for words in named:
+                row = next((each for each in rows if words in each[0]), None)
+                if row is None or not row[1]:
+                    lines.append(f"| {row[0] if row else words} | not measured | {row[2] if row else ''} | `{name}.py` |")
+                else:
+                    lines.append(f"| {row[0]} | {row[1]} | {row[2]} | [{name}]({name}.md) |")
+        lines.append("")
+    lines += ["## Where they come from", ""]
+    for name, origin in origins.items():
+        if origin:
+            lines.append(f"- {name}: {origin['command']} at {origin['commit'][:8]}, {origin['hardware']}")
+        else:
+            lines.append(f"- {name}: not run; `python benchmarks/{name}.py OUT`")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    write_text(RESULTS / "training.md", page())
