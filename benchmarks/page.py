@@ -45,7 +45,7 @@ SHOWN: dict[str, dict[str, list[str]]] = {
     "Memory": {"memory": ["fp32: peak above imports", "bf16: peak above imports", "fp32: floor / ours", "bf16: floor / ours"]},
     "Before the first step": {
         "start": [
-            "seconds above the import until the first step begins",
+            "seconds above import until the first step begins",
             "seconds of `zhixing --help`",
             "BPE of 32,768 pieces, brown, 6.1 MB: seconds of both",
             "BPE of 32,768 pieces, all texts, 27.0 MB: seconds of both",
