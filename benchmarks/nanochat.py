@@ -46,7 +46,7 @@ THEIRS = {  # runs/runcpu.sh, its settings of the model and the batch
 }  # fmt: skip
 COMPILES = 2  # first steps, in which its model, its optimizer and what they lack are compiled
 QUIET = {"eval-every": -1, "core-metric-every": -1, "sample-every": -1, "run": "dummy", "device-type": "cpu"}
-# The size was chosen on a part of the training text; rates and decays are those that the shortest runs have in targets.py, found on another.
+# The size was chosen on a part of the training text; rates and decays are those of the shortest runs in targets.py, found on another text.
 OURS: dict[str, Any] = {"model": "qwen3", "tokenizer": "bpe", "vocabulary": 4096, "size": "small", "matrix_rate": 0.035}
 OURS |= {"learning_rate": 0.008, "momentum": 0.9, "weight_decay": 0.5, "decay": 0.6, "evaluations": 0, "saves": 0}
 SMOKE_THEIRS = {"depth": 2, "max-seq-len": 128, "device-batch-size": 4, "total-batch-size": 512}

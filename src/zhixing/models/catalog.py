@@ -8,7 +8,8 @@ A family is one file and one line here a name, keyed by `model_type` as Hugging 
 and, when its tensors are not simply its state dict, `tensors()`. A family that the training loop trains offers as well
     PLANS                                        {name: {size: settings}}, the dial's frozen plans of each of its names
     configure(settings, vocabulary, longest)     the config of the model that settled settings describe
-    kinds                                        what it serves as: "causal", "encoder", "masked", "encoder_decoder", "lexical"
+    kinds                                        what it serves as: "causal", "encoder", "masked", "encoder_decoder", "lexical",
+                                                 "document" (an encoder of one state a text)
 Nothing is imported until it is asked for, torch neither.
 Leaves out: files and folders (tasks/artefact.py).
 """
@@ -35,6 +36,7 @@ MODELS = {
     "rnn": "zhixing.models.recurrent:TextGenerator",
     "gru": "zhixing.models.recurrent:TextGenerator",
     "lstm": "zhixing.models.recurrent:TextGenerator",
+    "hashed": "zhixing.models.hashed:Hashed",
     "textcnn": "zhixing.models.textcnn:TextCNN",
     "bilstm": "zhixing.models.bidirectional:Bidirectional",
     "bigru": "zhixing.models.bidirectional:Bidirectional",

@@ -42,7 +42,7 @@ class Classify:
     support: dict[str, int] = dataclasses.field(default_factory=dict)
 
     name: ClassVar[str] = "classify"
-    kinds: ClassVar[tuple[str, ...]] = ("encoder", "causal", "countable")
+    kinds: ClassVar[tuple[str, ...]] = ("encoder", "document", "causal", "countable")
     schema: ClassVar[Schema] = Schema({"text": Text(), "label": Label()}, "label")
     figures: ClassVar[Figures] = {
         "accuracy": Mean("correct"),

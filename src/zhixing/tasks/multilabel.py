@@ -41,7 +41,7 @@ class Multilabel:
     cuts: tuple[float, ...] = ()
 
     name: ClassVar[str] = "multilabel"
-    kinds: ClassVar[tuple[str, ...]] = ("encoder", "causal")
+    kinds: ClassVar[tuple[str, ...]] = ("encoder", "document", "causal")
     schema: ClassVar[Schema] = Schema({"text": Text(), "labels": Labels()}, "labels")
     figures: ClassVar[Figures] = {
         "micro_f1": Whole(spans.f1, ("sets",)),

@@ -175,6 +175,11 @@ def train_characters(
     return Tokenizer(characters.train(texts, limit, minimum_count, tell))
 
 
+def make_bytes() -> Tokenizer:
+    """Make a tokenizer of the 256 bytes, which no text has to be read for."""
+    return Tokenizer(characters.train(["-"], 0, 1, quiet))
+
+
 def train_bpe(texts: Iterable[str], size: int, tell: Callable[..., None] = quiet) -> Tokenizer:
     """Make a byte-level BPE tokenizer; Chinese is bounded by words while it is trained, and only then.
 

@@ -57,7 +57,6 @@ class Gradients:
             total = term.total.detach().double()
             self.totals[term.name] = self.totals[term.name] + total if term.name in self.totals else total
 
-    def finish(self) -> dict[str, float]:
-        """Give each term's value over the whole step: sum over denominators. Waits once for the GPU, if there is one."""
-        totals = torch.stack(list(self.totals.values())).tolist()
-        return {name: total / self.weights[name] for name, total in zip(self.totals, totals, strict=True)}
+    def finish(self) -> dict[str, Tensor]:
+        """Give each term's value over the whole step, each () float: sum over denominators."""
+        return {name: total / self.weights[name] for name, total in self.totals.items()}

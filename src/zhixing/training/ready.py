@@ -28,7 +28,7 @@ from zhixing.objectives.prior import PRIORS, Posterior
 from zhixing.tasks.classify import known_rows
 from zhixing.tasks.task import task_class
 from zhixing.tokens.tokenizer import Tokenizer
-from zhixing.training import budget, optim, start, teacher, trainer, vectors
+from zhixing.training import budget, optim, private, start, teacher, trainer, vectors
 from zhixing.training.gradients import Gradients
 from zhixing.training.settings import TrainSettings, task_of
 
@@ -117,13 +117,17 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
             held_out = held_out and Masked(held_out, mask, mask, 0)
         return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch * settings.window, len(tokens), len(tokens) - 1)
     items = [task.encode(example, tokenizer) for example in corpus.examples("train")]
-    held_rows = known_rows(task, corpus.examples("validation"), tell) if corpus.counts.get("validation") else []
+    judged = corpus.counts.get("validation") and not settings.epsilon
+    held_rows = known_rows(task, corpus.examples("validation"), tell) if judged else []
     held_items = [task.encode(example, tokenizer) for example in held_rows]
     if settings.batch > len(items):
         raise UsageError("train.batch_rows", batch=settings.batch, rows=len(items))
     if settings.teacher:
         teacher.taught(items, list(corpus.examples("train")), task, settings.teacher, tell)
     pad_id = 0 if tokenizer is None else tokenizer.pad_id
+    if settings.epsilon:
+        drawn = private.Poisson(items, settings.batch / len(items), pad_id)
+        return Plan(settled, task, tokenizer, build, drawn, None, settings.batch, len(items), len(items))
     # Rows of which one answer is known are seen about as often as those of another.
     stream = rows_of(
         items, [frozenset(task.schema.told) & frozenset(row) for row in corpus.examples("train")], settings.batch, settings.seed, pad_id

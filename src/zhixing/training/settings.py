@@ -56,7 +56,7 @@ class TrainSettings:
 
     model                     name in the table of models, or naive_bayes, logistic; "auto": by the task
     size                      the dial: tiny, small, medium, large
-    tokenizer                 "characters", "bpe", "unigram" or "words"
+    tokenizer                 "characters", "bpe", "unigram", "words" or "bytes", which learns nothing from any text
     vocabulary                its number of tokens, or the most characters kept; 0: derived
     dictionary                a file of words for the tokenizer "words", one a line; "": none
     steps, minutes, core_seconds   the length, in one of three measures; time is turned into steps before step 0
@@ -69,6 +69,9 @@ class TrainSettings:
     weight_decay, table_decay    decoupled decay of matrices and of tables; 0 under a prior
     prior                     on the weights, in the objective: "gaussian" or "laplace"; "none": maximum likelihood, with decay beside it
     prior_strength            of that prior, in nats: precision (1 / variance) of a Gaussian, rate (1 / scale) of a Laplace
+    epsilon, delta            privacy: how much any single row may show in what leaves the training; epsilon 0: no privacy, delta 0: rows to
+                              the power of minus 1.1. Then the tokenizer is bytes, nothing is validated, and losses are not logged
+    example_clip              the largest norm of a row's gradient, under privacy
     start                     a Model folder whose body and tokenizer the training begins with, of any task; "": fresh ones
     teacher                   a Model folder whose probabilities of the training rows are learnt beside the labels; "": none
     teacher_weight, teacher_temperature   its share of the objective, 0..1, and what flattens both models' probabilities
@@ -113,6 +116,9 @@ class TrainSettings:
     table_decay: float = 0.01
     prior: str = "none"
     prior_strength: float = 1.0
+    epsilon: float = 0.0
+    delta: float = 0.0
+    example_clip: float = 1.0
     start: str = ""
     teacher: str = ""
     teacher_weight: float = 0.7
@@ -138,18 +144,21 @@ class TrainSettings:
 
 CHOICES = {
     "size": ("tiny", "small", "medium", "large"),
-    "tokenizer": ("characters", "bpe", "unigram", "words"),
+    "tokenizer": ("characters", "bpe", "unigram", "words", "bytes"),
     "optimizer": ("muon", "adamw"),
     "precision": ("auto", "fp32", "bf16"),
     "compile": ("auto", "yes", "no"),
     "prior": ("none", "gaussian", "laplace"),
 }
-POSITIVE = ("window", "batch", "learning_rate", "matrix_rate", "epochs", "prior_strength", "teacher_temperature")
+POSITIVE = ("window", "batch", "learning_rate", "matrix_rate", "epochs", "prior_strength", "teacher_temperature", "example_clip")
 NOT_NEGATIVE = (
     *("vocabulary", "steps", "minutes", "core_seconds", "layers", "width", "heads", "groups", "embedding", "context", "weight_decay"),
     *("table_decay", "clip", "evaluations", "patience", "saves", "threads", "classes", "order", "strength", "seed"),
-    *("accumulate", "negatives", "subsample", "minimum"),
+    *("accumulate", "negatives", "subsample", "minimum", "epsilon", "delta"),
 )
+PRIVATE_TASKS = ("classify", "multilabel")
+PRIVATE_MODEL = "hashed"
+UNDER_PRIVACY: dict[str, Any] = {"tokenizer": "bytes", "evaluations": 0, "patience": 0, "clip": 0.0}  # gradients are clipped row by row
 DECAYS = ("weight_decay", "table_decay")
 RECIPES = "zhixing.recipes"
 
@@ -189,7 +198,8 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     from_recipe = read_recipe(recipe)
     first = resolve(TrainSettings, ("recipe", from_recipe), ("flag", flags)).value
     begun = of_start(first.start, task, first.model, flags, from_recipe) if first.start else {}
-    model = begun.get("model", of.default) if first.model == "auto" else first.model
+    default = PRIVATE_MODEL if first.epsilon and task in PRIVATE_TASKS else of.default
+    model = begun.get("model", default) if first.model == "auto" else first.model
     kinds = (*of.kinds, "lexical") if of.reads == "text" else of.kinds
     kinds = (*kinds, "masked") if task == "language" else kinds
     trained = tuple(name for name in catalog.trained(kinds) if task == "language" or name not in LANGUAGE_ONLY)
@@ -212,7 +222,7 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     if settled.value.teacher and (of.schema.told != ("label",) or of.reads != "text"):
         raise UsageError("settings.teacher", task=task, path=settled.value.teacher)
     check(settled)
-    return under_prior(settled, flags)
+    return under_privacy(under_prior(settled, flags), task, of.counted)
 
 
 def task_of(model: str, task: str) -> str:
@@ -257,6 +267,30 @@ def under_prior(settled: Settings, flags: dict[str, Any]) -> Settings:
             raise UsageError("settings.prior_decay", prior=value.prior, setting=name, value=getattr(value, name))
     derived = {name: "prior" for name in DECAYS if name not in asked}
     return Settings(replace(value, **dict.fromkeys(DECAYS, 0.0)), settled.origins | derived)
+
+
+def under_privacy(settled: Settings, task: str, counted: Container[str]) -> Settings:
+    """Set what a private training must not do to what it may, where epsilon is given.
+
+    Raises UsageError for what was asked for and would let a row be seen.
+    """
+    value = settled.value
+    if not value.epsilon:
+        if settled.origins["delta"] == "flag":
+            raise UsageError("private.no_epsilon")
+        return settled
+    if task not in PRIVATE_TASKS or value.model in counted or value.model in TASK_OF:
+        raise UsageError("private.model", model=value.model, task=task, among=PRIVATE_TASKS)
+    if value.minutes or value.core_seconds or value.teacher:
+        named = next(name for name in ("minutes", "core_seconds", "teacher") if getattr(value, name))
+        raise UsageError("private.setting", setting=named, value=getattr(value, named))
+    if not value.delta < 1:
+        raise UsageError("settings.range", setting="delta", value=value.delta, origin=settled.origins["delta"])
+    wanted = {name: one for name, one in UNDER_PRIVACY.items() if not (name == "tokenizer" and value.start)}
+    for name, one in wanted.items():
+        if settled.origins[name] in ("recipe", "flag") and getattr(value, name) != one:
+            raise UsageError("private.setting", setting=name, value=getattr(value, name))
+    return Settings(replace(value, **wanted), settled.origins | dict.fromkeys(wanted, "privacy"))
 
 
 def refuse_unused(model: str, flags: dict[str, Any], counted: Container[str]) -> None:

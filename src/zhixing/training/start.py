@@ -15,7 +15,7 @@ from zhixing.data.corpus import Corpus
 from zhixing.models import catalog
 from zhixing.tasks.artefact import CONFIG, WEIGHTS
 from zhixing.tasks.task import task_class
-from zhixing.tokens.tokenizer import Tokenizer, train_bpe, train_characters, train_unigram, train_words
+from zhixing.tokens.tokenizer import Tokenizer, make_bytes, train_bpe, train_characters, train_unigram, train_words
 from zhixing.tokens.words import read_dictionary
 from zhixing.training.settings import TrainSettings, task_of
 
@@ -33,6 +33,8 @@ def make_tokenizer(corpus: Corpus, settings: TrainSettings) -> Tokenizer | None:
         return None
     if settings.start:
         return Tokenizer.load(settings.start)
+    if settings.tokenizer == "bytes":
+        return make_bytes()
     texts = (text for example in corpus.examples("train") for text in corpus.schema.texts(example))
     if settings.tokenizer == "characters":
         return train_characters(texts, limit=settings.vocabulary or None)

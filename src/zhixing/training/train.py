@@ -34,7 +34,7 @@ from zhixing.tasks import artefact
 from zhixing.tasks.classify import known_rows
 from zhixing.tasks.task import function, task_class
 from zhixing.tokens.tokenizer import Tokenizer
-from zhixing.training import budget, counted, optim, start, teacher, trainer
+from zhixing.training import budget, counted, optim, private, start, teacher, trainer
 from zhixing.training.checkpoint import Checkpoints, State
 from zhixing.training.ready import Plan, Tell, choose, device, dropout_for, estimate, ready
 from zhixing.training.settings import TrainSettings, as_dict, settle, task_of
@@ -108,7 +108,8 @@ def _train(opened: Corpus, out: Path, settled: Settings, began: tuple[float, flo
         if stop is not None:
             stop.check()
         if not continued:
-            _begin(out, {"request": request, "settings": as_dict(settled.value), "origins": settled.origins, "corpus": _origin(opened)})
+            origin = _origin(opened, settled.value)
+            _begin(out, {"request": request, "settings": as_dict(settled.value), "origins": settled.origins, "corpus": origin})
 
     if settled.value.model in task_class(opened.task).counted:
         return count(opened, out, settled, tell, begin)
@@ -120,11 +121,15 @@ def _train(opened: Corpus, out: Path, settled: Settings, began: tuple[float, flo
 
 def identify(corpus: Corpus, settled: Settings) -> str:
     """Name a training by what was asked for: the settled settings and the corpus; run.json holds it as "request"."""
+    if settled.value.epsilon:  # a hash of private rows would let one be guessed and proven
+        return fingerprint([as_dict(settled.value), str(corpus.path.absolute())])
     others = [sha256(Path(each) / MANIFEST) for each in (settled.value.teacher, settled.value.start) if each]
     return fingerprint([as_dict(settled.value), sha256(corpus.path / MANIFEST), *others])
 
 
-def _origin(corpus: Corpus) -> dict[str, Any]:
+def _origin(corpus: Corpus, settings: TrainSettings) -> dict[str, Any]:
+    if settings.epsilon:
+        return {}
     columns = {name: corpus.card.get("settings", {}).get(name) for name in (*corpus.schema.fields, "form")}
     return {"path": str(corpus.path), "manifest_sha256": sha256(corpus.path / MANIFEST), "columns": columns}
 
@@ -187,6 +192,8 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
         spent = (time.perf_counter() - began[0], time.process_time() - began[1])
         planned = budget.schedule(settings, cost, made.tokens_a_step, made.train_tokens, spent, made.held_batches)
         run_file |= {"steps": planned.steps, "evaluations": planned.evaluations, "validation_batches": planned.batches}
+        if settings.epsilon:
+            run_file["private"] = private.mechanism(settings, planned.steps, made.train_tokens)
         run_file |= {"dropout": dropout_for(settings, planned.steps, made), "machine": here, "command": sys.argv[1:]}
         if cost is not None:
             run_file["estimate"] = asdict(budget.whole(cost, planned, spent))
@@ -221,12 +228,18 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
         save_every=max(1, steps // settings.saves) if settings.saves else 0,
         patience=settings.patience,
     )
+    gradients = None
+    if settings.epsilon:
+        ledger = private.Ledger(out / private.LEDGER, run_file["private"])
+        pace = replace(pace, steps=ledger.affordable(state.step, steps, tell))
+        gradients = private.gradients(model, objective, settings, run_file["private"], ledger)
     log = RunLog(out / "run.jsonl", state.step)
     try:
         with budget.Peak() as peak, compiled(model, run_file["compiled"]):
             state = trainer.run(
                 model, objective, made.stream, pace, optimizer, seed=settings.seed, precision=settings.precision,
                 checkpoints=checkpoints, log=log, state=state, validate=validate, tell=tell, stop=stop,
+                gradients=gradients,
             )  # fmt: skip
     finally:
         log.close()
@@ -265,7 +278,9 @@ def finish(
     if settings.model == "mixture":
         assert tokenizer is not None
         served, about["chosen"] = counted.mix(corpus, tokenizer, [model], settings.order, tell)
-    if task.fitted and corpus.counts.get("validation"):
+    if settings.epsilon:
+        about["private"] = private.account(out)
+    elif task.fitted and corpus.counts.get("validation"):
         task = function(task.fitted)(task, model, known_rows(task, corpus.examples("validation"), quiet), tokenizer)
     if settings.teacher:
         about["teacher"] = teacher.origin(settings.teacher)
@@ -340,7 +355,7 @@ def _card(corpus: Corpus, settled: Settings, task: Any, about: dict[str, Any], m
     return {
         "task": task.name,
         **about,
-        "corpus": _origin(corpus) | {"counts": corpus.counts},
+        "corpus": _origin(corpus, settled.value) | {"counts": corpus.counts},
         "settings": as_dict(settled.value),
         "origins": settled.origins,
         "versions": {"zhixing": zhixing.__version__, "torch": torch.__version__, "python": platform.python_version()},

@@ -90,9 +90,10 @@ def update(
         return dict.fromkeys(weights, 0.0), 0.0, False
     for micro, batch in enumerate(batches):
         gradients.add(batch, step, micro)
-    clipped = torch.nn.utils.clip_grad_norm_(model.parameters(), pace.clip or math.inf)
-    values = gradients.finish()
-    norm = float(clipped)
+    terms = gradients.finish()
+    norms = torch.nn.utils.clip_grad_norm_(model.parameters(), pace.clip or math.inf)
+    norm, *found = torch.stack([norms.double(), *terms.values()]).tolist()  # the one wait for a GPU
+    values = dict(zip(terms, found, strict=True))
     if not (math.isfinite(norm) and all(map(math.isfinite, values.values()))):
         return values, norm, False
     optimizer.set_rate(share_of_rate(step, pace.steps, pace.warmup, pace.decay))
@@ -115,15 +116,17 @@ def run(
     validate: Callable[[], float] | None = None,
     tell: Callable[..., None] = quiet,
     stop: Stop | None = None,
+    gradients: Gradients | None = None,
 ) -> State:
     """Train a model until its steps are done, early stopping says so, or a stop is asked for; save on every way out.
 
-    state  where to go on from, with weights and optimiser state already in place; None: from the beginning
+    state      where to go on from, with weights and optimiser state already in place; None: from the beginning
+    gradients  how they come about; None: plainly
     Raises RunError when nothing finite comes any more; Stopped, after saving, when a signal asked for it.
     """
     state = state or State()
     clock = Clock(state)
-    gradients = Gradients(model, objective, precision, seed)
+    gradients = gradients or Gradients(model, objective, precision, seed)
     every = max(1, pace.steps // LOG_LINES)
     began = state.step
     gc.collect()
@@ -147,9 +150,8 @@ def run(
                     raise RunError("train.not_finite", step=state.step, count=state.skipped_in_a_row)
             clock.note(state)
             if updated and (state.step % every == 0 or state.step == pace.steps):
-                log.write(
-                    step=state.step, loss=values, norm=norm, seconds=round(state.seconds, 3), core_seconds=round(state.core_seconds, 3)
-                )
+                told = {"loss": values} if values else {}  # private gradients tell none
+                log.write(step=state.step, **told, norm=norm, seconds=round(state.seconds, 3), core_seconds=round(state.core_seconds, 3))
             rate = (time.perf_counter() - clock.start[0]) / (state.step - began)
             tell("train.progress", step=state.step, steps=pace.steps, loss=sum(values.values()), left=rate * (pace.steps - state.step))
             last = state.step == pace.steps

@@ -1,0 +1,101 @@
+"""Hashed n-grams: a text is the counts of its runs of tokens, each hashed into one of a fixed number of places; nothing is learnt in it.
+
+With a head of its own it is the linear model on n-grams, trained by the one loop. What it computes depends on no training text, so that
+a model trained privately on it lets out nothing but its head. Read from bytes, runs of three, six and nine are one to three Chinese
+characters, among others.
+Source: Weinberger et al. 2009, arXiv:0902.2206 (feature hashing). Differs: no signs, logarithms of counts, each text of length one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zhixing.core.config import read
+from zhixing.core.errors import DataError
+from zhixing.layers.kinds import Inputs
+from zhixing.layers.segments import alone
+
+REMARKS = frozenset({"architectures", "bos_token_id", "eos_token_id", "pad_token_id"})
+BASE, SALT = 1_000_003, 0x9E3779B1  # of the rolling hash, and what tells lengths of runs apart
+MIX = 0x5851F42D4C957F2D  # an odd number that spreads what is alike; products wrap
+GRAMS = (2, 3, 4, 6, 9)  # tokens
+PLANS = {
+    "tiny": {"width": 4096, "window": 512, "batch": 64, "epochs": 12.0},
+    "small": {"width": 32768, "window": 1024, "batch": 64, "epochs": 12.0},
+    "medium": {"width": 131072, "window": 1024, "batch": 64, "epochs": 12.0},
+    "large": {"width": 524288, "window": 2048, "batch": 64, "epochs": 12.0},
+}
+
+
+@dataclass(frozen=True)
+class HashedConfig:
+    """The shape of the model.
+
+    buckets  int            places that runs are hashed into: the width of its one state
+    grams    ints, tokens   lengths of runs
+    """
+
+    vocab_size: int
+    buckets: int
+    grams: tuple[int, ...] = GRAMS
+    model_type: str = "hashed"
+
+
+class Hashed(nn.Module):
+    """An encoder of one state a text: what runs of tokens stand in it."""
+
+    PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"hashed": PLANS}
+    kinds: ClassVar[tuple[str, ...]] = ("document",)
+    pooling: ClassVar[str] = "first"
+
+    def __init__(self, config: HashedConfig) -> None:
+        super().__init__()
+        for name, least in (("buckets", config.buckets), ("grams", min(config.grams, default=0))):
+            if least < 1:
+                raise DataError("model.config_value", name=name, value=getattr(config, name), wanted="at least 1")
+        self.config = config
+        self.width = config.buckets
+        self.window = None
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Hashed:
+        """Make a model from a config.json's content."""
+        return cls(read(HashedConfig, config, REMARKS))
+
+    @classmethod
+    def configure(cls, settings: Any, vocabulary: int, longest: int) -> dict[str, Any]:
+        """Give the config that training settings describe: its width."""
+        return {"model_type": settings.model, "vocab_size": vocabulary, "buckets": settings.width, "grams": list(GRAMS)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the config.json."""
+        return {**dataclasses.asdict(self.config), "grams": list(self.config.grams)}
+
+    def states(self, inputs: Inputs) -> Tensor:
+        """Count the runs of each text.
+
+        inputs  tokens (B, T) int, lengths (B,) int
+        return  (B, 1, D) float, each row of length 1, or 0 where a text has no run
+        """
+        if inputs.segments is not None:
+            return alone(lambda rows, lengths: self.states(Inputs(rows, lengths)), inputs.tokens, inputs.segments, inputs.lengths)
+        tokens = inputs.tokens.long()
+        B, T = tokens.shape
+        place = torch.arange(T, device=tokens.device)
+        lengths = torch.full_like(tokens[:, 0], T) if inputs.lengths is None else inputs.lengths  # (B,)
+        counts = torch.zeros(B, self.width, device=tokens.device)  # (B, D)
+        run = torch.zeros_like(tokens)  # (B, T): the hash of the run that begins at each place
+        for size in range(1, min(T, max(self.config.grams)) + 1):
+            run = run[:, : T - size + 1] * BASE + tokens[:, size - 1 :] + 1
+            if size in self.config.grams:
+                mixed = (run + size * SALT) * MIX
+                bucket = ((mixed ^ (mixed >> 29)) * MIX).remainder(self.width)  # (B, T - size + 1)
+                whole = (place[: T - size + 1] + size <= lengths[:, None]).to(counts.dtype)
+                counts = counts.scatter_add(1, bucket, whole)
+        return F.normalize(counts.log1p(), dim=1).unsqueeze(1)
