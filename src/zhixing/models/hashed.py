@@ -26,10 +26,10 @@ BASE, SALT = 1_000_003, 0x9E3779B1  # of the rolling hash, and what tells length
 MIX = 0x5851F42D4C957F2D  # an odd number that spreads what is alike; products wrap
 GRAMS = (2, 3, 4, 6, 9)  # tokens
 PLANS = {
-    "tiny": {"width": 4096, "window": 512, "batch": 64, "epochs": 12.0},
-    "small": {"width": 32768, "window": 1024, "batch": 64, "epochs": 12.0},
-    "medium": {"width": 131072, "window": 1024, "batch": 64, "epochs": 12.0},
-    "large": {"width": 524288, "window": 2048, "batch": 64, "epochs": 12.0},
+    "tiny": {"width": 4096, "window": 512, "batch": 64, "epochs": 12.0, "learning_rate": 0.02},
+    "small": {"width": 32768, "window": 1024, "batch": 64, "epochs": 12.0, "learning_rate": 0.02},
+    "medium": {"width": 131072, "window": 1024, "batch": 64, "epochs": 12.0, "learning_rate": 0.02},
+    "large": {"width": 524288, "window": 2048, "batch": 64, "epochs": 12.0, "learning_rate": 0.02},
 }
 
 

@@ -223,11 +223,16 @@ class Ledger:
             os.fsync(handle.fileno())
 
 
+def rate_of(batch: int, rows: int) -> float:
+    """Give the chance with which each row enters a step, so that `batch` rows are expected, or all where there are fewer."""
+    return min(1.0, batch / rows)
+
+
 def mechanism(settings: Any, steps: int, rows: int) -> dict[str, Any]:
     """Settle what a private training does: the noise that so many steps over so many rows need; in run.json as "private"."""
-    delta, rate = settings.delta or rows**-DELTA_POWER, settings.batch / rows
+    delta, rate = settings.delta or rows**-DELTA_POWER, rate_of(settings.batch, rows)
     noise = noise_for(settings.epsilon, delta, rate, steps)
-    return {"delta": delta, "rate": rate, "noise": noise, "clip": settings.example_clip, "expected": float(settings.batch)}
+    return {"delta": delta, "rate": rate, "noise": noise, "clip": settings.example_clip, "expected": rate * rows}
 
 
 def gradients(model: nn.Module, objective: Objective, settings: Any, how: dict[str, Any], ledger: Ledger) -> PrivateGradients:

@@ -120,13 +120,13 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
     judged = corpus.counts.get("validation") and not settings.epsilon
     held_rows = known_rows(task, corpus.examples("validation"), tell) if judged else []
     held_items = [task.encode(example, tokenizer) for example in held_rows]
-    if settings.batch > len(items):
+    if settings.batch > len(items) and not settings.epsilon:
         raise UsageError("train.batch_rows", batch=settings.batch, rows=len(items))
     if settings.teacher:
         teacher.taught(items, list(corpus.examples("train")), task, settings.teacher, tell)
     pad_id = 0 if tokenizer is None else tokenizer.pad_id
     if settings.epsilon:
-        drawn = private.Poisson(items, settings.batch / len(items), pad_id)
+        drawn = private.Poisson(items, private.rate_of(settings.batch, len(items)), pad_id)
         return Plan(settled, task, tokenizer, build, drawn, None, settings.batch, len(items), len(items))
     # Rows of which one answer is known are seen about as often as those of another.
     stream = rows_of(

@@ -159,6 +159,7 @@ NOT_NEGATIVE = (
 PRIVATE_TASKS = ("classify", "multilabel")
 PRIVATE_MODEL = "hashed"
 UNDER_PRIVACY: dict[str, Any] = {"tokenizer": "bytes", "evaluations": 0, "patience": 0, "clip": 0.0}  # gradients are clipped row by row
+PRIVATE_BATCH = 1024  # rows a step, where none were asked for: the noise is that of a step
 DECAYS = ("weight_decay", "table_decay")
 RECIPES = "zhixing.recipes"
 
@@ -290,6 +291,8 @@ def under_privacy(settled: Settings, task: str, counted: Container[str]) -> Sett
     for name, one in wanted.items():
         if settled.origins[name] in ("recipe", "flag") and getattr(value, name) != one:
             raise UsageError("private.setting", setting=name, value=getattr(value, name))
+    if settled.origins["batch"] not in ("recipe", "flag"):
+        wanted["batch"] = PRIVATE_BATCH
     return Settings(replace(value, **wanted), settled.origins | dict.fromkeys(wanted, "privacy"))
 
 
