@@ -31,6 +31,8 @@ def train(
     weight_decay: float | None = None,
     prior: str | None = None,
     prior_strength: float | None = None,
+    checker: str | None = None,
+    rollouts: int | None = None,
     epsilon: float | None = None,
     delta: float | None = None,
     start: str | None = None,

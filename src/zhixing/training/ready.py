@@ -22,14 +22,17 @@ from zhixing.data.stream import ROW_WORDS, Masked, Mixture, Rows, Windows
 from zhixing.data.stream import rows as rows_of
 from zhixing.layers.kinds import Headed
 from zhixing.layers.machine import native_bf16
+from zhixing.metrics.checkers import CHECKERS
 from zhixing.models import catalog
 from zhixing.objectives.distil import Distill
+from zhixing.objectives.policy import PolicyGradient
 from zhixing.objectives.prior import PRIORS, Posterior
 from zhixing.tasks.classify import known_rows
 from zhixing.tasks.task import task_class
 from zhixing.tokens.tokenizer import Tokenizer
 from zhixing.training import budget, optim, private, start, teacher, trainer, vectors
 from zhixing.training.gradients import Gradients
+from zhixing.training.rollouts import Rollouts
 from zhixing.training.settings import TrainSettings, task_of
 
 DROPOUTS = ((1.5, 0.0), (4.5, 0.05), (8.0, 0.1), (float("inf"), 0.2))  # passes over the text up to which dropout is this large
@@ -62,8 +65,12 @@ class Plan:
         return self.held_out.steps_per_epoch if self.held_out else 0
 
     def objective(self) -> Any:
-        """Give what is minimised: the task's objective, beside a teacher and under a prior on the weights where these are asked for."""
-        inner, settings = self.task.objective(), self.settings
+        """Give what is minimised: the task's objective, beside a teacher and under a prior on the weights where these are asked for.
+
+        Of texts that the model wrote itself it is what they earned.
+        """
+        settings = self.settings
+        inner = PolicyGradient(settings.kl) if settings.rollouts else self.task.objective()
         if settings.teacher:
             inner = Distill(inner, settings.teacher_weight, settings.teacher_temperature)
         return inner if settings.prior == "none" else Posterior(inner, PRIORS[settings.prior](settings.prior_strength), self.units)
@@ -125,6 +132,9 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
     if settings.teacher:
         teacher.taught(items, list(corpus.examples("train")), task, settings.teacher, tell)
     pad_id = 0 if tokenizer is None else tokenizer.pad_id
+    if settings.rollouts:
+        written = rollouts_of(task, list(corpus.examples("train")), tokenizer, settings)
+        return Plan(settled, task, tokenizer, build, written, None, settings.batch, len(items) * settings.rollouts, len(items))
     if settings.epsilon:
         drawn = private.Poisson(items, private.rate_of(settings.batch, len(items)), pad_id)
         return Plan(settled, task, tokenizer, build, drawn, None, settings.batch, len(items), len(items))
@@ -136,11 +146,23 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
     return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch, len(items), len(items))
 
 
+def rollouts_of(task: Any, examples: list[Any], tokenizer: Tokenizer, settings: TrainSettings) -> Rollouts:
+    """Make the stream of texts that the model writes on the prompts of examples, rewarded by the task's checker."""
+    check = CHECKERS[task.checker]
+    prompts = [task.encode({"prompt": each["prompt"]}, tokenizer)["tokens"].tolist() for each in examples]
+
+    def reward(place: int, text: str) -> float:
+        return check(examples[place]["prompt"], examples[place]["answer"], text.strip())
+
+    return Rollouts(prompts, reward, tokenizer, settings.batch, settings.rollouts, task.most, settings.seed)
+
+
 def fit_task(corpus: Corpus, name: str, settings: TrainSettings) -> Any:
     """Let a task read what it must know from the training split; one that cuts what is too long is told the window."""
     cls = task_class(name)
-    cuts = any(each.name == "longest" for each in fields(cls))
-    return cls.fit(corpus.examples("train"), **({"longest": settings.window} if cuts else {}))
+    names = {each.name for each in fields(cls)}
+    told = {"longest": settings.window, "checker": settings.checker}
+    return cls.fit(corpus.examples("train"), **{name: value for name, value in told.items() if name in names})
 
 
 def ready_vectors(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell: Tell) -> Plan:
@@ -174,10 +196,12 @@ def dropout_for(settings: TrainSettings, steps: int, plan: Plan) -> float:
 def estimate(plan: Plan, settings: TrainSettings) -> budget.Estimate:
     """Time a few steps of a throwaway copy of the model on real batches; of a long step of text, a piece stands for all."""
     model = plan.build(replace(settings, dropout=max(0.0, settings.dropout))).to(device())
+    if hasattr(plan.stream, "bind"):
+        plan.stream.bind(model, plan.build(settings))
     gradients = Gradients(model, plan.objective(), settings.precision, settings.seed)
     optimizer = optim.build(model, settings, settings.precision == "bf16")
     pace = trainer.Pace(1 << 20, clip=settings.clip)
-    alike = not isinstance(plan.stream, Rows | Mixture)
+    alike = not isinstance(plan.stream, Rows | Mixture | Rollouts)
     pieces = settings.accumulate
     if alike:
         parameters = sum(p.numel() for p in model.parameters())

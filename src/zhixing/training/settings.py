@@ -69,6 +69,9 @@ class TrainSettings:
     weight_decay, table_decay    decoupled decay of matrices and of tables; 0 under a prior
     prior                     on the weights, in the objective: "gaussian" or "laplace"; "none": maximum likelihood, with decay beside it
     prior_strength            of that prior, in nats: precision (1 / variance) of a Gaussian, rate (1 / scale) of a Laplace
+    checker                   of the task reason: what an answer is worth, a name in `metrics.checkers`
+    rollouts                  of the task reason: texts tried on each prompt; those that earn more are learnt. 0: the given answers are
+    kl                        with rollouts: how strongly the model is held to the one it began with
     epsilon, delta            privacy: how much any single row may show in what leaves the training; epsilon 0: no privacy, delta 0: rows to
                               the power of minus 1.1. Then the tokenizer is bytes, nothing is validated, and losses are not logged
     example_clip              the largest norm of a row's gradient, under privacy
@@ -116,6 +119,9 @@ class TrainSettings:
     table_decay: float = 0.01
     prior: str = "none"
     prior_strength: float = 1.0
+    checker: str = "exact"
+    rollouts: int = 0
+    kl: float = 0.02
     epsilon: float = 0.0
     delta: float = 0.0
     example_clip: float = 1.0
@@ -154,7 +160,7 @@ POSITIVE = ("window", "batch", "learning_rate", "matrix_rate", "epochs", "prior_
 NOT_NEGATIVE = (
     *("vocabulary", "steps", "minutes", "core_seconds", "layers", "width", "heads", "groups", "embedding", "context", "weight_decay"),
     *("table_decay", "clip", "evaluations", "patience", "saves", "threads", "classes", "order", "strength", "seed"),
-    *("accumulate", "negatives", "subsample", "minimum", "epsilon", "delta"),
+    *("accumulate", "negatives", "subsample", "minimum", "epsilon", "delta", "rollouts", "kl"),
 )
 PRIVATE_TASKS = ("classify", "multilabel")
 PRIVATE_MODEL = "hashed"
@@ -223,7 +229,7 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     if settled.value.teacher and (of.schema.told != ("label",) or of.reads != "text"):
         raise UsageError("settings.teacher", task=task, path=settled.value.teacher)
     check(settled)
-    return under_privacy(under_prior(settled, flags), task, of.counted)
+    return under_reward(under_privacy(under_prior(settled, flags), task, of.counted), task)
 
 
 def task_of(model: str, task: str) -> str:
@@ -268,6 +274,25 @@ def under_prior(settled: Settings, flags: dict[str, Any]) -> Settings:
             raise UsageError("settings.prior_decay", prior=value.prior, setting=name, value=getattr(value, name))
     derived = {name: "prior" for name in DECAYS if name not in asked}
     return Settings(replace(value, **dict.fromkeys(DECAYS, 0.0)), settled.origins | derived)
+
+
+def under_reward(settled: Settings, task: str) -> Settings:
+    """Set what a training by rewards cannot use, where rollouts are asked for: dropout, and validation of given answers.
+
+    Raises UsageError for another task, for a training that begins with nothing, or for a batch that is no multiple of the rollouts.
+    """
+    value = settled.value
+    if not value.rollouts:
+        return settled
+    if task != "reason" or not value.start:
+        raise UsageError("reason.rollouts", task=task, start=value.start or "-")
+    if value.rollouts < 2 or value.batch % value.rollouts:
+        raise UsageError("reason.group", group=value.rollouts, batch=value.batch)
+    wanted = {"dropout": 0.0, "evaluations": 0, "patience": 0}
+    for name, one in wanted.items():
+        if settled.origins[name] == "flag" and getattr(value, name) != one:
+            raise UsageError("settings.unused", setting=name, model=f"rollouts {value.rollouts}")
+    return Settings(replace(value, **wanted), settled.origins | dict.fromkeys(wanted, "rollouts"))
 
 
 def under_privacy(settled: Settings, task: str, counted: Container[str]) -> Settings:

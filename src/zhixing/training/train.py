@@ -214,6 +214,8 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
     state = _resume(checkpoints, model, optimizer, out, tell)
     if state.step == 0:
         state.seconds, state.core_seconds = time.perf_counter() - began[0], time.process_time() - began[1]
+    if hasattr(made.stream, "bind"):  # it writes with the model, and holds it to what it began with
+        made.stream.bind(model, made.build(settings))
     objective, judged = made.objective(), made.task.objective()  # a prior says nothing about text that is held out
     judged = getattr(judged, "held", judged)
     held = [made.held_out.batch(step) for step in range(run_file["validation_batches"])] if made.held_out else []
