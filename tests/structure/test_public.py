@@ -139,7 +139,7 @@ def test_a_command_that_does_not_exist_is_seen() -> None:
         check(["tran", "a"])
 
 
-SHORTER = {"--minutes": "0.05", "--core-seconds": "1"}  # the README's lengths are for a person's patience, not a test's
+SHORTER = {"--minutes": "0.05", "--core-seconds": "1", "--steps": "2"}  # the README's lengths are for a person's patience, not a test's
 
 
 @pytest.mark.timeout(300)
@@ -163,6 +163,8 @@ def test_commands_of_the_readme_run(
     Path("ratings.csv").write_text("userId,movieId,rating,timestamp\n" + "\n".join(ratings) + "\n")
     names = [{"tokens": ["meet", name, str(n)], "tags": ["O", "B-person", "O"]} for n in range(40) for name in ("Ada", "Bo")]
     Path("names.jsonl").write_text("".join(json.dumps(each) + "\n" for each in names))
+    sums = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(9) for b in range(9)]
+    Path("sums.jsonl").write_text("".join(json.dumps(each) + "\n" for each in sums))
     ran = 0
     for line in commands((root / "README.md").read_text(encoding="utf-8")):
         # A server runs until it is stopped: tests/serving starts and stops it.
