@@ -3,14 +3,14 @@
     ZHIXING_DATA=... python benchmarks/growth.py OUT [--rounds 2] [--most-millions 30] [--threads 0] [--smoke]
 
 Each point is a process of its own, the points of all lines in turns; the least of the rounds stands, since what disturbs only adds. What
-should grow as the work does is a straight line of slope 1 on two logarithmic axes. A line's slope is told twice: over its upper half (least
-squares), and the steepest between neighbours there; what is fixed, such as the start of a process, makes the lower half flatter, never the
-upper one steeper. growth.svg shows the lines, each relative to its own first point.
+should grow as the work does is a straight line of slope 1 on two logarithmic axes. From whole commands the seconds of the same command
+with next to no work are taken away first, since what is fixed would hide a bend. A line's slope is told twice: over its upper half (least
+squares), and the steepest between neighbours there. growth.svg shows the lines, each relative to its own first point.
 
 Training: seconds a step of decoders (GPT-2's layout) of growing size at 64 rows of 256 characters; seconds of whole `zhixing train`
-commands of a small decoder over growing numbers of tokens; seconds a step at 16,384 tokens in growing windows, in which attention's share
-grows. Corpora: growing shares, by row, of English, Chinese of today and old Chinese mixed; `zhixing prepare`, `zhixing train --model ngram`
-(of order 5), and a byte-level BPE trained and applied.
+commands of a small decoder over growing numbers of tokens; seconds a step at 16,384 tokens in growing windows, over the operations that
+these take, of which attention's grow with the window. Corpora: growing shares, by row, of English, Chinese of today and old Chinese mixed;
+`zhixing prepare`, `zhixing train --model ngram` (of order 5), and a byte-level BPE trained and applied.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import gzip
 import json
 import math
 import random
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -41,11 +42,14 @@ SHAPES = ((2, 128), (3, 192), (4, 256), (6, 384), (8, 512), (10, 640), (12, 768)
 BATCH, WINDOW, STEPS = 64, 256, 3
 WINDOWS = (64, 128, 256, 512, 1024, 2048)
 TOKEN_STEPS = (50, 100, 200, 400, 800, 1600)
-SMALL = {"model": "gpt2", "layers": 2, "width": 128, "heads": 2, "batch": 8, "window": 128}
+SMALL = {"model": "gpt2", "layers": 2, "width": 128, "heads": 2, "batch": 8, "window": 128, "dropout": 0.0}
 MEGABYTES = (0.5, 1, 2, 4, 8, 16, 24)
 SMOKE_SHAPES, SMOKE_WINDOWS, SMOKE_STEPS, SMOKE_MEGABYTES = ((1, 32), (1, 64)), (32, 64), (2, 4), (0.05, 0.1)
 VOCABULARY, ORDER, SEED = 8192, 5, 3
-Point = tuple[float, Callable[[], float]]  # an amount of work, and what gives its seconds
+LEAST_STEPS, LEAST_ROWS = 1, 50  # of a command with next to no work
+Point = tuple[
+    float, Callable[[], float]
+]  # an amount of work, and what gives its seconds; work 0: the fixed part, taken away from the others
 
 
 def slopes(points: list[tuple[float, float]]) -> tuple[float, float]:
@@ -81,11 +85,14 @@ def training(out: Path, corpus: Path, most: float, threads: int, smoke: bool) ->
 
     sizes = [(12.0 * layers * width**2, partial(step, layers, width, batch, WINDOW)) for layers, width in shapes]
     tokens = [(float(steps * SMALL["batch"] * SMALL["window"]), partial(whole, steps)) for steps in counts]
-    spans = [(float(each), partial(step, *shapes[1], batch * WINDOW // each, each)) for each in windows]
+    tokens.insert(0, (0.0, partial(whole, LEAST_STEPS)))
+    layers, width = shapes[1]
+    every = [batch * WINDOW * layers * (12 * width**2 + each * width) for each in windows]  # operations / 6, attention's causal half
+    spans = [(float(work), partial(step, layers, width, batch * WINDOW // each, each)) for work, each in zip(every, windows, strict=True)]
     return {
         "seconds a step over parameters of the layers": sizes,
         "seconds of a training over tokens read": tokens,
-        "seconds a step over the window": spans,
+        "seconds a step over the operations of growing windows": spans,
     }
 
 
@@ -105,15 +112,16 @@ def corpora(out: Path, threads: int, smoke: bool) -> dict[str, list[Point]]:
         return command(["prepare", str(path), str(out / f"corpus{next(many)}"), "--split", "hash"], threads)
 
     def counted(corpus: Path, recipe: Path) -> float:
+        shutil.rmtree(corpus / "cache", ignore_errors=True)
         return command(["train", str(corpus), str(out / f"model{next(many)}n"), "--recipe", str(recipe)], threads)
 
     def applied(path: Path) -> float:
         said = json.loads(peers.child([*pieces, str(path), str(VOCABULARY)], threads))
         return said["training"] + said["encoding"]
 
-    for megabytes in SMOKE_MEGABYTES if smoke else MEGABYTES:
+    for megabytes in (0.0, *(SMOKE_MEGABYTES if smoke else MEGABYTES)):
         size, end = 0, 0
-        while size < megabytes * 1e6:
+        while size < megabytes * 1e6 or end < LEAST_ROWS:
             size += len(rows[end].encode()) + 1
             end += 1
         path = out / f"rows{size}.txt"
@@ -125,12 +133,13 @@ def corpora(out: Path, threads: int, smoke: bool) -> dict[str, list[Point]]:
         write_text(recipe, f'model = "ngram"\norder = {ORDER}\n')
         works = (partial(prepared, table), partial(counted, made, recipe), partial(applied, path))
         for line, work in zip(lines.values(), works, strict=True):
-            line.append((float(size), work))
+            if megabytes or line is not lines["seconds of a BPE trained and applied over bytes"]:  # which is timed within its process
+                line.append((float(size) if megabytes else 0.0, work))
     return lines
 
 
 def measure(lines: dict[str, list[Point]], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Measure every point of every line, round by round; gives the least seconds of each."""
+    """Measure every point of every line, round by round; gives the least seconds of each, less those of no work."""
     least: dict[tuple[str, float], float] = {}
     for number in range(rounds):
         for name, points in lines.items():
@@ -138,7 +147,8 @@ def measure(lines: dict[str, list[Point]], rounds: int) -> dict[str, list[tuple[
             for work, run in points:
                 taken = run()
                 least[name, work] = min(taken, least.get((name, work), taken))
-    return {name: [(work, least[name, work]) for work, _ in points] for name, points in lines.items()}
+    found = {name: [(work, least[name, work] - least.get((name, 0.0), 0.0)) for work, _ in points] for name, points in lines.items()}
+    return {name: [point for point in points if point[0]] for name, points in found.items()}
 
 
 def main() -> None:

@@ -4,7 +4,7 @@
 
 Characters, the last tenth as test, the first hundredth for validation, which chooses nothing but the weights of the mixture and each run's
 best step. The members differ in width, dropout, length and seed; --members takes the first of them, --seeds trains each so often. On two
-cores the whole takes an hour and a half. Static figures are of `evaluate`; adaptive ones of `evaluate --dynamic`, in which the counted
+cores the whole takes an hour or more. Static figures are of `evaluate`; adaptive ones of `evaluate --dynamic`, in which the counted
 rival learns as well.
 """
 

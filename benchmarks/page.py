@@ -3,13 +3,15 @@
     python benchmarks/page.py
 
 Reads the tables in benchmarks/results/ and writes training.md there. A figure is named by its file and by words of its row; nothing on the
-page is typed by hand but which rows it shows. Each file says by itself which machine, commit and command it comes from; those of different
-files may differ, and the page names them. A row that a file has not, or has without a value, stands as not measured.
+page is typed by hand but which rows it shows; a row that a file should have and has not ends the program. Each file says by itself which
+machine, commit and command it comes from; those of different files may differ, and the page names them. A row that a file has not, or has
+without a value, stands as not measured.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from zhixing.core.files import write_text
@@ -45,6 +47,7 @@ SHOWN: dict[str, dict[str, list[str]]] = {
     "Memory": {"memory": ["fp32: peak above imports", "bf16: peak above imports", "fp32: floor / ours", "bf16: floor / ours"]},
     "Before the first step": {
         "start": [
+            "seconds between, median",
             "seconds above import until the first step begins",
             "seconds of `zhixing --help`",
             "BPE of 32,768 pieces, brown, 6.1 MB: seconds of both",
@@ -57,13 +60,14 @@ SHOWN: dict[str, dict[str, list[str]]] = {
         "growth": [
             "seconds a step over parameters of the layers: slope",
             "seconds of a training over tokens read: slope",
-            "seconds a step over the window: slope",
+            "seconds a step over the operations of growing windows: slope",
             "seconds of prepare over bytes: slope",
             "seconds of counting an n-gram over bytes: slope",
             "seconds of a BPE trained and applied over bytes: slope",
         ]
     },
 }
+PERHAPS = ("bf16", "dropout 0: tokens a second, other Trainer", "dropout 0.2: tokens a second, other Trainer")  # where there is such a peer
 ROW = re.compile(r"^\| (.*) \| (.*) \| (.*) \|$")
 ORIGIN = re.compile(r"^- (command|commit|hardware|versions): (.*)$")
 
@@ -72,6 +76,8 @@ def read(name: str) -> tuple[list[tuple[str, str, str]], dict[str, str]]:
     """Give a result file's rows and where they come from; nothing where there is no such file."""
     path = RESULTS / f"{name}.md"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if any("smoke run" in line for line in lines):
+        sys.exit(f"{path} is of a smoke run, which measures nothing. Run the benchmark itself.")
     rows = [found.groups() for line in lines if (found := ROW.match(line))]
     return rows[1:], dict(found.groups() for line in lines if (found := ORIGIN.match(line)))
 
@@ -80,8 +86,13 @@ def page() -> str:
     """Write the page."""
     lines = ["# Training, measured", ""]
     lines += ["Written by `python benchmarks/page.py` from the files beside it; each says what it was measured on.", ""]
-    lines += ["The plots: [how cost grows with work](growth.svg), [the crossover on tiny_shakespeare](ladder_tiny_shakespeare.svg),"]
-    lines += ["[on Tang poems](ladder_tang.svg). What was tried, with predictions: [the notebook](../NOTEBOOK.md).", ""]
+    plots = {
+        "growth": "how cost grows with work",
+        "ladder_tiny_shakespeare": "every era on tiny_shakespeare",
+        "ladder_tang": "on Tang poems",
+    }
+    there = [f"[{about}]({name}.svg)" for name, about in plots.items() if (RESULTS / f"{name}.svg").exists()]
+    lines += [f"The plots: {', '.join(there)}. What was tried, with predictions: [the notebook](../NOTEBOOK.md).", ""]
     origins: dict[str, dict[str, str]] = {}
     for title, files in SHOWN.items():
         lines += [f"## {title}", "", "| figure | value | wanted | from |", "|---|---|---|---|"]
@@ -89,6 +100,8 @@ def page() -> str:
             rows, origins[name] = read(name)
             for words in named:
                 row = next((each for each in rows if words in each[0]), None)
+                if rows and row is None and not words.startswith(PERHAPS):
+                    sys.exit(f"{name}.md has no row with the words '{words}'.")
                 if row is None or not row[1]:
                     lines.append(f"| {row[0] if row else words} | not measured | {row[2] if row else ''} | `{name}.py` |")
                 else:
@@ -97,7 +110,7 @@ def page() -> str:
     lines += ["## Where they come from", ""]
     for name, origin in origins.items():
         if origin:
-            lines.append(f"- {name}: {origin['command']} at {origin['commit'][:8]}, {origin['hardware']}")
+            lines.append(f"- {name}: {origin['command']} at {origin['commit'][:8]}{origin['commit'][40:]}, {origin['hardware']}")
         else:
             lines.append(f"- {name}: not run; `python benchmarks/{name}.py OUT`")
     return "\n".join([*lines, ""])

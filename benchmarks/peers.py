@@ -121,10 +121,11 @@ def best(run: Callable[[], Any], tries: int = TRIES) -> float:
 
 
 def precisions() -> tuple[str, ...]:
-    """Give the precisions worth comparing here: bf16 only where the processor multiplies it; elsewhere it takes hundreds of times."""
-    from zhixing.layers.machine import native_bf16
+    """Give the precisions worth comparing on the CPU: bf16 only where it multiplies that; elsewhere a product takes hundreds of times."""
+    import torch
 
-    return ("fp32", "bf16") if native_bf16() else ("fp32",)
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return ("fp32", "bf16") if native() else ("fp32",)
 
 
 NO_BF16 = "not measured: this processor has no products in bf16"

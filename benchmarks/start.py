@@ -87,11 +87,9 @@ def beginning(out: Path, corpus: Path, number: int, threads: int, smoke: bool) -
     return [
         Measured(f"seconds from process start to the end of the first step ({peers.spread(firsts)})", statistics.median(firsts)),
         Measured(f"seconds of a process that imports torch ({peers.spread(found['import'])})", statistics.median(found["import"])),
-        Measured(f"seconds between, median of {number} ({peers.spread(above)})", statistics.median(above)),
+        Measured(f"seconds between, median of {number} ({peers.spread(above)})", statistics.median(above), "<= 2"),
         Measured("of these, what a step takes", statistics.median(each["step"] for each in found["train"])),
-        Measured(
-            f"seconds above the import until the first step begins ({peers.spread(before)})", statistics.median(before), "<= 2, aim 1"
-        ),
+        Measured(f"seconds above import until the first step begins ({peers.spread(before)})", statistics.median(before), "<= 2, aim 1"),
     ], found
 
 

@@ -118,13 +118,14 @@ def score_peer(place: Path) -> float:
     return windows(lambda some: model(some, some)[0], tokens, model.config.block_size)
 
 
-def score_ours(folder: Path, corpus: Path) -> float:
+def score_ours(folder: Path, corpus: Path, window: int = WINDOW) -> float:
     """Score our model over the same characters in the same windows."""
     from zhixing.layers.kinds import Inputs
 
     opened = load(folder)
     tokens = np.asarray(shard(open_corpus(corpus), opened.tokenizer, "test", tell).tokens)[1:-1]  # without the ends of the document
-    return windows(lambda some: opened.model.logits(opened.model.states(Inputs(some))), tokens, WINDOW)
+    device = next(opened.model.parameters()).device
+    return windows(lambda some: opened.model.logits(opened.model.states(Inputs(some.to(device)))).cpu(), tokens, window)
 
 
 def against_recipe(out: Path, corpus: Path, text: str, rounds: int, smoke: bool) -> tuple[list[Measured], dict[str, Any]]:

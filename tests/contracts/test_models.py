@@ -437,6 +437,23 @@ def test_a_vocabulary_in_chunks_has_the_whole_one_s_gradients(trained) -> None:
     check_chunks(trained)
 
 
+def test_chunks_under_autocast_keep_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share of a step is no number that bf16 holds: rounded to it, every gradient below the head would be wrong by one factor."""
+    read, found = tokens(3), []
+    batch = {"tokens": read[:, :-1], "targets": read[:, 1:]}
+    model = make("lstm-tied")
+    for chunk in (V * 1000, V * 4):
+        monkeypatch.setattr(objective, "CHUNK_LOGITS", chunk)
+        model.zero_grad()
+        states = torch.randn(len(read), T - 1, 28, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            total = objective.summed_nats(model, states.bfloat16().flatten(0, 1), batch["targets"].flatten())
+        (total / 105.3).backward()
+        found.append(states.grad)
+    ratio = float((found[0] * found[1]).sum() / found[0].square().sum())
+    assert ratio == pytest.approx(1.0, abs=5e-4)
+
+
 def test_the_harness_sees_a_gradient_that_chunks_lose(monkeypatch: pytest.MonkeyPatch) -> None:
     lossy = objective.ChunkedNats.backward
     monkeypatch.setattr(objective.ChunkedNats, "backward", staticmethod(lambda ctx, scale: (*lossy(ctx, scale)[:-1], None)))

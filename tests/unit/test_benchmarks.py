@@ -39,3 +39,11 @@ def test_a_line_that_bends_up_is_seen(growth, power: float) -> None:
 def test_every_point_keeps_its_least_round(growth) -> None:
     taken = iter([5.0, 9.0, 4.0, 11.0])
     assert growth.measure({"line": [(1.0, lambda: next(taken)), (2.0, lambda: next(taken))]}, 2) == {"line": [(1.0, 4.0), (2.0, 9.0)]}
+
+
+def test_what_is_fixed_is_taken_away(growth) -> None:
+    """Eight seconds of start would hide that cost grows as the square; without them it shows."""
+    points = [(0.0, lambda: 8.0), *((float(work), lambda work=work: 8.0 + 0.01 * work**2) for work in (4, 8, 16, 32))]
+    (found,) = growth.measure({"line": points}, 1).values()
+    assert [work for work, _ in found] == [4, 8, 16, 32] and growth.slopes(found)[0] == pytest.approx(2.0)
+    assert growth.slopes([(work, seconds + 8) for work, seconds in found])[0] < 1.1

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zhixing import prepare, train
-from zhixing.core.errors import UsageError
+from zhixing.core.errors import RunError, UsageError
 from zhixing.layers.machine import compiled, worth_compiling
 from zhixing.preparation.prepare import Prepare
 from zhixing.tasks.artefact import load
@@ -40,6 +40,19 @@ def test_only_long_trainings_on_a_gpu_are_compiled_by_themselves(monkeypatch: py
     assert worth_compiling(1e18) and not worth_compiling(1e15)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert not worth_compiling(1e18), "without its compiler nothing is compiled"
+
+
+def test_where_nothing_can_be_compiled(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked for is refused by name; what was only thought worth it is told and goes on without."""
+    monkeypatch.setattr("zhixing.training.train.compile_problem", lambda device: "no compiler")
+    with pytest.raises(RunError, match="no compiler"):
+        train(corpus, tmp_path / "asked", {**SETTINGS, "compile": "yes"})
+    monkeypatch.setattr("zhixing.training.train.worth_compiling", lambda operations: True)
+    told: list[str] = []
+    folder = train(corpus, tmp_path / "auto", SETTINGS, tell=lambda code, **values: told.append(code))
+    assert "train.not_compiled" in told and json.loads((folder.path / "run.json").read_text())["compiled"] is False
+    with pytest.raises(UsageError, match="compile"):
+        train(corpus, tmp_path / "none", {"model": "lstm", "steps": 1, "window": 32, "batch": 4, "compile": "yes"})
 
 
 def test_an_unknown_word_is_refused(corpus: Path, tmp_path: Path) -> None:

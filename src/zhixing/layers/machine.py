@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,13 +38,36 @@ def worth_compiling(operations: float) -> bool:
     return torch.cuda.is_available() and operations >= LONG_OPERATIONS and importlib.util.find_spec("triton") is not None
 
 
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """List the layers of a model that can be compiled: those in a row of layers that are called, not asked by other names."""
+    rows = (each for each in model.modules() if isinstance(each, nn.ModuleList))
+    return [layer for row in rows for layer in row if type(layer).forward is not nn.Module.forward]
+
+
+def compile_problem(device: torch.device) -> str:
+    """Say why nothing can be compiled here, by trying the smallest function; nothing where it can."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's compiler uses what torch calls old
+        try:
+            torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
+        except Exception as problem:
+            return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    return ""
+
+
+def wait() -> None:
+    """Wait until a GPU has done what it was given, so that a clock tells the truth; a CPU has."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 @contextmanager
 def compiled(model: nn.Module, wanted: bool) -> Iterator[None]:
     """Let the layers of a model compute compiled while the block runs: layers that are alike share one compilation.
 
     Names of parameters stay as they are. Source: torch's tutorial of regional compilation.
     """
-    layers = [layer for each in model.modules() if isinstance(each, nn.ModuleList) for layer in each] if wanted else []
+    layers = layers_of(model) if wanted else []
     for layer in layers:
         layer.compile()
     try:

@@ -54,7 +54,7 @@ class ChunkedNats(torch.autograd.Function):
             of_states[place : place + len(chunk)] = first
             for number, each in enumerate(others):
                 if each is not None:
-                    kept[number] = each if kept[number] is None else kept[number].add_(each)
+                    kept[number] = each.clone() if kept[number] is None else kept[number].add_(each)  # two may share one
             total += value.detach()
             place += len(chunk)
         ctx.kept = [of_states, *kept]
@@ -63,8 +63,8 @@ class ChunkedNats(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        """Give the kept gradients times the scale; once, since they are scaled where they stand."""
-        of_states, *others = (None if each is None else each.mul_(scale.to(each.dtype)) for each in ctx.kept)
+        """Give the kept gradients times the scale, once; the scale is rounded to no shorter form."""
+        of_states, *others = (None if each is None else (each.float() * scale).to(each.dtype) for each in ctx.kept)
         del ctx.kept
         return None, None, of_states, None, *others
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from zhixing.training.settings import TrainSettings
 
 TRIAL_OPERATIONS = 1e11  # of one trial, at most, where a piece of a step stands for the whole: a quarter of a second on two cores
+GPU_CORES = 1000  # how many times as much a trial on a GPU may compute, in about the same time
 TRIALS, TRIALS_OF_ROWS = 3, 9  # rows differ in length, and batches of them in cost
 FINISH_SHARE = 0.06  # of a time budget, kept for the last evaluation and for writing the folder
 EVALUATION_SHARE = 0.08  # of the steps' time, spent at most on validation

@@ -21,7 +21,7 @@ from zhixing.data.shards import shard
 from zhixing.data.stream import ROW_WORDS, Masked, Mixture, Rows, Windows
 from zhixing.data.stream import rows as rows_of
 from zhixing.layers.kinds import Headed
-from zhixing.layers.machine import native_bf16
+from zhixing.layers.machine import native_bf16, wait
 from zhixing.metrics.checkers import CHECKERS
 from zhixing.models import catalog
 from zhixing.objectives.distil import Distill
@@ -205,14 +205,16 @@ def estimate(plan: Plan, settings: TrainSettings) -> budget.Estimate:
     pieces = settings.accumulate
     if alike:
         parameters = sum(p.numel() for p in model.parameters())
+        operations = budget.TRIAL_OPERATIONS * (budget.GPU_CORES if torch.cuda.is_available() else 1)
         long = (k for k in range(pieces, settings.batch) if settings.batch % k == 0 and k % pieces == 0)
-        pieces = next((k for k in long if 6 * parameters * plan.tokens_a_step / k < budget.TRIAL_OPERATIONS), settings.batch)
+        pieces = next((k for k in long if 6 * parameters * plan.tokens_a_step / k < operations), settings.batch)
 
     def one_step(step: int) -> None:
         model.train()
         each = range(1) if alike else range(pieces)
         batches = [trainer.to_tensors(plan.stream.batch(step, m, pieces)) for m in each]
         trainer.update(gradients, model, optimizer, batches, step, pace)
+        wait()
 
     if not alike:  # batches hold rows of like length: try some from the whole of an epoch
         spread = [place * plan.stream.steps_per_epoch // budget.TRIALS_OF_ROWS for place in range(budget.TRIALS_OF_ROWS)]
@@ -222,7 +224,7 @@ def estimate(plan: Plan, settings: TrainSettings) -> budget.Estimate:
     model.train()
     gradients.begin([batch := trainer.to_tensors(plan.stream.batch(0, 0, pieces))])
     held = budget.resident_bytes()
-    piece = budget.try_steps(lambda step: gradients.add(batch, step, 0), [0])
+    piece = budget.try_steps(lambda step: (gradients.add(batch, step, 0), wait()), [0])
     grown = max(0, piece.memory_bytes - held) * (pieces // settings.accumulate - 1)
     whole = budget.try_steps(one_step, [0], warm=True)
     return budget.Estimate(

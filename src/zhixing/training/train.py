@@ -28,7 +28,7 @@ from zhixing.core.folder import replace as put_in_place
 from zhixing.core.log import RunLog, quiet
 from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
-from zhixing.layers.machine import compiled, machine, worth_compiling
+from zhixing.layers.machine import compile_problem, compiled, layers_of, machine, worth_compiling
 from zhixing.models.mixture import Mixture
 from zhixing.tasks import artefact
 from zhixing.tasks.classify import known_rows
@@ -206,9 +206,10 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
 
     model = made.build(settings).to(device())
     if "compiled" not in run_file:
-        operations = 6.0 * sum(p.numel() for p in model.parameters()) * made.tokens_a_step * steps
-        run_file["compiled"] = settings.compile == "yes" or (settings.compile == "auto" and worth_compiling(operations))
+        run_file["compiled"] = _compiles(model, settings, 6.0 * made.tokens_a_step * steps, tell)
         write_json(out / "run.json", run_file)
+    elif run_file["compiled"] and (problem := compile_problem(device())):
+        raise RunError("train.cannot_compile", problem=problem)
     optimizer = optim.build(model, settings, settings.precision == "bf16")
     checkpoints = Checkpoints(out, tell)
     state = _resume(checkpoints, model, optimizer, out, tell)
@@ -248,6 +249,26 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
     if state.best_step is not None and state.best_step != state.step:
         checkpoints.load(state.best_step, model)
     return finish(corpus, out, Settings(settings, made.settled.origins), made, model, state, peak.bytes, tell)
+
+
+def _compiles(model: nn.Module, settings: TrainSettings, operations: float, tell: Tell) -> bool:
+    """Settle whether a training is compiled, and prove that it can be.
+
+    operations  of the whole training, a parameter
+    """
+    asked = settings.compile == "yes"
+    if asked and not layers_of(model):
+        raise UsageError("settings.unused", setting="compile", model=settings.model)
+    if not asked and not (settings.compile == "auto" and layers_of(model)):
+        return False
+    if not asked and not worth_compiling(operations * sum(p.numel() for p in model.parameters())):
+        return False
+    if not (problem := compile_problem(device())):
+        return True
+    if asked:
+        raise RunError("train.cannot_compile", problem=problem)
+    tell("train.not_compiled", problem=problem)
+    return False
 
 
 def _resume(checkpoints: Checkpoints, model: nn.Module, optimizer: optim.Optimizers, out: Path, tell: Tell) -> State:
