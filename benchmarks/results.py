@@ -52,7 +52,7 @@ def find(name: str) -> Path:
 
 def tell(code: str, /, **values: Any) -> None:
     """Tell the story of a run on stderr, but not every step of it."""
-    if code not in ("train.progress", "train.validation", "data.shard", "predict.progress", "pack.progress"):
+    if code not in ("train.progress", "private.progress", "train.validation", "data.shard", "predict.progress", "pack.progress"):
         print(time.strftime("%H:%M:%S"), code, *(f"{name}={value}" for name, value in values.items()), file=sys.stderr, flush=True)
 
 

@@ -266,7 +266,8 @@ def epsilon_of(noise: float, rate: float, steps: int, delta: float) -> float:
         return math.inf
     accountant = _opacus().create_accountant("prv")
     accountant.history = [(noise, rate, steps)]
-    return float(accountant.get_epsilon(delta=delta))
+    with np.errstate(all="ignore"):  # where every row is in every step, it takes logarithms of zero, and rightly
+        return float(accountant.get_epsilon(delta=delta))
 
 
 def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:

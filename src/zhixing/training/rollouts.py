@@ -84,7 +84,7 @@ class Rollouts:
         written = generate(self.model, self.tokenizer, asked, sampling, rows=self.batch_rows)
         rewards = np.array([self.reward(int(chosen[number // self.group]), each.text) for number, each in enumerate(written)])
         groups = rewards.reshape(many, self.group)
-        advantages = (groups - groups.mean(1, keepdims=True)) / (groups.std(1, keepdims=True) + SPREAD)  # (P, G)
+        advantages = (groups - groups.mean(1, keepdims=True)) / (groups.std(1, keepdims=True) + SPREAD)
         texts = [[*prompt, *each.tokens] for prompt, each in zip(asked, written, strict=True)]
         longest = max(map(len, texts)) - 1
         tokens = np.full((len(texts), longest), self.tokenizer.pad_id, np.int64)  # (B, T)

@@ -153,7 +153,11 @@ def run(
                 told = {"loss": values} if values else {}  # private gradients tell none
                 log.write(step=state.step, **told, norm=norm, seconds=round(state.seconds, 3), core_seconds=round(state.core_seconds, 3))
             rate = (time.perf_counter() - clock.start[0]) / (state.step - began)
-            tell("train.progress", step=state.step, steps=pace.steps, loss=sum(values.values()), left=rate * (pace.steps - state.step))
+            left = rate * (pace.steps - state.step)
+            if values or not updated:
+                tell("train.progress", step=state.step, steps=pace.steps, loss=sum(values.values()), left=left)
+            else:
+                tell("private.progress", step=state.step, steps=pace.steps, left=left)
             last = state.step == pace.steps
             if validate is not None and pace.evaluate_every and (last or state.step % pace.evaluate_every == 0):
                 judge(model, validate, state, pace, log, clock, tell)
