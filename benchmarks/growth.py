@@ -98,7 +98,7 @@ def training(out: Path, corpus: Path, most: float, threads: int, smoke: bool) ->
 
 def corpora(out: Path, threads: int, smoke: bool) -> dict[str, list[Point]]:
     """Give the lines of what comes before a training, over corpora of growing size."""
-    rows = [line for text in sources(out, False).values() for line in text.split("\n") if line]
+    rows = [line for text in sources(out, False).values() for line in text.split("\n") if line.strip()]
     random.Random(SEED).shuffle(rows)
     lines: dict[str, list[Point]] = {
         "seconds of prepare over bytes": [],
