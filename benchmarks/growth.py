@@ -46,6 +46,7 @@ SMALL = {"model": "gpt2", "layers": 2, "width": 128, "heads": 2, "batch": 8, "wi
 MEGABYTES = (0.5, 1, 2, 4, 8, 16, 24)
 SMOKE_SHAPES, SMOKE_WINDOWS, SMOKE_STEPS, SMOKE_MEGABYTES = ((1, 32), (1, 64)), (32, 64), (2, 4), (0.05, 0.1)
 VOCABULARY, ORDER, SEED = 8192, 5, 3
+SEEN = 0.05  # of the fixed part, that a point must cost to be seen beside it
 LEAST_STEPS, LEAST_ROWS = 1, 50  # of a command with next to no work
 Point = tuple[
     float, Callable[[], float]
@@ -139,7 +140,10 @@ def corpora(out: Path, threads: int, smoke: bool) -> dict[str, list[Point]]:
 
 
 def measure(lines: dict[str, list[Point]], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Measure every point of every line, round by round; gives the least seconds of each, less those of no work."""
+    """Measure every point of every line, round by round; gives the least seconds of each, less those of no work.
+
+    A point whose own cost cannot be seen beside the fixed part is left out: it would be noise.
+    """
     least: dict[tuple[str, float], float] = {}
     for number in range(rounds):
         for name, points in lines.items():
@@ -147,8 +151,12 @@ def measure(lines: dict[str, list[Point]], rounds: int) -> dict[str, list[tuple[
             for work, run in points:
                 taken = run()
                 least[name, work] = min(taken, least.get((name, work), taken))
-    found = {name: [(work, least[name, work] - least.get((name, 0.0), 0.0)) for work, _ in points] for name, points in lines.items()}
-    return {name: [point for point in points if point[0]] for name, points in found.items()}
+    found: dict[str, list[tuple[float, float]]] = {}
+    for name, points in lines.items():
+        fixed = least.get((name, 0.0), 0.0)
+        costs = [(work, least[name, work] - fixed) for work, _ in points if work]
+        found[name] = [point for point in costs if point[1] > SEEN * fixed] or costs[-2:]
+    return found
 
 
 def main() -> None:
@@ -158,7 +166,10 @@ def main() -> None:
         write_text(out / "input.txt", handle.read(60_000 if smoke else -1))
     corpus = prepare(out / "input.txt", out / "corpus", Prepare(split="tail", validation=0.02, test=0.1), tell=tell).path
     parts = {"training": training(out, corpus, given.most_millions, threads, smoke), "corpora": corpora(out, threads, smoke)}
-    found = {title: measure(lines, 1 if smoke else given.rounds) for title, lines in parts.items()}
+    found = {}
+    for title, lines in parts.items():
+        found[title] = measure(lines, 1 if smoke else given.rounds)
+        write_text(out / f"{title}.json", json.dumps(found[title]))
     figures: list[Measured] = []
     for lines in found.values():
         for name, points in lines.items():
@@ -171,6 +182,7 @@ def main() -> None:
             [
                 Line(name, tuple((work / points[0][0], seconds / points[0][1]) for work, seconds in points))
                 for name, points in lines.items()
+                if points[0][1] > 0
             ],
             f"Growth: {title}",
             "work, of the least",
