@@ -67,7 +67,8 @@ SHOWN: dict[str, dict[str, list[str]]] = {
         ]
     },
 }
-PERHAPS = ("bf16", "dropout 0: tokens a second, other Trainer", "dropout 0.2: tokens a second, other Trainer")  # where there is such a peer
+# Rows that a file may lack: where there was no such peer, or that are newer than the file.
+PERHAPS = ("bf16", "dropout 0: tokens a second, other Trainer", "dropout 0.2: tokens a second, other Trainer", "seconds above import")
 ROW = re.compile(r"^\| (.*) \| (.*) \| (.*) \|$")
 ORIGIN = re.compile(r"^- (command|commit|hardware|versions): (.*)$")
 
