@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from zhixing import evaluate, load, prepare, train
-from zhixing.core.errors import UsageError
+from zhixing.core.errors import DataError, UsageError
 from zhixing.layers.heads import Pooled
 from zhixing.layers.kinds import Headed, Inputs
 from zhixing.models import catalog
@@ -114,6 +115,21 @@ def check_sensitivity(kind: type = private.PrivateGradients) -> None:
         without = {key: torch.cat([value[:row], value[row + 1 :]]) for key, value in batch.items()}
         moved = (gather(gradients, [batch]) - gather(gradients, [without])) * ROWS
         assert float(moved.norm()) <= 0.05 * (1 + 1e-4)
+
+
+def test_a_row_that_is_no_number_adds_nothing() -> None:
+    """Else it would be seen in every weight, or by a step that is skipped."""
+    gradients, batch = secret("hashed", clip=0.5)
+    whole = gather(gradients, [batch])
+    plain = gradients._each
+
+    def broken(rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        found = plain(rows)
+        return {name: value.index_fill(0, torch.tensor([2]), math.inf) for name, value in found.items()}
+
+    gradients._each = broken
+    found = gather(gradients, [batch])
+    assert bool(torch.isfinite(found).all()) and float((whole - found).norm()) * ROWS <= 0.5 * (1 + 1e-4)
 
 
 def check_divisor(kind: type = private.PrivateGradients) -> None:
@@ -242,6 +258,8 @@ def test_what_stands_in_the_ledger_is_spent(tmp_path: Path) -> None:
     told: list[str] = []
     assert ledger.spent() == 5 and ledger.affordable(5, 20, lambda code, **v: told.append(code)) == 20
     assert ledger.affordable(3, 20, lambda code, **v: told.append(code)) == 18 and "private.lost" in told
+    with pytest.raises(DataError, match="ledger"):
+        ledger.affordable(9, 20, lambda code, **v: None)
     with open(tmp_path / "ledger.jsonl", "ab") as handle:
         handle.write(b'{"noi')  # killed while it wrote
     assert private.Ledger(tmp_path / "ledger.jsonl", {"noise": 1.0}).spent() == 6
@@ -264,6 +282,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(place / "rows.jsonl", place / "corpus", how).path
 
 
+def walk(value: Any) -> Iterator[tuple[str, Any]]:
+    """Give every key of nested data with its value, counts of rows apart."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            if name != "counts":
+                yield name, each
+                yield from walk(each)
+
+
 SETTINGS = {"epsilon": 8.0, "steps": 40, "batch": 100, "learning_rate": 0.05}
 
 
@@ -277,6 +304,9 @@ def test_a_private_model_learns_and_lets_out_what_the_table_says(corpus: Path, t
     assert card["corpus"] == {"counts": card["corpus"]["counts"]} and run["corpus"] == {}
     text = json.dumps([card, run])
     assert str(corpus) not in text and card["fitted_on"] == ["train"]
+    assert {each.name for each in folder.path.iterdir()} <= set(private.RELEASED)
+    held = [(name, value) for file in (card, run) for name, value in walk(file)]
+    assert not [name for name, value in held if name in private.WITHHELD and value not in (None, [], {})], held
     log = [json.loads(line) for line in (folder.path / "run.jsonl").read_text(encoding="utf-8").splitlines()]
     assert log and not any({"loss", "validation"} & set(line) for line in log)
     task = json.loads((folder.path / "task.json").read_text(encoding="utf-8"))
@@ -313,6 +343,8 @@ def test_a_private_run_that_is_killed_pays_for_what_it_lost(corpus: Path, tmp_pa
         ({"epsilon": 8.0, "evaluations": 3}, "evaluations"),
         ({"epsilon": 8.0, "minutes": 1.0}, "minutes"),
         ({"epsilon": 8.0, "model": "logistic"}, "logistic"),
+        ({"epsilon": 8.0, "model": "textcnn", "dropout": 0.2}, "dropout"),
+        ({"model": "textcnn", "checker": "exact", "steps": 1}, "checker"),
         ({"epsilon": -1.0}, "epsilon"),
         ({"epsilon": 8.0, "delta": 1.5}, "delta"),
         ({"model": "hashed", "delta": 1e-5}, "epsilon"),
@@ -323,6 +355,36 @@ def test_what_would_let_a_row_be_seen_is_refused(corpus: Path, tmp_path: Path, s
     with pytest.raises(UsageError, match=wrong):
         train(corpus, tmp_path / "model", settings)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_start_that_has_seen_the_rows_is_refused(corpus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("opacus")
+    train(corpus, tmp_path / "open", {"model": "textcnn", "layers": 1, "width": 8, "embedding": 4, "steps": 2, "tokenizer": "bytes"})
+    with pytest.raises(UsageError, match="seen these rows"):
+        train(corpus, tmp_path / "model", {**SETTINGS, "start": str(tmp_path / "open")})
+    train(corpus, tmp_path / "paid", {**SETTINGS, "steps": 2})
+    with pytest.raises(UsageError, match="seen these rows"):
+        train(corpus, tmp_path / "model", {**SETTINGS, "start": str(tmp_path / "paid")})
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_run_goes_on_only_with_as_many_rows() -> None:
+    how = {"rate": private.rate_of(100, 1000), "expected": 100.0}
+    assert private.check_resumed(how, 100, 1000) and not private.check_resumed(how, 100, 200)
+
+
+def test_nothing_is_replaced_before_privacy_is_settled(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(corpus, tmp_path / "model", {"model": "majority"})
+    before = (tmp_path / "model" / "manifest.json").read_bytes()
+
+    def absent() -> Any:
+        raise UsageError("private.needs_opacus", problem="no module")
+
+    monkeypatch.setattr(private, "_opacus", absent)
+    private.noise_for.cache_clear()
+    with pytest.raises(UsageError, match="opacus"):
+        train(corpus, tmp_path / "model", SETTINGS, force=True)
+    assert (tmp_path / "model" / "manifest.json").read_bytes() == before
 
 
 def test_the_two_accountants_agree() -> None:

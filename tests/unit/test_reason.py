@@ -16,7 +16,7 @@ from zhixing.data.batch import IGNORED
 from zhixing.layers.kinds import Inputs
 from zhixing.metrics import checkers
 from zhixing.models import catalog
-from zhixing.objectives.policy import PolicyGradient
+from zhixing.objectives.policy import PolicyGradient, allowed
 from zhixing.preparation.prepare import Prepare
 from zhixing.tasks.reason import Reason
 from zhixing.tokens.tokenizer import make_bytes, train_characters
@@ -28,6 +28,14 @@ DECODER = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_pos
 @pytest.mark.parametrize(
     ("name", "prompt", "answer", "said", "reward"),
     [
+        ("arithmetic", "500+500=", "", "1,000", 1.0),
+        ("arithmetic", "500-500=", "", "1,000", 0.0),
+        ("arithmetic", "12-36=", "", "12-24", 0.0),
+        ("arithmetic", "3-8=", "", "\u22125", 1.0),
+        ("arithmetic", "Between 1990-1995 he had 12 apples. How many?", "12", "12", 1.0),
+        ("arithmetic", "1/3=", "", "0.3333", 1.0),
+        ("arithmetic", "05+3 = ?", "9", "8", 1.0),
+        ("arithmetic", "+".join(["1"] * 60) + "=", "9", "60", 1.0),
         ("exact", "", "85", " 85\n", 1.0),
         ("exact", "", "85", "8 5", 0.0),
         ("arithmetic", "37+48=", "", "7 and 8 make 15, so 85", 1.0),
@@ -104,7 +112,7 @@ def test_the_gradient_is_that_of_the_advantages() -> None:
     terms = {term.name: term for term in PolicyGradient(0.5)(model, batch)}
     assert float(terms["kl"].total.detach()) == pytest.approx(0.0, abs=1e-5) and terms["kl"].scale == 0.5
     found = torch.autograd.grad(terms["policy"].total, model.transformer.wte.weight, retain_graph=True)[0]
-    logs = model.logits(model.states(Inputs(batch["tokens"]))).log_softmax(-1)
+    logs = allowed(model.logits(model.states(Inputs(batch["tokens"])))).log_softmax(-1)
     total = torch.zeros(())
     for row in range(len(batch["tokens"])):
         for place, target in enumerate(batch["targets"][row].tolist()):
@@ -118,6 +126,34 @@ def test_the_gradient_is_that_of_the_advantages() -> None:
     other = rollouts(model, tokenizer).batch(0)
     moved = {term.name: term for term in PolicyGradient()(model, {name: torch.from_numpy(value) for name, value in other.items()})}
     assert float(moved["kl"].total.detach()) > 0.01, "another reference pulls"
+
+
+def test_what_is_barred_in_writing_is_barred_in_learning() -> None:
+    from zhixing.decoding.sampling import CONTROL
+    from zhixing.objectives.policy import BARRED
+
+    assert BARRED == CONTROL
+    shares = allowed(torch.zeros(2, 9)).softmax(-1)
+    assert torch.all(shares[:, list(BARRED)] == 0) and torch.allclose(shares.sum(-1), torch.ones(2))
+
+
+def test_a_prompt_leaves_room_for_its_answer() -> None:
+    """Else a text would outgrow the window while it is learnt from, in the middle of a run."""
+    tokenizer, task = make_bytes(), Reason(longest=32, most=12)
+    long = {"prompt": "1+" * 40 + "1=", "answer": "41"}
+    asked, taught = task.encode({"prompt": long["prompt"]}, tokenizer), task.encode(long, tokenizer)
+    assert len(asked["tokens"]) == 20 and len(asked["tokens"]) + task.most <= task.longest
+    assert tokenizer.decode(asked["tokens"]).endswith("1=\n") and (taught["targets"] != IGNORED).sum() == 3
+    assert task._asked(taught) == asked["tokens"].tolist()
+
+
+def test_texts_of_another_model_are_forgotten() -> None:
+    tokenizer = train_characters(["0123456789+="])
+    one, two = make(tokenizer.vocabulary_size), make(tokenizer.vocabulary_size, 5)
+    stream = rollouts(one, tokenizer)
+    before = stream.batch(0)
+    stream.bind(two, one)
+    assert not np.array_equal(before["tokens"], stream.batch(0)["tokens"])
 
 
 def test_a_row_is_a_prompt_and_what_is_to_be_said() -> None:
@@ -178,6 +214,7 @@ def test_a_reward_training_that_was_killed_ends_in_the_same_bytes(corpus: Path, 
         ({"rollouts": 4, "batch": 16}, "start"),
         ({"checker": "loud", "steps": 1}, "checker"),
         ({"rollouts": -1}, "rollouts"),
+        ({"start": "", "kl": -1.0}, "kl"),
     ],
 )
 def test_what_cannot_be_rewarded_is_refused(corpus: Path, tmp_path: Path, settings: dict[str, Any], wrong: str) -> None:

@@ -335,7 +335,7 @@ def test_recipe_weaker_than_flag(tmp_path: Path) -> None:
 def task_of(name: str) -> str:
     """Name a task that the family can be trained for."""
     kinds = catalog.find({"model_type": name}).kinds
-    return "translate" if "encoder_decoder" in kinds else "classify" if kinds == ("encoder",) else "language"
+    return "translate" if "encoder_decoder" in kinds else "classify" if kinds in (("encoder",), ("document",)) else "language"
 
 
 @pytest.mark.parametrize("name", catalog.trained())
@@ -346,11 +346,11 @@ def test_a_trained_family_has_a_plan_of_each_size(name: str) -> None:
         assert all(settled.origins[key] == "dial" for key in catalog.plan(name, size))
         with torch.device("meta"):
             made = catalog.build(catalog.configure(settled.value, 999, settled.value.window))
-        sizes.append(sum(p.numel() for p in made.parameters()))
+        sizes.append(sum(p.numel() for p in made.parameters()) or made.width)  # of hashed n-grams nothing is learnt but the head
     assert sizes == sorted(set(sizes)) and sizes[0] < 2_000_000
 
 
-@pytest.mark.parametrize("name", catalog.trained())
+@pytest.mark.parametrize("name", [name for name in catalog.trained() if name != "hashed"])
 def test_tables_are_not_orthogonalised(name: str) -> None:
     settings = settle(task_of(name), {"model": name, "size": "tiny"}).value
     made = catalog.build(catalog.configure(settings, 999, settings.window))

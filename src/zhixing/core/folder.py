@@ -28,7 +28,7 @@ OUTSIDE = ("checkpoints", "evaluation", "cache")
 RUN = "run.json"
 KINDS = ("checkpoint", "comparison", "corpus", "model")
 WORKING = frozenset((  # what a folder may hold before its manifest says so
-    CARD, RUN, "run.jsonl", "task.json", "config.json", "generation_config.json", "golden.json", "model.safetensors",
+    CARD, RUN, "run.jsonl", "ledger.jsonl", "task.json", "config.json", "generation_config.json", "golden.json", "model.safetensors",
     "tokenizer.json", "tokenizer_config.json", "words.json", "optimizer.safetensors", "state.json", "schema.json", "rejected.jsonl",
     "train.jsonl.zst",
     "validation.jsonl.zst", "test.jsonl.zst", "table.json", "table.md", "plot.svg", "request.json",

@@ -6,15 +6,18 @@ A rule is a function of texts alone, so that a reward can be computed anywhere a
 from __future__ import annotations
 
 import ast
+import functools
 import operator
 import re
 from collections.abc import Callable
 
 from zhixing.metrics.quality import BREAKS, VERSE_LENGTHS
 
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+NUMBER = re.compile(r"(?:(?<![\d.,])-)?\d+(?:,\d{3})*(?:\.\d+)?")  # a sign after a digit is a subtraction's
 SUM = re.compile(r"[\d\s.+\-*/()×÷]+")
-MOST_CHARACTERS, MOST_DEPTH = 200, 20  # of a sum that is worked out
+ASKED = re.compile(r"\s*(?:=\s*\??\s*)?$")  # what may follow a sum that is asked for
+MOST_CHARACTERS, MOST_DEPTH = 200, 120  # of a sum that is worked out
+NEAR = 1e-3  # relative, for results that are no whole numbers
 OPERATORS: dict[type, Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -30,29 +33,38 @@ def exact(prompt: str, answer: str, said: str) -> float:
 
 
 def arithmetic(prompt: str, answer: str, said: str) -> float:
-    """Reward a text whose last number is what the prompt's sum comes to; the given answer is not looked at where there is a sum.
+    """Reward a text whose last number is what the sum at the prompt's end comes to; where none is asked there, the given answer's last one.
 
     Reasoning may stand before that number.
     """
-    found = NUMBER.findall(said)
-    wanted = work_out(prompt)
+    found, wanted = last_number(said), work_out(prompt)
     if wanted is None:
-        numbers = NUMBER.findall(answer)
-        wanted = float(numbers[-1]) if numbers else None
-    return float(bool(found) and wanted is not None and abs(float(found[-1]) - wanted) < 1e-9)
+        wanted = last_number(answer)
+    if found is None or wanted is None:
+        return 0.0
+    return float(abs(found - wanted) <= (1e-9 if wanted == round(wanted) else NEAR * abs(wanted)))
 
 
+def last_number(text: str) -> float | None:
+    """Give the last number of a text, None where there is none; commas may part thousands."""
+    found = NUMBER.findall(text.replace("\u2212", "-"))
+    return float(found[-1].replace(",", "")) if found else None
+
+
+@functools.lru_cache(maxsize=4096)
 def work_out(text: str) -> float | None:
-    """Work out the longest sum in a text; None where there is none, or it is too long, or divides by zero."""
-    runs = sorted((each.strip() for each in SUM.findall(text)), key=len, reverse=True)
-    for run in runs:
-        if not re.search(r"\d\s*[+\-*/×÷]\s*[\d(]", run) or len(run) > MOST_CHARACTERS:
-            continue
-        try:
-            return _value(ast.parse(run.replace("×", "*").replace("÷", "/"), mode="eval").body, 0)
-        except (SyntaxError, ValueError, ZeroDivisionError, OverflowError, RecursionError, MemoryError):
-            continue
-    return None
+    """Work out the sum at the end of a text, before "=" or alone; None where there is none, or it is too long, or divides by zero."""
+    text = text[-4 * MOST_CHARACTERS :].replace("\u2212", "-")
+    text = text[: ASKED.search(text).start()]
+    runs = list(SUM.finditer(text[-2 * MOST_CHARACTERS :]))
+    run = runs[-1].group().strip() if runs and runs[-1].end() == len(text[-2 * MOST_CHARACTERS :]) else ""
+    if not re.search(r"\d\s*[+\-*/×÷]\s*[\d(]", run) or len(run) > MOST_CHARACTERS:
+        return None
+    plain = re.sub(r"(?<![\d.])0+(?=\d)", "", run.replace("×", "*").replace("÷", "/"))
+    try:
+        return _value(ast.parse(plain, mode="eval").body, 0)
+    except (SyntaxError, ValueError, ZeroDivisionError, OverflowError, RecursionError, MemoryError):
+        return None
 
 
 def _value(node: ast.AST, depth: int) -> float:

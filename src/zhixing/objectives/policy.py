@@ -3,7 +3,8 @@
     - sum of A log p(token)  +  kl * sum of (r - log r - 1),  r = p_reference(token) / p(token)
 
 A is the text's advantage, made by the stream that samples (`training/rollouts.py`), constant here. Texts are from the model as it is, so
-that the ratio of new to old probability is 1 and nothing has to be clipped. The other terms are told and move nothing: their scale is 0.
+that the ratio of new to old probability is 1, in bf16 but for rounding, and nothing has to be clipped. The other terms are told and move
+nothing: their scale is 0.
 Source: Shao et al. 2024, "DeepSeekMath", arXiv:2402.03300, section 4.1 (GRPO), equations 3 and 4. Differs: each token counts once, not
 each text's mean: Yu et al. 2025, "DAPO", arXiv:2503.14476, section 3.3.
 """
@@ -12,12 +13,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zhixing.data.batch import IGNORED
 from zhixing.layers.kinds import Inputs
 from zhixing.objectives.loss import Batch, Loss, Term
+
+BARRED = (0, 2, 3, 4)  # as decoding.sampling.CONTROL: a test holds them equal
+LEAST = -1e9  # in the place of minus infinity, whose product with a probability of 0 would be no number
+
+
+def allowed(logits: Tensor) -> Tensor:
+    """Bar the tokens that no text is made of, padding and the control tokens of a chat, as whoever writes the texts does.
+
+    logits  (..., V) float
+    return  (..., V) float32
+    """
+    return logits.float().index_fill(-1, torch.tensor(BARRED, device=logits.device), LEAST)
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,7 @@ class PolicyGradient:
                 rewards (B,) float, references (B, T) float: log p of each target by the model that it is held to
         """
         written = batch["targets"] != IGNORED  # (B, T)
-        logs = model.logits(model.states(Inputs(batch["tokens"]))).float().log_softmax(-1)  # (B, T, V)
+        logs = allowed(model.logits(model.states(Inputs(batch["tokens"])))).log_softmax(-1)  # (B, T, V)
         said = -F.cross_entropy(logs.flatten(0, 1), batch["targets"].flatten(), ignore_index=IGNORED, reduction="none")
         said = said.view(written.shape)  # (B, T), 0 where nothing was written
         gap = (batch["references"] - said) * written

@@ -70,18 +70,19 @@ class Reason:
         if settings.get("checker", cls.checker) not in CHECKERS:
             raise UsageError("settings.choice", setting="checker", name=settings["checker"], among=tuple(CHECKERS))
         longest = max((len(example["answer"].encode("utf-8")) for example in training_examples), default=1)
-        return cls(**{"most": max(1, min(2 * longest + 2, settings.get("longest", cls.longest) // 2)), **settings})
+        return cls(**{"most": max(1, min(2 * longest + 2, settings.get("longest", cls.longest) * 3 // 4)), **settings})
 
     def encode(self, example: Example, tokenizer: Any) -> Item:
         """Turn a row into {"tokens": (T,) int, "targets": (T,) int}, the prompt not among the targets; without a tokenizer, {"source"}.
 
-        The end token opens the prompt and closes the answer; a line break stands between them. A row to be answered has no targets.
+        The end token opens the prompt and closes the answer; a line break stands between them. A row to be answered has no
+        targets. Of a prompt that would leave no room for an answer of `most` tokens, the end is kept.
         """
         if tokenizer is None:
             return {"source": example["prompt"]}
-        prompt = [tokenizer.end_id, *tokenizer.encode(example["prompt"] + BREAK)]
+        prompt = [tokenizer.end_id, *tokenizer.encode(example["prompt"] + BREAK)][-max(1, self.longest - self.most) :]
         if "answer" not in example:
-            return {"tokens": np.asarray(prompt[-self.longest :], np.int64)}
+            return {"tokens": np.asarray(prompt, np.int64)}
         whole = np.asarray([*prompt, *tokenizer.encode(example["answer"]), tokenizer.end_id][: self.longest + 1], np.int64)
         targets = whole[1:].copy()
         targets[: len(prompt) - 1] = IGNORED

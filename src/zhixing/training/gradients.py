@@ -1,4 +1,4 @@
-"""How gradients come about: the one seam between the loop and an objective; private gradients are to be another class of this form.
+"""How gradients come about: the one seam between the loop and an objective; private gradients are another class of this form (`private`).
 
 Each term is divided once, by its denominator over all micro-batches of the step, so that k micro-batches equal one batch.
 """
@@ -39,6 +39,7 @@ class Gradients:
             for name, weight in self.objective.weights(batch).items():
                 self.weights[name] = self.weights.get(name, 0.0) + weight
         self.totals: dict[str, Tensor] = {}
+        self.scales: dict[str, float] = {}
         return self.weights
 
     def add(self, batch: Batch, step: int, micro: int) -> None:
@@ -53,6 +54,7 @@ class Gradients:
             loss = self.objective(self.model, batch)
         whole = sum(term.scale * term.total / self.weights[term.name] for term in loss)
         whole.backward()
+        self.scales = {term.name: term.scale for term in loss}
         for term in loss:
             total = term.total.detach().double()
             self.totals[term.name] = self.totals[term.name] + total if term.name in self.totals else total

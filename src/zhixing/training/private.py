@@ -7,12 +7,14 @@ goes on with other ones, so that a resumed private run does not end in the same 
 is drawn, and what stands there is spent, whether or not the step survived.
 Source: Abadi et al. 2016, arXiv:1607.00133; the unit is one row, added or removed. Accountant: opacus' PRV, Gopi et al. 2021,
 arXiv:2106.02848.
-Leaves out: privacy of whole persons with several rows; attacks on the last digits of floating point but for the sum of four normals that
-Holohan and Braghin 2021, arXiv:2107.10138, give.
+Leaves out: privacy of whole persons with several rows; what seconds and memory, which the diary and the card tell, show of how many rows
+a step had; attacks on the last digits of floating point but for the sum of four normals that Holohan and Braghin 2021, arXiv:2107.10138,
+give.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -27,9 +29,10 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zhixing.core.errors import DataError, UsageError
-from zhixing.core.files import read_json
-from zhixing.core.random import key
+from zhixing.core.files import read_json, sha256, sync_folder
+from zhixing.core.folder import MANIFEST, open_folder
 from zhixing.data.batch import pad
+from zhixing.data.corpus import Corpus
 from zhixing.objectives.loss import Batch, Objective
 from zhixing.training.gradients import to_device
 
@@ -40,13 +43,22 @@ PARTS = 4  # normals in each number of the noise
 
 # What leaves a private training, and why each may. A test holds a folder to this table.
 RELEASED = {
-    "weights": "made of noised sums only",
-    "golden answers": "of public texts, by those weights",
-    "tokenizer": "bytes, or that of the model it began with",
-    "labels and number of rows": "taken as known to everyone",
-    "settings, steps, norms of noised sums, times": "do not depend on a single row beyond the noised sums",
+    "model.safetensors": "made of noised sums only",
+    "checkpoints": "the same, of earlier steps",
+    "config.json": "settings",
+    "generation_config.json": "settings",
+    "golden.json": "answers to public texts, by those weights",
+    "tokenizer.json": "bytes, or that of the model it began with",
+    "tokenizer_config.json": "the same",
+    "words.json": "the same",
+    "task.json": "labels, taken as known to everyone; nothing fitted on rows",
+    "run.json": "settings and the mechanism; no path, no hash, no command",
+    "run.jsonl": "norms of noised sums; no loss",
+    "ledger.jsonl": "the mechanism, a line a step",
+    "card.json": "the same, the number of rows, taken as known, and times",
+    "manifest.json": "hashes of the files above",
 }
-WITHHELD = ("losses of steps", "validation", "thresholds and temperature", "hashes and paths of the corpus", "samples of rows")
+WITHHELD = ("loss", "validation", "command", "manifest_sha256", "estimate")  # keys that no JSON of such a folder holds with a value
 
 
 class Whole(nn.Module):
@@ -106,16 +118,19 @@ class PrivateGradients:
         """Add the clipped gradients of a micro-batch's rows; a batch without a row adds nothing."""
         if not batch:
             return
-        torch.manual_seed(key(self.seed, "step", step, micro))
+        torch.manual_seed(int.from_bytes(os.urandom(8), "little") >> 1)  # what is drawn for a row must tell nothing of the others
         device = next(iter(self.names.values())).device
         batch = to_device(batch, device)
         rows = len(next(iter(batch.values())))
         for start in range(0, rows, self.chunk):
             each = self._each({name: value[start : start + self.chunk] for name, value in batch.items()})
-            squares = sum(value.flatten(1).double().square().sum(1) for value in each.values())  # (B,)
-            scales = (self.clip / squares.sqrt().clamp(min=1e-30)).clamp(max=1.0)  # (B,)
+            norms = sum(value.flatten(1).double().square().sum(1) for value in each.values()).sqrt()  # (B,)
+            scales = (self.clip / norms.clamp(min=1e-30)).clamp(max=1.0)  # (B,)
+            odd = ~torch.isfinite(norms)  # one such row would else be seen in every weight
             for name, value in each.items():
-                self.sums[name] += torch.einsum("b,b...->...", scales.to(value.dtype), value)
+                if bool(odd.any()):
+                    value = torch.where(odd.view(-1, *[1] * (value.ndim - 1)), torch.zeros((), dtype=value.dtype), value)
+                self.sums[name] += torch.einsum("b,b...->...", torch.where(odd, 0.0, scales).to(value.dtype), value)
 
     def _each(self, batch: Batch) -> dict[str, Tensor]:
         """Give each row's own gradients: {name: (B, ...)}."""
@@ -207,8 +222,13 @@ class Ledger:
         return self.path.read_bytes().count(b"\n") if self.path.exists() else 0
 
     def affordable(self, step: int, steps: int, tell: Callable[..., None]) -> int:
-        """Give the step at which a run that is now at `step` must end, so that no more than `steps` are ever spent; tell what was lost."""
+        """Give the step at which a run that is now at `step` must end, so that no more than `steps` are ever spent; tell what was lost.
+
+        Raises DataError when fewer steps stand there than the run has made: what was spent is not known then.
+        """
         lost = self.spent() - step
+        if lost < 0:
+            raise DataError("private.ledger", path=str(self.path), spent=self.spent(), step=step)
         if lost:
             tell("private.lost", lost=lost, steps=steps)
         if step:
@@ -217,10 +237,33 @@ class Ledger:
 
     def spend(self) -> None:
         """Write down one more step."""
+        fresh = not self.path.exists()
         with open(self.path, "ab") as handle:
             handle.write((json.dumps(self.mechanism) + "\n").encode())
             handle.flush()
             os.fsync(handle.fileno())
+        if fresh:
+            sync_folder(self.path.parent)
+
+
+def check_start(place: str, corpus: Corpus) -> None:
+    """Refuse a start that has seen the rows of this corpus, or rows of its own that were paid for: what it shows would be counted nowhere.
+
+    Raises UsageError.
+    """
+    seen = open_folder(place, "model").card
+    while seen:
+        about = seen.get("corpus") or {}
+        path = about if isinstance(about, str) else about.get("path")
+        same = isinstance(about, dict) and about.get("manifest_sha256") == sha256(corpus.path / MANIFEST)
+        if "private" in seen or same or (path and Path(path).absolute() == corpus.path.absolute()):
+            raise UsageError("private.start", path=place)
+        seen = seen.get("start") or {}
+
+
+def check_resumed(how: dict[str, Any], batch: int, rows: int) -> bool:
+    """Say whether the rows at hand are as many as a run began with, so that its coins are those that were paid for."""
+    return how["rate"] == rate_of(batch, rows) and how["expected"] == rate_of(batch, rows) * rows
 
 
 def rate_of(batch: int, rows: int) -> float:
@@ -270,6 +313,7 @@ def epsilon_of(noise: float, rate: float, steps: int, delta: float) -> float:
         return float(accountant.get_epsilon(delta=delta))
 
 
+@functools.lru_cache(maxsize=8)
 def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
     """Give the least noise, in clips, with which so many steps cost at most epsilon."""
     low, high = 0.2, 1.0

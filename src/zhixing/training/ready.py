@@ -127,7 +127,7 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
     judged = corpus.counts.get("validation") and not settings.epsilon
     held_rows = known_rows(task, corpus.examples("validation"), tell) if judged else []
     held_items = [task.encode(example, tokenizer) for example in held_rows]
-    if settings.batch > len(items) and not settings.epsilon:
+    if settings.batch // max(1, settings.rollouts) > len(items) and not settings.epsilon:
         raise UsageError("train.batch_rows", batch=settings.batch, rows=len(items))
     if settings.teacher:
         teacher.taught(items, list(corpus.examples("train")), task, settings.teacher, tell)
@@ -198,10 +198,13 @@ def estimate(plan: Plan, settings: TrainSettings) -> budget.Estimate:
     model = plan.build(replace(settings, dropout=max(0.0, settings.dropout))).to(device())
     if hasattr(plan.stream, "bind"):
         plan.stream.bind(model, plan.build(settings))
-    gradients = Gradients(model, plan.objective(), settings.precision, settings.seed)
+    gradients: Any = Gradients(model, plan.objective(), settings.precision, settings.seed)
+    if settings.epsilon:
+        own = {"clip": settings.example_clip, "noise": 0.0, "expected": float(settings.batch)}
+        gradients = private.PrivateGradients(model, plan.objective(), settings.precision, settings.seed, **own)
     optimizer = optim.build(model, settings, settings.precision == "bf16")
     pace = trainer.Pace(1 << 20, clip=settings.clip)
-    alike = not isinstance(plan.stream, Rows | Mixture | Rollouts)
+    alike = not isinstance(plan.stream, Rows | Mixture | Rollouts | private.Poisson)
     pieces = settings.accumulate
     if alike:
         parameters = sum(p.numel() for p in model.parameters())
@@ -211,6 +214,8 @@ def estimate(plan: Plan, settings: TrainSettings) -> budget.Estimate:
 
     def one_step(step: int) -> None:
         model.train()
+        if isinstance(plan.stream, Rollouts):
+            plan.stream.forget()  # writing is part of a step
         each = range(1) if alike else range(pieces)
         batches = [trainer.to_tensors(plan.stream.batch(step, m, pieces)) for m in each]
         trainer.update(gradients, model, optimizer, batches, step, pace)

@@ -23,6 +23,7 @@ from zhixing.data.stream import generator
 from zhixing.decoding.generate import generate
 from zhixing.decoding.sampling import SEEDS, Sampling
 from zhixing.layers.kinds import Inputs
+from zhixing.objectives.policy import allowed
 
 SPREAD = 1e-4  # added to the spread of a prompt's rewards, so that equal ones give no advantage
 
@@ -64,7 +65,12 @@ class Rollouts:
 
     def bind(self, model: nn.Module, reference: nn.Module) -> None:
         """Say which model writes, the one being trained, and which it is held to."""
+        self.forget()
         self.model, self.reference = model, reference.to(next(model.parameters()).device).eval().requires_grad_(False)
+
+    def forget(self) -> None:
+        """Forget the texts of the last step: another model may have written them."""
+        self._made = (-1, {})
 
     def batch(self, step: int, micro: int = 0, micros: int = 1) -> dict[str, np.ndarray]:
         """Give one micro-batch of a step's texts: see `objectives.policy`. They are written when the first of them is asked for."""
@@ -105,6 +111,6 @@ class Rollouts:
         """Give log p of each target by the reference, (B, T) float32; 0 where nothing was written."""
         device = next(self.reference.parameters()).device
         read, wanted = (torch.from_numpy(each).to(device) for each in (tokens, targets))
-        logs = self.reference.logits(self.reference.states(Inputs(read))).float().log_softmax(-1)  # (B, T, V)
+        logs = allowed(self.reference.logits(self.reference.states(Inputs(read)))).log_softmax(-1)  # (B, T, V)
         said = logs.gather(2, wanted.clamp(min=0).unsqueeze(2)).squeeze(2)
         return (said * (wanted != IGNORED)).cpu().numpy()

@@ -164,7 +164,7 @@ NOT_NEGATIVE = (
 )
 PRIVATE_TASKS = ("classify", "multilabel")
 PRIVATE_MODEL = "hashed"
-UNDER_PRIVACY: dict[str, Any] = {"tokenizer": "bytes", "evaluations": 0, "patience": 0, "clip": 0.0}  # gradients are clipped row by row
+UNDER_PRIVACY: dict[str, Any] = {"tokenizer": "bytes", "evaluations": 0, "patience": 0, "clip": 0.0, "dropout": 0.0}  # clipped row by row
 PRIVATE_BATCH = 1024  # rows a step, where none were asked for: the noise is that of a step
 DECAYS = ("weight_decay", "table_decay")
 RECIPES = "zhixing.recipes"
@@ -282,6 +282,9 @@ def under_reward(settled: Settings, task: str) -> Settings:
     Raises UsageError for another task, for a training that begins with nothing, or for a batch that is no multiple of the rollouts.
     """
     value = settled.value
+    for name in ("checker", "rollouts", "kl"):
+        if settled.origins[name] == "flag" and task != "reason":
+            raise UsageError("settings.unused", setting=name, model=value.model)
     if not value.rollouts:
         return settled
     if task != "reason" or not value.start:
@@ -291,7 +294,7 @@ def under_reward(settled: Settings, task: str) -> Settings:
     wanted = {"dropout": 0.0, "evaluations": 0, "patience": 0}
     for name, one in wanted.items():
         if settled.origins[name] == "flag" and getattr(value, name) != one:
-            raise UsageError("settings.unused", setting=name, model=f"rollouts {value.rollouts}")
+            raise UsageError("settings.unused", setting=name, model=value.model)
     return Settings(replace(value, **wanted), settled.origins | dict.fromkeys(wanted, "rollouts"))
 
 

@@ -113,17 +113,22 @@ def _train(opened: Corpus, out: Path, settled: Settings, began: tuple[float, flo
 
     if settled.value.model in task_class(opened.task).counted:
         return count(opened, out, settled, tell, begin)
+    if settled.value.epsilon and settled.value.start:
+        private.check_start(settled.value.start, opened)
     tokenizer = Tokenizer.load(out) if continued and (out / "tokenizer.json").exists() else make_tokenizer(opened, settled.value)
     made = ready(opened, Settings(choose(settled.value, task_of(settled.value.model, opened.task)), settled.origins), tokenizer, tell)
+    if settled.value.epsilon and not continued:  # whatever it may refuse, before anything is replaced
+        planned = budget.schedule(made.settings, None, made.tokens_a_step, made.train_tokens, (0.0, 0.0), 0)
+        private.mechanism(made.settings, planned.steps, made.train_tokens)
     begin()
     return learn(opened, out, made, began, tell, stop)
 
 
 def identify(corpus: Corpus, settled: Settings) -> str:
     """Name a training by what was asked for: the settled settings and the corpus; run.json holds it as "request"."""
-    if settled.value.epsilon:  # a hash of private rows would let one be guessed and proven
-        return fingerprint([as_dict(settled.value), str(corpus.path.absolute())])
     others = [sha256(Path(each) / MANIFEST) for each in (settled.value.teacher, settled.value.start) if each]
+    if settled.value.epsilon:  # a hash of private rows would let one be guessed and proven
+        return fingerprint([as_dict(settled.value), str(corpus.path.absolute()), *others])
     return fingerprint([as_dict(settled.value), sha256(corpus.path / MANIFEST), *others])
 
 
@@ -194,12 +199,16 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
         run_file |= {"steps": planned.steps, "evaluations": planned.evaluations, "validation_batches": planned.batches}
         if settings.epsilon:
             run_file["private"] = private.mechanism(settings, planned.steps, made.train_tokens)
-        run_file |= {"dropout": dropout_for(settings, planned.steps, made), "machine": here, "command": sys.argv[1:]}
+        run_file |= {"dropout": dropout_for(settings, planned.steps, made), "machine": here}
+        if not settings.epsilon:  # it names the corpus
+            run_file["command"] = sys.argv[1:]
         if cost is not None:
             run_file["estimate"] = asdict(budget.whole(cost, planned, spent))
         write_json(out / "run.json", run_file)
     elif run_file["machine"] != here:
         tell("train.other_machine", before=str(run_file["machine"]), now=str(here))
+    if settings.epsilon and not private.check_resumed(run_file["private"], settings.batch, made.train_tokens):
+        raise UsageError("train.other_run", path=str(out))
     steps, settings = run_file["steps"], replace(settings, dropout=run_file["dropout"])
     costs = {k: run_file["estimate"][k] for k in ("seconds", "core_seconds", "memory_bytes")} if "estimate" in run_file else {}
     tell("train.plan" if costs else "train.steps", steps=steps, precision=settings.precision, **costs)

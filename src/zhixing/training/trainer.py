@@ -155,7 +155,8 @@ def run(
             rate = (time.perf_counter() - clock.start[0]) / (state.step - began)
             left = rate * (pace.steps - state.step)
             if values or not updated:
-                tell("train.progress", step=state.step, steps=pace.steps, loss=sum(values.values()), left=left)
+                loss = sum(gradients.scales.get(name, 1.0) * value for name, value in values.items())
+                tell("train.progress", step=state.step, steps=pace.steps, loss=loss, left=left)
             else:
                 tell("private.progress", step=state.step, steps=pace.steps, left=left)
             last = state.step == pace.steps
