@@ -41,7 +41,7 @@ LONGER = {"grade": {"steps": 200}}
 SLACK = 4.0  # seconds by which a busy machine may end a search of a few seconds too late
 TRAINED = {"classify": "bigru", "tag": "bilstm", "grade": "textcnn", "multilabel": "textcnn", "recommend": "gru", "trace": "qwen3"}
 WITHOUT_LABELS = ("language", "masked", "embed", "judge")
-APART = ("many", "moderate")  # held by the same contract in tests of their own
+APART = ("many", "moderate", "reason")  # held by the same contract in tests of their own
 FIELD = {"classify": "text", "tag": "tokens", "risk": "label", "grade": "score", "multilabel": "labels", "translate": "target"}
 FIELD |= {"recommend": "items", "trace": "correct"}
 

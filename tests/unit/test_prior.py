@@ -84,7 +84,7 @@ def gradient(made: nn.Module, objective: Any, batches: list[Batch]) -> tuple[dic
     gradients.begin(batches)
     for micro, batch in enumerate(batches):
         gradients.add(batch, 0, micro)
-    values = gradients.finish()
+    values = {name: float(value) for name, value in gradients.finish().items()}
     return {name: p.grad.clone() for name, p in made.named_parameters() if p.grad is not None}, values
 
 
