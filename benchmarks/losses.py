@@ -16,7 +16,7 @@ from typing import Any
 from results import Measured, arguments, find, tell, write
 
 from zhixing import evaluate, prepare, train
-from zhixing.core.files import write_text
+from zhixing.core.files import write_json, write_text
 from zhixing.preparation.prepare import Prepare
 from zhixing.training.dynamic import Dynamic
 from zhixing.training.train import mix_trained
@@ -45,6 +45,7 @@ def main() -> None:
         report = evaluate(out / name, corpus, rivals=reader is not None, samples=0, tell=tell, reader=reader)
         found = report.figure("nats_per_token")
         details[what] = report.to_dict()
+        write_json(out / "reports.json", details)  # as they come: the whole takes long
         figures.append(Measured(f"{what} ({found.low or 0:.4f} .. {found.high or 0:.4f})", found.value, wanted))
         for rival, value in found.rivals.items():
             figures.append(Measured(f"{what}: beside it, read the same way, {rival}", value))
