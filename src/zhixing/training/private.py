@@ -144,7 +144,9 @@ class PrivateGradients:
             if self.together:
                 try:
                     return vmap(grad(of_row), in_dims=(None, 0), randomness="different")(held, batch)
-                except (RuntimeError, NotImplementedError):
+                except torch.OutOfMemoryError:
+                    raise
+                except (RuntimeError, NotImplementedError):  # no rule for many rows; any other fault comes again row by row, and is raised
                     self.together = False
             alone = []
             for row in range(len(next(iter(batch.values())))):
@@ -289,7 +291,13 @@ def account(out: Path) -> dict[str, Any]:
     how = read_json(out / "run.json")["private"]
     spent = Ledger(out / LEDGER, how).spent()
     epsilon = epsilon_of(how["noise"], how["rate"], spent, how["delta"])
-    return {"epsilon": round(epsilon, 4), "steps_spent": spent, "unit": "row, added or removed", **how, "accountant": "opacus, PRV"}
+    return {
+        "epsilon": math.ceil(epsilon * 1e4) / 1e4,
+        "steps_spent": spent,
+        "unit": "row, added or removed",
+        **how,
+        "accountant": "opacus, PRV",
+    }
 
 
 def _opacus() -> Any:

@@ -1,6 +1,7 @@
 """From a Corpus folder to a Model folder: settle, check, estimate, train or count, keep the best, seal.
 
-Killed at any moment and started again with the same words, a training goes on from its newest whole checkpoint and ends in the same bytes.
+Killed at any moment and started again with the same words, a training goes on from its newest whole checkpoint and ends in the same bytes;
+a private one in others, since its random source is secret.
 Before step 0 the settings, one batch, one save and one load are proven, so that a run does not fail at its first save after an hour.
 """
 

@@ -4,8 +4,8 @@
     -> evaluate? -> save? -> finished? -- not finished --> the next batch
 
 Data order is a pure function of (seed, step) and the generator is keyed by (seed, step, micro-batch), so a run that was killed at any
-moment and started again ends in the same bytes. A step whose loss or gradient is not finite, or that has nothing to learn from, never
-updates: it is counted and told.
+moment and started again ends in the same bytes (but for private gradients, which say why). A step whose loss or gradient is not finite,
+or that has nothing to learn from, never updates: it is counted and told.
 """
 
 from __future__ import annotations
