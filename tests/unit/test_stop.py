@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from zhixing.core.files import atomic
 from zhixing.core.stop import Late, within
 
 
@@ -34,6 +36,16 @@ def test_what_swallows_it_hears_it_again() -> None:
         except Late:
             pass
         spin(20)
+
+
+def test_a_file_being_written_is_whole_before_the_block_is_broken_off(tmp_path: Path) -> None:
+    path = tmp_path / "made"
+    with pytest.raises(Late), within(0.05):
+        with atomic(path) as handle:
+            spin(0.2)
+            handle.write(b"whole")
+        spin(20)
+    assert path.read_bytes() == b"whole" and [one.name for one in tmp_path.iterdir()] == ["made"]
 
 
 def test_the_alarm_of_others_goes_on() -> None:

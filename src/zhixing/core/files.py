@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from zhixing.core.errors import DataError
+from zhixing.core.stop import unbroken
 
 CHUNK_BYTES = 1 << 20
 
@@ -38,17 +39,18 @@ def atomic(path: str | Path) -> Iterator[BinaryIO]:
     """Open a file for writing bytes that takes its name only when the block ends well; on an error nothing is left behind."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
-    sync_folder(path.parent)
+    with unbroken():
+        try:
+            with open(beside, "wb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise
+        sync_folder(path.parent)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

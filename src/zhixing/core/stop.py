@@ -53,6 +53,22 @@ class Late(BaseException):
     """Raised inside `within` when its time is out."""
 
 
+_held = [0]  # how many `unbroken` blocks the main thread is in
+
+
+@contextlib.contextmanager
+def unbroken() -> Iterator[None]:
+    """Put Late off until the block has ended: a file is closed and named, or away, before a fit that wrote it is broken off."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _held[0] += 1
+    try:
+        yield
+    finally:
+        _held[0] -= 1
+
+
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
     """Raise Late in the block when the time is out; only in a main thread, elsewhere the block runs to its end.
@@ -65,7 +81,7 @@ def within(seconds: float) -> Iterator[None]:
     inside = True
 
     def ring(number: int, frame: FrameType | None) -> None:
-        if inside:
+        if inside and not _held[0]:  # held: it rings again in AGAIN_SECONDS
             raise Late
 
     start = time.monotonic()
