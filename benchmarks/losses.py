@@ -4,8 +4,8 @@
 
 Characters, the last tenth as test, the first hundredth for validation, which chooses nothing but the weights of the mixture and each run's
 best step. The members differ in width, dropout, length and seed; --members takes the first of them, --seeds trains each so often. On two
-cores the whole takes an hour or more. Static figures are of `evaluate`; adaptive ones of `evaluate --dynamic`, in which the counted
-rival learns as well.
+cores the whole takes an hour or more: begun again in the same folder it goes on, and says how many models it found there. Static figures
+are of `evaluate`; adaptive ones of `evaluate --dynamic`, in which the counted rival learns as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from results import Measured, arguments, find, tell, write
 
 from zhixing import evaluate, prepare, train
-from zhixing.core.files import write_json, write_text
+from zhixing.core.files import read_json, write_json, write_text
 from zhixing.preparation.prepare import Prepare
 from zhixing.training.dynamic import Dynamic
 from zhixing.training.train import mix_trained
@@ -33,40 +33,54 @@ SMOKE_CHARACTERS = 20_000
 
 
 def main() -> None:
-    given = arguments(__doc__, members=len(MEMBERS), seeds=1)
+    given = arguments(__doc__, goes_on=True, members=len(MEMBERS), seeds=1)
     out, smoke = given.out, given.smoke
     with gzip.open(find("tiny_shakespeare") / "input.txt.gz", "rt", encoding="utf-8") as handle:
-        write_text(out / "input.txt", handle.read(SMOKE_CHARACTERS if smoke else -1))
-    corpus = prepare(out / "input.txt", out / "corpus", Prepare(split="tail", validation=0.01, test=0.1), tell=tell).path
-    figures, details, made = [], {}, []
+        text = handle.read(SMOKE_CHARACTERS if smoke else -1)
+    corpus = out / "corpus"
+    if not corpus.exists():
+        write_text(out / "input.txt", text)
+        prepare(out / "input.txt", corpus, Prepare(split="tail", validation=0.01, test=0.1), tell=tell)
+    figures, details, made, found = [], {}, [], []
+
+    def make(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """Train a model, or take the whole one that an earlier run of the same command left; gives its card."""
+        card = out / name / "card.json"
+        if not card.exists():
+            return train(corpus, out / name, settings, tell=tell).card
+        found.append(name)
+        return read_json(card)
 
     def judge(name: str, what: str, wanted: str, reader: Dynamic | None = None) -> float:
         """Score a model, and put down what was found."""
         report = evaluate(out / name, corpus, rivals=reader is not None, samples=0, tell=tell, reader=reader)
-        found = report.figure("nats_per_token")
+        loss = report.figure("nats_per_token")
         details[what] = report.to_dict()
         write_json(out / "reports.json", details)  # as they come: the whole takes long
-        figures.append(Measured(f"{what} ({found.low or 0:.4f} .. {found.high or 0:.4f})", found.value, wanted))
-        for rival, value in found.rivals.items():
+        figures.append(Measured(f"{what} ({loss.low or 0:.4f} .. {loss.high or 0:.4f})", loss.value, wanted))
+        for rival, value in loss.rivals.items():
             figures.append(Measured(f"{what}: beside it, read the same way, {rival}", value))
-        return found.value
+        return loss.value
 
-    train(corpus, out / "ngram", {"model": "ngram"}, tell=tell)
+    make("ngram", {"model": "ngram"})
     judge("ngram", "the best-order Kneser-Ney, static", "")
     for name, settings in list(MEMBERS.items())[: given.members]:
         for number in range(given.seeds):
             place = f"{name}{number}"
             chosen = {**settings, "seed": settings.get("seed", 0) + 10 * number, **(SMOKE if smoke else {})}
-            card = train(corpus, out / place, chosen, tell=tell).card
+            card = make(place, chosen)
             judge(
                 place, f"{name}, seed {chosen['seed']}, static, {card['measured']['core_seconds']:.0f} core-seconds", "<= 1.455, aim 1.43"
             )
             made.append(place)
-    mix_trained(corpus, [out / each for each in made], out / "all", tell=tell)
-    judge("all", f"{len(made)} models and counts, static", "<= 1.39, aim 1.36")
+    together = f"all{len(made)}"
+    if not (out / together / "card.json").exists():
+        mix_trained(corpus, [out / each for each in made], out / together, tell=tell)
+    judge(together, f"{len(made)} models and counts, static", "<= 1.39, aim 1.36")
     judge(made[0], f"{made[0]} alone, adaptive", "", Dynamic())
-    judge("all", f"{len(made)} models and counts, adaptive", "<= 1.34, aim 1.29", Dynamic())
-    write(out, "Best losses on tiny_shakespeare", figures, {"reports": details, "members": MEMBERS}, smoke)
+    judge(together, f"{len(made)} models and counts, adaptive", "<= 1.34, aim 1.29", Dynamic())
+    figures.append(Measured("models that an earlier run of this command had made", len(found)))
+    write(out, "Best losses on tiny_shakespeare", figures, {"reports": details, "members": MEMBERS, "found_made": found}, smoke)
 
 
 if __name__ == "__main__":

@@ -28,15 +28,15 @@ class Measured:
     wanted: str = ""
 
 
-def arguments(description: str | None, **defaults: float | int) -> argparse.Namespace:
-    """Read the command line: the folder for results, --smoke, and numbers with their defaults."""
+def arguments(description: str | None, goes_on: bool = False, **defaults: float | int) -> argparse.Namespace:
+    """Read the command line: the folder for results, --smoke, and numbers with their defaults; some go on in a folder in use."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("out", type=Path, help="a new folder for results and models")
     parser.add_argument("--smoke", action="store_true", help="shrink everything to less than a minute: proves the script, measures nothing")
     for name, value in defaults.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default {value}")
     given = parser.parse_args()
-    if given.out.exists() and any(given.out.iterdir()):
+    if not goes_on and given.out.exists() and any(given.out.iterdir()):
         parser.error(f"{given.out} is not empty; give a new folder")
     given.out.mkdir(parents=True, exist_ok=True)
     return given
