@@ -20,7 +20,7 @@ from zhixing.data.batch import IGNORED
 from zhixing.layers.kinds import Inputs
 from zhixing.objectives.loss import Batch, Loss, Term
 
-CHUNK_LOGITS = 1 << 24  # logits held at once, in numbers: 64 MiB in fp32
+CHUNK_LOGITS = 1 << 23  # logits held at once, in numbers: 32 MiB in fp32
 CARD_SHARE, CARD_LOGITS = 32, 1 << 29  # of a GPU's memory, a part for one chunk's logits in fp32, and at most so many of them
 
 
@@ -50,12 +50,11 @@ class ChunkedNats(torch.autograd.Function):
             with torch.enable_grad():
                 leaf = chunk.detach().requires_grad_()
                 value = summed(leaf, wanted)
-            first, *others = torch.autograd.grad(value, (leaf, *parameters), allow_unused=True)
-            of_states[place : place + len(chunk)] = first
-            for number, each in enumerate(others):
-                if each is not None:
-                    kept[number] = each.clone() if kept[number] is None else kept[number].add_(each)  # two may share one
+            of_states[place : place + len(chunk)], *others = torch.autograd.grad(value, (leaf, *parameters), allow_unused=True)
             total += value.detach()
+            del value, leaf  # their graph goes, and each gradient as it is added
+            for number in range(len(others)):
+                kept[number] = _added(kept, number, others.pop(0))
             place += len(chunk)
         ctx.kept = [of_states, *kept]
         return total
@@ -64,9 +63,23 @@ class ChunkedNats(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         """Give the kept gradients times the scale, once; the scale is rounded to no shorter form."""
-        of_states, *others = (None if each is None else (each.float() * scale).to(each.dtype) for each in ctx.kept)
+        of_states, *others = (
+            each if each is None else each.mul_(scale) if each.dtype == torch.float32 else (each.float() * scale).to(each.dtype)
+            for each in ctx.kept
+        )
         del ctx.kept
         return None, None, of_states, None, *others
+
+
+def _added(kept: list[Tensor | None], number: int, other: Tensor | None) -> Tensor | None:
+    """Add a gradient to the one that is kept at a place; where none is, it is kept itself, or a copy if another holds the same memory."""
+    mine = kept[number]
+    if other is None:
+        return mine
+    if mine is not None:
+        return mine.add_(other)
+    shared = any(each is not None and each.data_ptr() == other.data_ptr() for each in kept)
+    return other.clone() if shared or not other.is_contiguous() else other
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:

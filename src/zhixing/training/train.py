@@ -194,7 +194,6 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
         if settings.minutes or settings.core_seconds:  # only a length in time has to know what a step costs before the first one
             tell("train.trying")
             cost = estimate(made, settings)
-            budget.give_back_memory()
         spent = (time.perf_counter() - began[0], time.process_time() - began[1])
         planned = budget.schedule(settings, cost, made.tokens_a_step, made.train_tokens, spent, made.held_batches)
         run_file |= {"steps": planned.steps, "evaluations": planned.evaluations, "validation_batches": planned.batches}
@@ -214,6 +213,7 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
     costs = {k: run_file["estimate"][k] for k in ("seconds", "core_seconds", "memory_bytes")} if "estimate" in run_file else {}
     tell("train.plan" if costs else "train.steps", steps=steps, precision=settings.precision, **costs)
 
+    budget.give_back_memory()  # what the tokenizer and the trial steps took
     model = made.build(settings).to(device())
     if "compiled" not in run_file:
         run_file["compiled"] = _compiles(model, settings, 6.0 * made.tokens_a_step * steps, tell)
