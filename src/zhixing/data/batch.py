@@ -25,7 +25,8 @@ def pad(items: Sequence[dict[str, Any]], pad_id: int) -> dict[str, np.ndarray]:
     items   {"tokens": (T,) int, "label": int or float (optional)}, or any other arrays and numbers by name, the same in all items
     return  (B, T) int64 of each run of integers, filled up with -100 where it is told ("targets", "tags") and with the pad id elsewhere;
             the lengths of "tokens" as "lengths" (B,) int64, of "source" as "source_lengths", and so on; (B, N) float32 of each run of
-            floats, which all have one length; (B,) int64 or float32 of each number, its name with an s
+            floats, which all have one length; (B, F, C) float32 of (F, C) frames, filled up with zeros, and their lengths; (B, C, Y, X)
+            of images, which all have one size; (B,) int64 or float32 of each number, its name with an s
     """
     arrays: dict[str, np.ndarray] = {}
     for name in items[0] if items else (MAIN,):
@@ -33,6 +34,14 @@ def pad(items: Sequence[dict[str, Any]], pad_id: int) -> dict[str, np.ndarray]:
         if values and np.ndim(values[0]) == 0:
             numbers = np.array(values)  # (B,)
             arrays[name + "s"] = numbers.astype(np.float32 if numbers.dtype.kind == "f" else np.int64)
+        elif np.ndim(values[0]) == 3:
+            arrays[name] = np.stack(values)  # (B, C, Y, X)
+        elif np.ndim(values[0]) == 2:
+            lengths = np.array([len(each) for each in values], dtype=np.int64)  # (B,)
+            frames = np.zeros((len(items), max(1, int(lengths.max(initial=0))), values[0].shape[1]), np.float32)  # (B, F, C)
+            for row, each in zip(frames, values, strict=True):
+                row[: len(each)] = each
+            arrays[name], arrays[f"{name}_lengths"] = frames, lengths
         elif values and np.asarray(values[0]).dtype.kind == "f":
             arrays[name] = np.stack(values).astype(np.float32)  # (B, N)
         else:

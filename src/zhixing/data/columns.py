@@ -10,10 +10,12 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from zhixing.core.errors import UsageError
-from zhixing.data.schema import Flags, Labels, Number, Record, Schema, Tags, Text
+from zhixing.data.media import named
+from zhixing.data.schema import Flags, Image, Labels, Number, Record, Schema, Sound, Tags, Text
 
 # What a field may be called in a person's table, the best name first; a field that is not here goes by its own name.
 KNOWN = {
@@ -35,6 +37,8 @@ KNOWN = {
     "tokens": ("tokens", "words", "词", "词语", "字"),
     "tags": ("tags", "labels", "ner_tags", "pos_tags", "标签", "标注"),
     "items": ("items", "history", "skills", "历史", "记录", "知识点"),
+    "audio": ("audio", "sound", "wav", "recording", "file", "path", "音频", "录音"),
+    "image": ("image", "picture", "img", "photo", "图片", "图像"),
     "correct": ("correct", "right", "对错", "正误"),
 }  # fmt: skip
 PLAIN = Schema({"text": Text()})
@@ -59,10 +63,12 @@ class Columns:
         """Name the column of a field: the one that was given or, unless that is another field's, the one of its own name."""
         return self.names.get(field, None if field in self.names.values() else field)
 
-    def example(self, value: Any) -> tuple[dict[str, Any] | None, str | None]:
+    def example(self, value: Any, rows: str | Path = "") -> tuple[dict[str, Any] | None, str | None]:
         """Make the example of a row: (example, None), or (None, reason) when the row is bad.
 
         A field that a row may lack, and does, is not in its example; but something must be asked, and something answered.
+
+        rows  the file that the row stands in, beside which the sounds and images lie that it names; "": it may name none
         """
         found: dict[str, Any] = {}
         if isinstance(value, dict):
@@ -79,7 +85,11 @@ class Columns:
                 left_out = {*self.names.values(), *self.without}
                 cell, reason = kind.read({each: cell for each, cell in value.items() if each not in left_out})
             else:
-                cell, reason = kind.read(value.get(self.column(name)))
+                cell, reason = value.get(self.column(name)), None
+                if rows and isinstance(kind, Sound | Image) and isinstance(cell, str) and cell.strip() and not cell.startswith("data:"):
+                    cell, reason = named(cell.strip(), Path(rows))
+                if reason is None:
+                    cell, reason = kind.read(cell)
             if reason is None and isinstance(kind, Flags) and not 0 <= len(found[kind.of]) - len(cell) <= 1:
                 reason = "flags_count"
             if reason:

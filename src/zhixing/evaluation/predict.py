@@ -204,7 +204,7 @@ def answer(
 
 def encoded(artefact: Artefact, record: Record, columns: Columns) -> tuple[Any, str | None]:
     """Give a record as the task encodes it, or None with the reason why it cannot be: that row alone is then a problem."""
-    example, reason = columns.example(record.value) if record.reason is None else (None, record.reason)
+    example, reason = columns.example(record.value, record.path) if record.reason is None else (None, record.reason)
     if example is None:
         return None, reason
     try:

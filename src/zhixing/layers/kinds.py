@@ -2,8 +2,7 @@
 
 A trained kind gives `states(inputs, cache=None) -> (B, T, D)`; a language kind adds `logits(states) -> (B, T, V)`, so that a loss or a
 sampler pays for the vocabulary only where it needs it. A counted model has no states: it gives log-probabilities.
-Objectives and decoding import the kinds from here and never a model class. Leaves out: frames and images.
-"""
+Objectives and decoding import the kinds from here and never a model class."""
 
 from __future__ import annotations
 
@@ -19,20 +18,26 @@ from torch import Tensor, nn
 class Inputs:
     """What a model reads.
 
-    tokens     (B, T) int     token ids
+    tokens     (B, T) int     token ids; None: a row is no text
     lengths    (B,) int       how many of a row's tokens are real, from the left; None: all
     segments   (B, T) int     a position sees only positions of its own segment; None: one segment
     positions  (B, T) int     place of each token in its text; None: counted from the cache's length
     source     Inputs         another text of each row, read whole beforehand: what an encoder-decoder model translates; None: there is none
     numbers    (B, N) float   quantities beside a row's text; None: there are none
+    frames     (B, F, C) float      a row's sound, C features a frame; None: there is none
+    frames_lengths  (B,) int        how many of a row's frames are real, from the left; None: all
+    image      (B, C, Y, X) uint8   a row's picture; None: there is none
     """
 
-    tokens: Tensor
+    tokens: Tensor | None
     lengths: Tensor | None = None
     segments: Tensor | None = None
     positions: Tensor | None = None
     source: Inputs | None = None
     numbers: Tensor | None = None
+    frames: Tensor | None = None
+    frames_lengths: Tensor | None = None
+    image: Tensor | None = None
 
 
 class Cache(Protocol):

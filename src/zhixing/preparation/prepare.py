@@ -194,7 +194,7 @@ def _examples(
                     stop.check()
                 example = None
                 if record.reason is None:
-                    example, reason = columns.example(record.value)
+                    example, reason = columns.example(record.value, record.path)
                     if reason:
                         shown = record.value if isinstance(record.value, str) else json.dumps(record.value, ensure_ascii=False)
                         record = dataclasses.replace(record, reason=reason, excerpt=excerpt(shown))

@@ -1,0 +1,225 @@
+"""Sounds and images inside rows: each is a data URL, all the way from a person's file into a corpus, a request and a model.
+
+A name in a row stands for a file beside the rows, or in a .tar or .zip beside them (`named`). What comes from others is bounded before it
+is unfolded: bytes, seconds, pixels. Nothing is ever fetched from elsewhere.
+Source: RFC 2397 (data URLs). Leaves out: video; more than one frame of a moving image.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import importlib
+import io
+import tarfile
+import warnings
+import wave
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zhixing.core.errors import UsageError
+
+SOUNDS = {
+    ".wav": "audio/wav",
+    ".flac": "audio/flac",
+    ".ogg": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".mp3": "audio/mpeg",
+    ".aiff": "audio/aiff",
+}
+IMAGES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif", ".webp": "image/webp", ".bmp": "image/bmp"}
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
+MOST_BYTES = 1 << 24  # of one sound or image as a file
+MOST_SECONDS = 300.0
+MOST_PIXELS = 1 << 24
+LEAST_RATE, MOST_RATE = 4000, 192_000  # samples a second
+KEPT = 1 << 13  # images whose pixels are kept: rows often ask several things of one
+Read = tuple[Any, str | None]  # the value, and None or the code of what is wrong
+
+
+class Unreadable(Exception):
+    """A sound or an image that cannot be used; its argument is the code of the reason."""
+
+
+def data_url(content: bytes, kind: str) -> str:
+    """Write bytes as a data URL.
+
+    kind  its media type, such as "image/png"
+    """
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def content_of(url: str) -> bytes:
+    """Give the bytes of a data URL; raises Unreadable("not_data_url" or "large_media")."""
+    head, comma, body = url.partition(",")
+    if not comma or not head.startswith("data:") or not head.endswith(";base64"):
+        raise Unreadable("not_data_url")
+    if len(body) > MOST_BYTES * 4 // 3 + 4:
+        raise Unreadable("large_media")
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        raise Unreadable("not_data_url") from None
+
+
+def named(name: str, rows: Path) -> Read:
+    """Give the data URL of the file that a row names, or why there is none: a file beside the rows, or in an archive beside them.
+
+    rows  the file that the row stands in
+    """
+    kind = {**SOUNDS, **IMAGES}.get(Path(name).suffix.lower())
+    if kind is None:
+        return "", "media_type"
+    place, folder = Path(name), rows.absolute().parent
+    if place.is_absolute() or ".." in place.parts or not (folder / place).resolve().is_relative_to(folder.resolve()):
+        return "", "media_outside"
+    try:
+        if (folder / place).is_file():
+            if (folder / place).stat().st_size > MOST_BYTES:
+                return "", "large_media"
+            return data_url((folder / place).read_bytes(), kind), None
+        found = [each for each in _archives(folder) if place.as_posix() in each[1]]
+        if len(found) > 1:
+            return "", "media_twice"
+        return (data_url(_unpack(*found[0], place.as_posix()), kind), None) if found else ("", "media_missing")
+    except Unreadable as problem:
+        return "", str(problem)
+    except (OSError, tarfile.TarError, zipfile.BadZipFile, RuntimeError, NotImplementedError):
+        return "", "media_damaged"
+
+
+@functools.lru_cache(maxsize=8)
+def _archives(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """List the archives of a folder with what each holds: {name: a member of a tar, or the size of one of a zip}."""
+    found: list[tuple[Path, dict[str, Any]]] = []
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path, "r:") as archive:
+            found.append((path, {each.name.removeprefix("./"): each for each in archive if each.isreg()}))
+    for path in sorted(folder.glob("*.zip")):
+        with zipfile.ZipFile(path) as packed:
+            found.append((path, {each.filename: each for each in packed.infolist() if not each.is_dir()}))
+    return found
+
+
+def _unpack(path: Path, members: dict[str, Any], name: str) -> bytes:
+    member = members[name]
+    if getattr(member, "size", 0) > MOST_BYTES or getattr(member, "file_size", 0) > MOST_BYTES:
+        raise Unreadable("large_media")
+    if isinstance(member, tarfile.TarInfo):
+        with open(path, "rb") as handle:
+            handle.seek(member.offset_data)
+            return handle.read(member.size)
+    with zipfile.ZipFile(path) as packed:
+        return packed.read(member)
+
+
+def _need(package: str, module: str, extra: str) -> Any:
+    """Import what an extra brings, or say how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as missing:
+        raise UsageError("extra.missing", package=package, extra=extra) from missing
+
+
+def sound(content: bytes) -> tuple[np.ndarray, int]:
+    """Give the samples of a sound file and how many of them make a second; several channels become one.
+
+    return  (N,) float32 in -1 .. 1, and the rate in Hz
+
+    Raises Unreadable with the code of the reason: unreadable_sound, empty_sound, silent_sound, long_sound, sound_rate.
+    """
+    soundfile = _need("soundfile", "soundfile", "hear")
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as opened:
+            rate = int(opened.samplerate)
+            if not LEAST_RATE <= rate <= MOST_RATE:
+                raise Unreadable("sound_rate")
+            samples = opened.read(int(MOST_SECONDS * rate) + 1, dtype="float32", always_2d=True)  # (N, channels)
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError):
+        raise Unreadable("unreadable_sound") from None
+    if len(samples) > MOST_SECONDS * rate:
+        raise Unreadable("long_sound")
+    if not len(samples):
+        raise Unreadable("empty_sound")
+    mono = np.ascontiguousarray(samples.mean(1))  # (N,)
+    if not np.isfinite(mono).all():
+        raise Unreadable("unreadable_sound")
+    if not mono.any():
+        raise Unreadable("silent_sound")
+    return mono, rate
+
+
+def wav(samples: np.ndarray, rate: int) -> bytes:
+    """Write samples as a WAV file of 16 bits.
+
+    samples  (N,) float in -1 .. 1
+    rate     Hz
+    """
+    target = io.BytesIO()
+    with wave.open(target, "wb") as handle:
+        handle.setnchannels(1)
+        handle.setsampwidth(2)
+        handle.setframerate(rate)
+        handle.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return target.getvalue()
+
+
+def image(content: bytes) -> np.ndarray:
+    """Give the pixels of an image file, upright, what is transparent on white.
+
+    return  (C, Y, X) uint8, three channels
+
+    Raises Unreadable with the code of the reason: unreadable_image, huge_image.
+    """
+    pillow = _need("pillow", "PIL.Image", "see")
+    from PIL import ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pillow.DecompressionBombWarning)
+            opened = pillow.open(io.BytesIO(content), formats=FORMATS)
+        if opened.width * opened.height > MOST_PIXELS:
+            raise Unreadable("huge_image")
+        upright = ImageOps.exif_transpose(opened).convert("RGBA")
+    except pillow.DecompressionBombError:
+        raise Unreadable("huge_image") from None
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError):
+        raise Unreadable("unreadable_image") from None
+    whole = pillow.new("RGBA", upright.size, "white")
+    whole.alpha_composite(upright)
+    return np.ascontiguousarray(np.asarray(whole.convert("RGB")).transpose(2, 0, 1))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Write pixels as a PNG file.
+
+    pixels  (C, Y, X) uint8, three channels
+    """
+    pillow = _need("pillow", "PIL.Image", "see")
+    target = io.BytesIO()
+    pillow.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(target, "PNG")
+    return target.getvalue()
+
+
+@functools.lru_cache(maxsize=KEPT)
+def pixels(url: str, size: int) -> np.ndarray:
+    """Give the pixels of an image's data URL as a square, its shape kept and the rest filled up with white.
+
+    size    pixels of a side
+    return  (C, Y, X) uint8; shared, not to be written to
+
+    Raises Unreadable, as `image`.
+    """
+    found = image(content_of(url))
+    if found.shape[1:] != (size, size):
+        pillow = _need("pillow", "PIL.Image", "see")
+        from PIL import ImageOps
+
+        padded = ImageOps.pad(pillow.fromarray(found.transpose(1, 2, 0)), (size, size), color="white")
+        found = np.ascontiguousarray(np.asarray(padded).transpose(2, 0, 1))
+    found.flags.writeable = False
+    return found
