@@ -120,11 +120,11 @@ def test_chunked_vocabulary_equals_whole(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def go(
-    path: Path, pace: trainer.Pace, *, stop: Stop | None = None, validate: Any = None, objective: Any = None
+    path: Path, pace: trainer.Pace, *, stop: Stop | None = None, validate: Any = None, objective: Any = None, way: str = "muon"
 ) -> tuple[nn.Module, Any, State]:
     """Run, or go on with, a training in a folder."""
     made = model()
-    settings = TrainSettings(optimizer="muon", weight_decay=0.1)
+    settings = TrainSettings(optimizer=way, weight_decay=0.1)
     optimizer = optim.build(made, settings, low_precision=False)
     path.mkdir(exist_ok=True)
     checkpoints = Checkpoints(path)
@@ -155,17 +155,34 @@ class StopAfter(Stop):
         return self.number is not None
 
 
-def test_stop_and_resume_is_uninterrupted_to_the_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["muon", "adamw", "sgd"])
+def test_stop_and_resume_is_uninterrupted_to_the_bit(way: str, tmp_path: Path) -> None:
     pace = trainer.Pace(30, accumulate=2, save_every=11)
-    whole, whole_optimizer, _ = go(tmp_path / "whole", pace)
+    whole, whole_optimizer, _ = go(tmp_path / "whole", pace, way=way)
     with pytest.raises(Stopped):
-        go(tmp_path / "broken", pace, stop=StopAfter(17))
-    again, again_optimizer, state = go(tmp_path / "broken", pace)
+        go(tmp_path / "broken", pace, stop=StopAfter(17), way=way)
+    again, again_optimizer, state = go(tmp_path / "broken", pace, way=way)
     assert state.step == 30
     for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     first, second = whole_optimizer.tensors(), again_optimizer.tensors()
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_descent_is_torchs_but_for_the_first_steps_momentum() -> None:
+    made, settings = model(), TrainSettings(optimizer="sgd", learning_rate=0.3, momentum=0.8, table_decay=0.0)
+    mine, peer = optim.build(made, settings, False), model()
+    theirs = torch.optim.SGD(peer.parameters(), lr=0.3, momentum=0.8, dampening=0.8)
+    for parameter in peer.parameters():  # torch's begins with the first gradient, ours with nothing
+        theirs.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    for step in range(3):
+        source = torch.Generator().manual_seed(step)
+        for one, other in zip(made.parameters(), peer.parameters(), strict=True):
+            one.grad = other.grad = torch.randn(one.shape, generator=source)
+        mine.step()
+        theirs.step()
+    for one, other in zip(made.parameters(), peer.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_depends_on_the_step_only() -> None:

@@ -1,4 +1,5 @@
-"""Optimisers: AdamW for vectors, embeddings and heads; Muon for the matrices between; one composite that can be saved without pickle.
+"""Optimisers: AdamW for vectors, embeddings and heads, Muon for the matrices between, or plain descent for all; one composite that can be
+saved without pickle.
 
 Muon orthogonalises the momentum of each matrix by Newton-Schulz iterations. Source: Jordan et al. 2024, "Muon"; coefficients of the
 quintic (3.4445, -4.7750, 2.0315). Differs: matrices of one shape are stacked and orthogonalised in one batched product, since on a CPU
@@ -115,13 +116,39 @@ class Muon:
                 torch._foreach_add_(alike, list(update.unbind(0)), alpha=-rate)
 
 
+class Descent:
+    """Gradient descent with Polyak's momentum and decoupled weight decay: every step is linear in the gradients.
+
+    So noise in them, as privacy wants it, stays as small beside what is learnt as it is in their sum; Adam would bring each coordinate's
+    noise to the size of its signal.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float) -> None:
+        self.param_groups = groups_of(groups, lr=lr, momentum=momentum)
+        self.fused = False
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter once."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state.setdefault(p, {})
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(p)
+                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(state["momentum"], alpha=-group["lr"])
+
+
 class Optimizers:
     """Several optimisers that act as one; state in and out as plain named tensors.
 
     names  {parameter: its name in the model's state dict}
     """
 
-    def __init__(self, parts: list[AdamW | Muon], names: dict[Tensor, str]) -> None:
+    def __init__(self, parts: list[AdamW | Muon | Descent], names: dict[Tensor, str]) -> None:
         self.parts, self.names = parts, names
         for part in parts:
             for group in part.param_groups:
@@ -160,7 +187,8 @@ class Optimizers:
 
 
 def build(model: nn.Module, settings: Any, low_precision: bool) -> Optimizers:
-    """Give each parameter its optimiser: Muon for hidden matrices when asked, AdamW for all else; vectors are never decayed.
+    """Give each parameter its optimiser: Muon for hidden matrices when asked, plain descent for all when asked, AdamW for all else; vectors
+    are never decayed.
 
     Embeddings are known by their module, heads by name: `head` at the top, or the module lm_head. A module that has several matrices
     side by side in its weight says how many: `pieces`.
@@ -181,8 +209,10 @@ def build(model: nn.Module, settings: Any, low_precision: bool) -> Optimizers:
             tables.append(p)
     fused = next(iter(names)).device.type in ("cpu", "cuda")
     groups = [{"params": tables, "weight_decay": settings.table_decay}, {"params": vectors, "weight_decay": 0.0}]
-    parts: list[AdamW | Muon] = []
-    if any(group["params"] for group in groups):
+    parts: list[AdamW | Muon | Descent] = []
+    if settings.optimizer == "sgd":
+        parts.append(Descent(groups, settings.learning_rate, settings.momentum))
+    elif any(group["params"] for group in groups):
         parts.append(AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-9, fused=fused))
     if matrices:
         pieces = {each.weight: each.pieces for each in model.modules() if hasattr(each, "pieces")}

@@ -64,8 +64,8 @@ class TrainSettings:
     layers, width, heads, groups, embedding, context   the model's form; groups: key-value heads; context: tokens that a feed-forward model,
                               or a layer of a convolutional one, sees at once
     window, batch, accumulate tokens a row, rows a step, micro-batches a step; accumulate 0: as many as keep one near the processor
-    optimizer                 "muon" (matrices by Muon, the rest by AdamW) or "adamw"
-    learning_rate, matrix_rate   peak rates of AdamW and of Muon
+    optimizer                 "muon" (matrices by Muon, the rest by AdamW), "adamw" or "sgd", descent with momentum
+    learning_rate, matrix_rate   peak rates of AdamW or descent, and of Muon
     weight_decay, table_decay    decoupled decay of matrices and of tables; 0 under a prior
     prior                     on the weights, in the objective: "gaussian" or "laplace"; "none": maximum likelihood, with decay beside it
     prior_strength            of that prior, in nats: precision (1 / variance) of a Gaussian, rate (1 / scale) of a Laplace
@@ -151,7 +151,7 @@ class TrainSettings:
 CHOICES = {
     "size": ("tiny", "small", "medium", "large"),
     "tokenizer": ("characters", "bpe", "unigram", "words", "bytes"),
-    "optimizer": ("muon", "adamw"),
+    "optimizer": ("muon", "adamw", "sgd"),
     "precision": ("auto", "fp32", "bf16"),
     "compile": ("auto", "yes", "no"),
     "prior": ("none", "gaussian", "laplace"),
