@@ -97,6 +97,19 @@ def test_rows_are_read_together_where_a_model_allows_it() -> None:
     assert [name for name, together in ways.items() if together] == ["hashed", "textcnn"]
 
 
+@pytest.mark.parametrize("clip", [math.inf, 0.5, 0.05])
+def test_a_linear_model_is_clipped_without_making_a_rows_gradient(clip: float) -> None:
+    gradients, batch = secret("hashed", clip=clip)
+    assert gradients.linear is not None and all(secret(name)[0].linear is None for name in (*BODIES, *DECODERS) if name != "hashed")
+    quick = gather(gradients, [batch])
+    gradients._each = lambda rows: pytest.fail("it was made")
+    assert torch.equal(gather(gradients, [batch]), quick)
+    slow = secret("hashed", clip=clip)[0]
+    slow.linear = None
+    wanted = gather(slow, [batch])
+    assert float(wanted.norm()) > 0 and float((quick - wanted).abs().max()) <= 1e-6 * float(wanted.abs().max())
+
+
 # What privacy rests on, each proven of the true thing and shown to go red on a faulty one.
 
 
@@ -120,6 +133,7 @@ def check_sensitivity(kind: type = private.PrivateGradients) -> None:
 def test_a_row_that_is_no_number_adds_nothing() -> None:
     """Else it would be seen in every weight, or by a step that is skipped."""
     gradients, batch = secret("hashed", clip=0.5)
+    gradients.linear = None
     whole = gather(gradients, [batch])
     plain = gradients._each
 
@@ -407,3 +421,16 @@ def test_hashed_runs_do_not_see_beyond_a_text() -> None:
     assert not torch.equal(other[0], other[1]) and list(model.parameters()) == []
     swapped = model.states(Inputs(torch.tensor([[6, 5, 7]]), lengths=torch.tensor([3])))
     assert not torch.allclose(swapped[0], one[0]), "the order of tokens counts"
+
+
+def test_hashed_runs_begin_where_characters_do() -> None:
+    form = {"model_type": "hashed", "vocab_size": V, "buckets": 997, "grams": [1, 2], "weights": [0.5, 2.0]}
+    tokens = torch.tensor([[5, 6, 7]])
+    free = catalog.build(form).states(Inputs(tokens))[0, 0]
+    held = catalog.build({**form, "inside": [6, 6]}).states(Inputs(tokens))[0, 0]
+    assert int((free > 0).sum()) == 5 and int((held > 0).sum()) == 3, "6 and 6 7 are gone"
+    ratio = held.max() / held[held > 0].min()
+    assert float(ratio) == pytest.approx(math.log1p(2.0) / math.log1p(0.5), rel=1e-5)
+    for wrong in ({"weights": [1.0]}, {"inside": [3]}):
+        with pytest.raises(DataError):
+            catalog.build({**form, **wrong})

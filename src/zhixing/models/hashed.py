@@ -1,8 +1,8 @@
 """Hashed n-grams: a text is the counts of its runs of tokens, each hashed into one of a fixed number of places; nothing is learnt in it.
 
 With a head of its own it is the linear model on n-grams, trained by the one loop. What it computes depends on no training text, so that
-a model trained privately on it lets out nothing but its head. Read from bytes, runs of three, six and nine are one to three Chinese
-characters, among others.
+a model trained privately on it lets out nothing but its head. Read from bytes, runs of three, six and nine that begin where a character
+does are one to three Chinese characters, among others.
 Source: Weinberger et al. 2009, arXiv:0902.2206 (feature hashing). Differs: no signs, logarithms of counts, each text of length one.
 """
 
@@ -20,11 +20,15 @@ from zhixing.core.config import read
 from zhixing.core.errors import DataError
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.segments import alone
+from zhixing.tokens.layout import FIRST_BYTE
 
 REMARKS = frozenset({"architectures", "bos_token_id", "eos_token_id", "pad_token_id"})
 BASE, SALT = 1_000_003, 0x9E3779B1  # of the rolling hash, and what tells lengths of runs apart
 MIX = 0x5851F42D4C957F2D  # an odd number that spreads what is alike; products wrap
-GRAMS = (2, 3, 4, 6, 9)  # tokens
+GRAMS = (3, 6, 9)  # tokens
+# What is most frequent says least: at epsilon 8, 81.9 % of validation reviews for 81.3 with (0.5, 1, 0).
+WEIGHTS = (0.4, 1.0, 0.7)
+CONTINUED = (FIRST_BYTE + 0x80, FIRST_BYTE + 0xBF)  # bytes within a character of UTF-8
 PLANS = {
     "tiny": {"width": 4096, "window": 512, "batch": 64, "epochs": 12.0, "learning_rate": 0.02},
     "small": {"width": 32768, "window": 1024, "batch": 64, "epochs": 12.0, "learning_rate": 0.02},
@@ -39,11 +43,15 @@ class HashedConfig:
 
     buckets  int            places that runs are hashed into: the width of its one state
     grams    ints, tokens   lengths of runs
+    weights  floats         what a run of each length counts; none: 1
+    inside   two ints       at tokens from the first to the second no run begins; none: at all it may
     """
 
     vocab_size: int
     buckets: int
     grams: tuple[int, ...] = GRAMS
+    weights: tuple[float, ...] = ()
+    inside: tuple[int, ...] = ()
     model_type: str = "hashed"
 
 
@@ -59,6 +67,10 @@ class Hashed(nn.Module):
         for name, least in (("buckets", config.buckets), ("grams", min(config.grams, default=0))):
             if least < 1:
                 raise DataError("model.config_value", name=name, value=getattr(config, name), wanted="at least 1")
+        if config.weights and len(config.weights) != len(config.grams):
+            raise DataError("model.config_value", name="weights", value=config.weights, wanted="one for each of grams")
+        if len(config.inside) not in (0, 2):
+            raise DataError("model.config_value", name="inside", value=config.inside, wanted="two tokens, or none")
         self.config = config
         self.width = config.buckets
         self.window = None
@@ -70,12 +82,14 @@ class Hashed(nn.Module):
 
     @classmethod
     def configure(cls, settings: Any, vocabulary: int, longest: int) -> dict[str, Any]:
-        """Give the config that training settings describe: its width."""
-        return {"model_type": settings.model, "vocab_size": vocabulary, "buckets": settings.width, "grams": list(GRAMS)}
+        """Give the config that training settings describe: its width, and whether tokens are bytes."""
+        form = {"buckets": settings.width, "grams": list(GRAMS), "weights": list(WEIGHTS)}
+        inside = list(CONTINUED) if settings.tokenizer == "bytes" else []
+        return {"model_type": settings.model, "vocab_size": vocabulary, **form, "inside": inside}
 
     def to_dict(self) -> dict[str, Any]:
         """Give the config.json."""
-        return {**dataclasses.asdict(self.config), "grams": list(self.config.grams)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self.config).items()}
 
     def states(self, inputs: Inputs) -> Tensor:
         """Count the runs of each text.
@@ -90,12 +104,16 @@ class Hashed(nn.Module):
         place = torch.arange(T, device=tokens.device)
         lengths = torch.full_like(tokens[:, 0], T) if inputs.lengths is None else inputs.lengths  # (B,)
         counts = torch.zeros(B, self.width, device=tokens.device)  # (B, D)
+        begins = torch.ones_like(tokens, dtype=torch.bool)  # (B, T)
+        if self.config.inside:
+            begins = (tokens < self.config.inside[0]) | (tokens > self.config.inside[1])
+        weights = dict(zip(self.config.grams, self.config.weights or (1.0,) * len(self.config.grams), strict=True))
         run = torch.zeros_like(tokens)  # (B, T): the hash of the run that begins at each place
         for size in range(1, min(T, max(self.config.grams)) + 1):
             run = run[:, : T - size + 1] * BASE + tokens[:, size - 1 :] + 1
             if size in self.config.grams:
                 mixed = (run + size * SALT) * MIX
                 bucket = ((mixed ^ (mixed >> 29)) * MIX).remainder(self.width)  # (B, T - size + 1)
-                whole = (place[: T - size + 1] + size <= lengths[:, None]).to(counts.dtype)
-                counts = counts.scatter_add(1, bucket, whole)
+                whole = (place[: T - size + 1] + size <= lengths[:, None]) & begins[:, : T - size + 1]
+                counts = counts.scatter_add(1, bucket, whole.to(counts.dtype) * weights[size])
         return F.normalize(counts.log1p(), dim=1).unsqueeze(1)

@@ -31,8 +31,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json, sha256, sync_folder
 from zhixing.core.folder import MANIFEST, open_folder
-from zhixing.data.batch import pad
+from zhixing.data.batch import pad, size
 from zhixing.data.corpus import Corpus
+from zhixing.layers.heads import Pooled, pool
 from zhixing.objectives.loss import Batch, Objective
 from zhixing.training.gradients import to_device
 
@@ -107,6 +108,7 @@ class PrivateGradients:
         numbers = sum(p.numel() for p in self.names.values())
         self.chunk = max(1, CHUNK_NUMBERS // max(1, numbers))
         self.together = True  # until a model is seen that cannot be read for many rows at once
+        self.linear = only_linear(self.model, self.names)
 
     def begin(self, batches: list[Batch]) -> dict[str, float]:
         """Forget the last step's sums; a step counts whether or not a row is in it."""
@@ -123,7 +125,10 @@ class PrivateGradients:
         batch = to_device(batch, device)
         rows = len(next(iter(batch.values())))
         for start in range(0, rows, self.chunk):
-            each = self._each({name: value[start : start + self.chunk] for name, value in batch.items()})
+            some = {name: value[start : start + self.chunk] for name, value in batch.items()}
+            if self.linear is not None and self._add_linear(self.linear, some):
+                continue
+            each = self._each(some)
             norms = sum(value.flatten(1).double().square().sum(1) for value in each.values()).sqrt()  # (B,)
             scales = (self.clip / norms.clamp(min=1e-30)).clamp(max=1.0)  # (B,)
             odd = ~torch.isfinite(norms)  # one such row would else be seen in every weight
@@ -131,6 +136,31 @@ class PrivateGradients:
                 if bool(odd.any()):
                     value = torch.where(odd.view(-1, *[1] * (value.ndim - 1)), torch.zeros((), dtype=value.dtype), value)
                 self.sums[name] += torch.einsum("b,b...->...", torch.where(odd, 0.0, scales).to(value.dtype), value)
+
+    def _add_linear(self, head: Pooled, batch: Batch) -> bool:
+        """Add the clipped gradients of rows where all that is learnt is one linear map of a vector a row; False: it is not so.
+
+        A row's gradient is the product of what goes in and what comes back, and so is its norm: none has to be made.
+        Source: Goodfellow 2015, arXiv:1510.01799.
+        """
+        seen: list[tuple[Tensor, Tensor]] = []
+        hook = head.register_forward_hook(lambda _, given, made: seen.append((pool(*given, head.pooling), made)))
+        try:
+            with torch.autocast(head.weight.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                loss = self.whole(batch)
+        finally:
+            hook.remove()
+        if len(seen) != 1 or len(seen[0][0]) != len(next(iter(batch.values()))):
+            return False
+        x, back = seen[0][0].detach().float(), torch.autograd.grad(loss, seen[0][1])[0].float()  # (B, D), (B, outputs)
+        norms = (back.double().square().sum(1) * (x.double().square().sum(1) + 1)).sqrt()  # (B,)
+        scales = (self.clip / norms.clamp(min=1e-30)).clamp(max=1.0)
+        odd = ~torch.isfinite(norms).unsqueeze(1)
+        back = torch.where(odd, 0.0, back * scales.unsqueeze(1).to(back.dtype))
+        x = torch.where(odd, 0.0, x)
+        for name, p in self.names.items():
+            self.sums[name] += (back.mT @ x if p is head.weight else back.sum(0)).to(p.dtype)
+        return True
 
     def _each(self, batch: Batch) -> dict[str, Tensor]:
         """Give each row's own gradients: {name: (B, ...)}."""
@@ -168,6 +198,12 @@ class PrivateGradients:
         return {}
 
 
+def only_linear(model: nn.Module, names: dict[str, nn.Parameter]) -> Pooled | None:
+    """Give the head of a model that learns nothing else, where it is a linear map of one vector a row; None: it is not so."""
+    head = getattr(model, "head", None)
+    return head if isinstance(head, Pooled) and {id(p) for p in head.parameters()} == {id(p) for p in names.values()} else None
+
+
 def secret_normal(count: int) -> np.ndarray:
     """Draw from a standard normal by the system's cryptographic source: (count,) float64.
 
@@ -191,6 +227,7 @@ class Poisson:
         if not 0 < rate <= 1:
             raise UsageError("settings.range", setting="batch", value=rate * len(items), origin="Poisson")
         self.items, self.rate, self.pad_id = items, rate, pad_id
+        self.lengths = np.array([size(each) for each in items], np.int64)  # (N,)
         self._drawn: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
     @property
@@ -202,7 +239,8 @@ class Poisson:
         """Give one micro-batch of a step's rows; {} where there is none. The coins are thrown when the first of them is asked for."""
         if micro == 0 or self._drawn[0] != step:
             coins = np.frombuffer(os.urandom(8 * len(self.items)), np.uint64) >> np.uint64(11)
-            self._drawn = step, np.flatnonzero(coins < np.uint64(round(self.rate * 2**53)))
+            drawn = np.flatnonzero(coins < np.uint64(round(self.rate * 2**53)))
+            self._drawn = step, drawn[np.argsort(self.lengths[drawn], kind="stable")]  # those of like length lie in one micro-batch
         chosen = np.array_split(self._drawn[1], micros)[micro]
         return pad([self.items[each] for each in chosen], self.pad_id) if len(chosen) else {}
 
