@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zhixing.core.config import read
@@ -103,17 +102,22 @@ class Hashed(nn.Module):
         B, T = tokens.shape
         place = torch.arange(T, device=tokens.device)
         lengths = torch.full_like(tokens[:, 0], T) if inputs.lengths is None else inputs.lengths  # (B,)
-        counts = torch.zeros(B, self.width, device=tokens.device)  # (B, D)
         begins = torch.ones_like(tokens, dtype=torch.bool)  # (B, T)
         if self.config.inside:
             begins = (tokens < self.config.inside[0]) | (tokens > self.config.inside[1])
         weights = dict(zip(self.config.grams, self.config.weights or (1.0,) * len(self.config.grams), strict=True))
         run = torch.zeros_like(tokens)  # (B, T): the hash of the run that begins at each place
+        found: list[tuple[Tensor, Tensor]] = []
         for size in range(1, min(T, max(self.config.grams)) + 1):
             run = run[:, : T - size + 1] * BASE + tokens[:, size - 1 :] + 1
             if size in self.config.grams:
                 mixed = (run + size * SALT) * MIX
                 bucket = ((mixed ^ (mixed >> 29)) * MIX).remainder(self.width)  # (B, T - size + 1)
                 whole = (place[: T - size + 1] + size <= lengths[:, None]) & begins[:, : T - size + 1]
-                counts = counts.scatter_add(1, bucket, whole.to(counts.dtype) * weights[size])
-        return F.normalize(counts.log1p(), dim=1).unsqueeze(1)
+                found.append((bucket, whole * weights[size]))
+        counts = torch.zeros(B, self.width, device=tokens.device)  # (B, D)
+        if found:
+            buckets, amounts = (torch.cat(each, 1) for each in zip(*found, strict=True))
+            counts = counts.scatter_add(1, buckets, amounts.to(counts.dtype))
+        counts = counts.log1p()
+        return (counts / counts.norm(dim=1, keepdim=True).clamp(min=1e-12)).unsqueeze(1)

@@ -153,11 +153,13 @@ class PrivateGradients:
         if len(seen) != 1 or len(seen[0][0]) != len(next(iter(batch.values()))):
             return False
         x, back = seen[0][0].detach().float(), torch.autograd.grad(loss, seen[0][1])[0].float()  # (B, D), (B, outputs)
-        norms = (back.double().square().sum(1) * (x.double().square().sum(1) + 1)).sqrt()  # (B,)
+        of_x = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)  # (B,)
+        norms = torch.linalg.vector_norm(back, dim=1, dtype=torch.float64) * (of_x.square() + 1).sqrt()
         scales = (self.clip / norms.clamp(min=1e-30)).clamp(max=1.0)
         odd = ~torch.isfinite(norms).unsqueeze(1)
-        back = torch.where(odd, 0.0, back * scales.unsqueeze(1).to(back.dtype))
-        x = torch.where(odd, 0.0, x)
+        back = back * scales.unsqueeze(1).to(back.dtype)
+        if bool(odd.any()):
+            back, x = torch.where(odd, 0.0, back), torch.where(odd, 0.0, x)
         for name, p in self.names.items():
             self.sums[name] += (back.mT @ x if p is head.weight else back.sum(0)).to(p.dtype)
         return True

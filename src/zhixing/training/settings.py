@@ -168,7 +168,7 @@ UNDER_PRIVACY: dict[str, Any] = {"tokenizer": "bytes", "evaluations": 0, "patien
 PRIVATE_BATCH = 1024  # rows a step, where none were asked for: the noise is that of a step
 # Of the linear model on n-grams, where they were not asked for: chosen on validation rows of reviews at epsilon 8.
 PRIVATE_HASHED: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 200.0, "momentum": 0.9, "example_clip": 0.5, "batch": 4096}
-PRIVATE_HASHED |= {"steps": 100, "accumulate": 8, "weight_decay": 0.0, "table_decay": 0.0}
+PRIVATE_HASHED |= {"steps": 100, "accumulate": 32, "weight_decay": 0.0, "table_decay": 0.0}
 DECAYS = ("weight_decay", "table_decay")
 RECIPES = "zhixing.recipes"
 
