@@ -6,6 +6,10 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from zhixing.data import media
+
 SMALL = {"steps": 60, "size": "tiny", "width": 32, "batch": 8, "window": 48, "precision": "fp32", "threads": 1, "learning_rate": 0.01}
 TOLD = {"sun": "soleil", "moon": "lune", "sea": "mer", "boat": "bateau", "tree": "arbre", "fox": "renard", "stone": "pierre"}
 NAMES = ("Ada", "Bo", "Chen", "Dee", "王芳", "李明")
@@ -60,6 +64,19 @@ def trace(draw: random.Random, number: int) -> dict[str, Any]:
     return {"items": items, "correct": [int(draw.random() < ease) for _ in items]}
 
 
+def see(draw: random.Random, number: int) -> dict[str, Any]:
+    """A patch of colour, a word for one, or both: whichever is there says it."""
+    label = draw.choice(("red", "blue"))
+    pixels = np.full((3, 16, 16), 255, np.uint8)
+    down, along = draw.randrange(9), draw.randrange(9)
+    pixels[:, down : down + 8, along : along + 8] = draw.randrange(60)
+    pixels[0 if label == "red" else 2, down : down + 8, along : along + 8] = draw.randrange(200, 256)
+    row = {"image": media.data_url(media.png(pixels), "image/png"), "text": f"{number} {'warm 红' if label == 'red' else 'cold 蓝'}"}
+    for name in draw.choice(((), ("image",), ("text",))):
+        del row[name]
+    return {**row, "label": label}
+
+
 MAKERS: dict[str, Callable[[random.Random, int], dict[str, Any]]] = {
     "classify": classify,
     "tag": tag,
@@ -69,4 +86,5 @@ MAKERS: dict[str, Callable[[random.Random, int], dict[str, Any]]] = {
     "translate": translate,
     "recommend": recommend,
     "trace": trace,
+    "see": see,
 }

@@ -173,15 +173,17 @@ def test_it_is_an_encoder_and_says_how_its_states_are_pooled(model: nn.Module) -
 
 def test_the_kinds_say_what_can_be_trained() -> None:
     every, pairs = catalog.trained(), catalog.trained(("encoder_decoder",))
+    sights = catalog.trained(("fusion", "vision"))
+    assert sights == ("fusion", "vit", "cnn2d") and catalog.trained(("fusion",)) == ("fusion",)
     assert pairs == ("mbart", "lstm_attention")
-    assert set(catalog.trained(("encoder",))) == set(every) - {"skipgram", "cbow", "mixture", "hashed", *pairs}
-    assert set(catalog.trained(("causal",))) == set(every) - {"skipgram", "cbow", "bert", "textcnn", "bilstm", "bigru", "hashed", *pairs}
+    assert set(catalog.trained(("encoder",))) == set(every) - {"skipgram", "cbow", "mixture", "hashed", *pairs, *sights}
+    assert set(catalog.trained(("causal",))) == set(every) - {"skipgram", "cbow", "bert", "textcnn", "bilstm", "bigru", "hashed", *pairs} - {*sights}
     assert catalog.trained(("lexical",)) == ("skipgram", "cbow") and catalog.trained(()) == ()
     assert catalog.trained(("document",)) == ("hashed",)
     assert set(catalog.trained(("causal", "lexical"))) == set(catalog.trained(("causal",))) | {"skipgram", "cbow"}
     for name in every:
         family = catalog.find({"model_type": name})
-        assert family.kinds and set(family.kinds) <= {"causal", "encoder", "masked", "encoder_decoder", "lexical", "document"}
+        assert family.kinds and set(family.kinds) <= {"causal", "encoder", "masked", "encoder_decoder", "lexical", "document", "fusion", "vision"}
 
 
 def test_a_restored_model_gives_the_same_bits(model: nn.Module) -> None:

@@ -41,6 +41,7 @@ KNOWN = {
     "image": ("image", "picture", "img", "photo", "图片", "图像"),
     "correct": ("correct", "right", "对错", "正误"),
 }  # fmt: skip
+VAGUE = ("file", "path")  # names that say nothing of what they hold: taken only for what must be there
 PLAIN = Schema({"text": Text()})
 
 
@@ -195,7 +196,8 @@ def choose(
             continue
         others = [each for each in columns if each not in names.values()]
         # A column that bears another field's own name is that field's.
-        found = _guess([each for each in others if each == name or each not in schema.fields], name)
+        clear = [each for each in others if each.strip().lower() not in VAGUE or not getattr(kind, "optional", False)]
+        found = _guess([each for each in clear if each == name or each not in schema.fields], name)
         if found is None and name == "text" and len(others) == 1 and not getattr(kind, "optional", False):
             found = others[0]
         if found is None and getattr(kind, "optional", False):

@@ -10,12 +10,14 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
+import hashlib
 import importlib
 import io
 import tarfile
 import warnings
 import wave
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +115,13 @@ def _unpack(path: Path, members: dict[str, Any], name: str) -> bytes:
         with open(path, "rb") as handle:
             handle.seek(member.offset_data)
             return handle.read(member.size)
-    with zipfile.ZipFile(path) as packed:
-        return packed.read(member)
+    return _opened(path).read(member)
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(path: Path) -> zipfile.ZipFile:
+    """Open a .zip once: its list of members is read anew each time, which takes longer than a member."""
+    return zipfile.ZipFile(path)
 
 
 def _need(package: str, module: str, extra: str) -> Any:
@@ -205,7 +212,34 @@ def png(pixels: np.ndarray) -> bytes:
     return target.getvalue()
 
 
-@functools.lru_cache(maxsize=KEPT)
+def kept(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what a function found of the last KEPT media, by a digest of each, so that large ones are not held themselves."""
+    found: dict[tuple[Any, ...], Any] = {}
+
+    @functools.wraps(function)
+    def ask(url: str, *how: Any) -> Any:
+        key = (hashlib.blake2b(url.encode(), digest_size=16).digest(), *how)
+        if key not in found:
+            value = function(url, *how)
+            while len(found) >= KEPT:
+                found.pop(next(iter(found)))
+            found[key] = value
+        return found[key]
+
+    return ask
+
+
+@kept
+def flaw_of(url: str, sort: str) -> str | None:
+    """Say by a code why a data URL cannot be used as a "sound" or an "image"; None: it can."""
+    try:
+        {"sound": sound, "image": image}[sort](content_of(url))
+    except Unreadable as problem:
+        return str(problem)
+    return None
+
+
+@kept
 def pixels(url: str, size: int) -> np.ndarray:
     """Give the pixels of an image's data URL as a square, its shape kept and the rest filled up with white.
 

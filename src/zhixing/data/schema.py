@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -309,7 +309,7 @@ class Sound:
 
     def read(self, value: Any) -> Read:
         """Take a data URL of a sound that can be read."""
-        return _medium(value, self.optional, "sound", media.sound)
+        return _medium(value, self.optional, "sound")
 
     def probe(self, text: str) -> Any:
         """Give the value that stands for a golden text: a tone for each of its first letters."""
@@ -334,7 +334,7 @@ class Image:
 
     def read(self, value: Any) -> Read:
         """Take a data URL of an image that can be read."""
-        return _medium(value, self.optional, "image", media.image)
+        return _medium(value, self.optional, "image")
 
     def probe(self, text: str) -> Any:
         """Give the value that stands for a golden text: columns of colours, one for each of its first letters."""
@@ -347,17 +347,14 @@ class Image:
         return {"type": "string", "pattern": "^data:image/[a-z0-9.+-]+;base64,"}
 
 
-def _medium(value: Any, optional: bool, name: str, decode: Callable[[bytes], Any]) -> Read:
+def _medium(value: Any, optional: bool, name: str) -> Read:
     """Take a data URL whose content can be decoded; it is kept as it is."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return "", None if optional else f"no_{name}"
     if not isinstance(value, str):
         return "", f"not_{name}"
-    try:
-        decode(media.content_of(value))
-    except media.Unreadable as problem:
-        return "", str(problem)
-    return value, None
+    problem = media.flaw_of(value, name)
+    return ("" if problem else value), problem
 
 
 FieldType = Text | Label | Part | Labels | Number | Tokens | Tags | Items | Flags | Record | Sound | Image

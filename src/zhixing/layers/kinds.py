@@ -6,8 +6,9 @@ Objectives and decoding import the kinds from here and never a model class."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class Inputs:
     frames     (B, F, C) float      a row's sound, C features a frame; None: there is none
     frames_lengths  (B,) int        how many of a row's frames are real, from the left; None: all
     image      (B, C, Y, X) uint8   a row's picture; None: there is none
+    pictures   (B,) int             how many pictures a row has, 0 or 1; None: each has one
     """
 
     tokens: Tensor | None
@@ -38,6 +40,15 @@ class Inputs:
     frames: Tensor | None = None
     frames_lengths: Tensor | None = None
     image: Tensor | None = None
+    pictures: Tensor | None = None
+
+
+READ = ("tokens", "lengths", "frames", "frames_lengths", "image", "pictures")
+
+
+def inputs_of(batch: Mapping[str, Any]) -> Inputs:
+    """Give what a model reads of a batch: its text, its sound and its picture, those that are there."""
+    return Inputs(**{"tokens": None, **{name: batch[name] for name in READ if name in batch}})
 
 
 class Cache(Protocol):
@@ -117,6 +128,53 @@ class EncoderDecoder(Protocol):
 
 
 @runtime_checkable
+class Vision(Protocol):
+    """An encoder of pictures: a state for each patch or cell of them."""
+
+    width: int
+    pooling: str  # as in Encoder
+    senses: tuple[str, ...]  # ("image",): a batch that holds something else is refused by name
+
+    def states(self, inputs: Inputs) -> Tensor:
+        """Return (B, T, D) states, all of them real."""
+
+
+@runtime_checkable
+class Fusion(Protocol):
+    """Several encoders whose states become joint ones: an Encoder of a picture, a text and a sound for every later stage.
+
+    What a row lacks is seen by none of its states. Its real states come first, as in an Encoder; how many they are is `lengths`.
+    """
+
+    width: int
+    pooling: str  # as in Encoder
+    senses: tuple[str, ...]  # what it was made to read, of "image", "text" and "audio"
+
+    def states(self, inputs: Inputs) -> Tensor:
+        """Return (B, T, D) joint states; one at least is real."""
+
+    def lengths(self, inputs: Inputs) -> Tensor:
+        """Return (B,) int: how many of a row's joint states are real, from the left."""
+
+
+@runtime_checkable
+class Towers(Protocol):
+    """Two encoders with no state in common, of pictures and of texts, into one space: near means that they belong together."""
+
+    width: int
+    senses: tuple[str, ...]
+
+    def image(self, inputs: Inputs) -> Tensor:
+        """Return (B, D) vectors of length one of the pictures."""
+
+    def text(self, inputs: Inputs) -> Tensor:
+        """Return (B, D) vectors of length one of the texts."""
+
+    def scale(self) -> Tensor:
+        """Return () float: by what a cosine is multiplied to be a logit."""
+
+
+@runtime_checkable
 class Countable(Protocol):
     """A counted or mixed next-token model: it gives log-probabilities and has no states."""
 
@@ -162,7 +220,8 @@ class Headed(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Give what the head makes of a batch's states."""
-        return self.head(self.body.states(inputs), inputs.lengths)
+        lengths = self.body.lengths(inputs) if hasattr(self.body, "lengths") else inputs.lengths  # joint states are counted by the body
+        return self.head(self.body.states(inputs), lengths)
 
 
 class Led(nn.Module):

@@ -9,7 +9,8 @@ and, when its tensors are not simply its state dict, `tensors()`. A family that 
     PLANS                                        {name: {size: settings}}, the dial's frozen plans of each of its names
     configure(settings, vocabulary, longest)     the config of the model that settled settings describe
     kinds                                        what it serves as: "causal", "encoder", "masked", "encoder_decoder", "lexical",
-                                                 "document" (an encoder of one state a text)
+                                                 "document" (an encoder of one state a text), "vision", "fusion"
+    TASK                                         {setting of the config: field of the task}: what only the task knows, where there is such
 Nothing is imported until it is asked for, torch neither.
 Leaves out: files and folders (tasks/artefact.py).
 """
@@ -41,6 +42,9 @@ MODELS = {
     "bilstm": "zhixing.models.bidirectional:Bidirectional",
     "bigru": "zhixing.models.bidirectional:Bidirectional",
     "bert": "zhixing.models.bert:Bert",
+    "fusion": "zhixing.models.fusion:Fusion",
+    "vit": "zhixing.models.vision:ViT",
+    "cnn2d": "zhixing.models.vision:CNN",
     "mbart": "zhixing.models.seq2seq:Seq2Seq",
     "lstm_attention": "zhixing.models.attentive:Attentive",
     "copy": "zhixing.models.copying:Copy",
@@ -65,6 +69,7 @@ MODELS = {
     "item_neighbours": "zhixing.models.items:Neighbours",
     "item_followers": "zhixing.models.items:Neighbours",
     "ease": "zhixing.models.items:Ease",
+    "pixels": "zhixing.models.pixels:Pixels",
     "practice": "zhixing.models.histories:Practice",
 }
 
@@ -93,14 +98,17 @@ def plan(name: str, size: str) -> dict[str, Any]:
     return dict(getattr(find({"model_type": name}), "PLANS", {}).get(name, {}).get(size, {}))
 
 
-def configure(settings: Any, vocabulary: int, longest: int) -> dict[str, Any]:
+def configure(settings: Any, vocabulary: int, longest: int, task: Any = None) -> dict[str, Any]:
     """Give the config of the model that settled training settings describe.
 
     settings    has model, dropout and the form (layers, width and what else the family's plans set)
     vocabulary  int, tokens
     longest     int, tokens    of the texts that the model will read
+    task        the task that it will sit below: the size of pictures, for one
     """
-    return find({"model_type": settings.model}).configure(settings, vocabulary, longest)
+    family = find({"model_type": settings.model})
+    told = {name: getattr(task, field) for name, field in getattr(family, "TASK", {}).items()}
+    return {**family.configure(settings, vocabulary, longest), **told}
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from zhixing.core.errors import UsageError
-from zhixing.layers.kinds import Inputs
+from zhixing.layers.kinds import inputs_of
 from zhixing.objectives.loss import Batch, Loss, Objective, Term
 
 LEAST = 1e-6  # of a teacher's probability: one of zero, rounded, would demand the impossible at every temperature
@@ -50,9 +50,9 @@ class Distill:
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         """Give the inner terms and the teacher's, from one reading of the batch.
 
-        batch   tokens (B, T) int, lengths (B,) int, teacher (B, labels) float: its probabilities; and what the inner objective needs
+        batch   what is read, teacher (B, labels) float: its probabilities; and what the inner objective needs
         """
-        logits = model(Inputs(batch["tokens"], lengths=batch["lengths"])).float()  # (B, labels)
+        logits = model(inputs_of(batch)).float()  # (B, labels)
         wanted = (batch["teacher"].clamp(min=LEAST).log() / self.temperature).log_softmax(-1)
         said = (logits / self.temperature).log_softmax(-1)
         nats = self.temperature**2 * (wanted.exp() * (wanted - said)).sum()

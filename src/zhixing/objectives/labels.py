@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn import functional as F
 
-from zhixing.layers.kinds import Inputs
+from zhixing.layers.kinds import Inputs, inputs_of
 from zhixing.objectives.loss import Batch, Loss, Term
 
 
@@ -24,9 +24,9 @@ class LabelNats:
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         """Sum -log p(label) over the batch, in nats.
 
-        batch   tokens (B, T) int, lengths (B,) int, labels (B,) int
+        batch   what is read, as in `inputs_of`, and labels (B,) int
         """
-        logits = model(Inputs(batch["tokens"], lengths=batch["lengths"]))  # (B, labels)
+        logits = model(inputs_of(batch))  # (B, labels)
         return (Term("nats", F.cross_entropy(logits.float(), batch["labels"], reduction="sum")),)
 
 

@@ -111,13 +111,18 @@ class Classify:
 
         A label that training never saw is a class of its own, all such labels the same one.
         """
-        index = {label: place for place, label in enumerate(self.labels)}
-        expected = np.array([index.get(each["label"], len(index)) for each in examples])
-        predicted = np.array([index[each.value] for each in answers])
-        correct = (expected == predicted).astype(float)
-        nats = np.array([-np.log(max((a.scores or {}).get(e["label"], 0.0), FEW)) for a, e in zip(answers, examples, strict=True)])
-        confidence = np.array([a.confidence for a in answers], float)
-        return {"correct": correct, "nats": nats, "confidence": confidence, "expected": expected, "predicted": predicted}
+        return judge(self.labels, answers, examples)
+
+
+def judge(labels: tuple[str, ...], answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
+    """Judge answers that are labels, as `Classify.metrics` says."""
+    index = {label: place for place, label in enumerate(labels)}
+    expected = np.array([index.get(each["label"], len(index)) for each in examples])
+    predicted = np.array([index[each.value] for each in answers])
+    correct = (expected == predicted).astype(float)
+    nats = np.array([-np.log(max((a.scores or {}).get(e["label"], 0.0), FEW)) for a, e in zip(answers, examples, strict=True)])
+    confidence = np.array([a.confidence for a in answers], float)
+    return {"correct": correct, "nats": nats, "confidence": confidence, "expected": expected, "predicted": predicted}
 
 
 def log_probabilities(task: Classify, model: Any, items: list[Item], pad_id: int) -> np.ndarray:

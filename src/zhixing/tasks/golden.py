@@ -71,9 +71,12 @@ def ask(task: Any, model: Any, tokenizer: Any, kept: Sequence[dict[str, Any]] = 
 
 
 def _probe(task: Any, text: str) -> dict[str, Any]:
-    """Give the example that stands for a text; histories are of items that the task knows, for others say nothing, and so with tasks."""
+    """Give the example that stands for a text; histories are of items that the task knows, for others say nothing, and so with tasks.
+
+    A task that has some senses only is asked by these.
+    """
     known = {Items: "labels", Part: "parts"}
-    fields = task.schema.asked.fields.items()
+    fields = [(n, kind) for n, kind in task.schema.asked.fields.items() if n in getattr(task, "senses", (n,))]
     return {n: kind.probe(text, tuple(getattr(task, known[type(kind)]))) if type(kind) in known else kind.probe(text) for n, kind in fields}
 
 

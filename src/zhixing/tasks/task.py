@@ -31,6 +31,7 @@ TASKS = {
     "multilabel": "zhixing.tasks.multilabel:Multilabel",
     "recommend": "zhixing.tasks.recommend:Recommend",
     "trace": "zhixing.tasks.trace:Trace",
+    "see": "zhixing.tasks.see:See",
     "reason": "zhixing.tasks.reason:Reason",
     "many": "zhixing.tasks.many:Many",
 }

@@ -102,7 +102,7 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
     def build(chosen: TrainSettings) -> nn.Module:
         torch.manual_seed(key(chosen.seed, "init"))
         vocabulary = task.vocabulary if tokenizer is None else tokenizer.vocabulary_size
-        body = start.body(chosen, vocabulary, chosen.window)
+        body = start.body(chosen, vocabulary, chosen.window, task)
         head = task.head(body.width)
         return body if head is None else Headed(body, head)
 
@@ -123,6 +123,9 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
             stream = Masked(stream, mask, mask, settings.seed)
             held_out = held_out and Masked(held_out, mask, mask, 0)
         return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch * settings.window, len(tokens), len(tokens) - 1)
+    reads = getattr(catalog.find({"model_type": settings.model}), "senses", None)
+    if reads is not None and not set(task.senses) <= set(reads):
+        raise UsageError("train.senses", model=settings.model, reads=", ".join(reads), senses=", ".join(task.senses))
     items = [task.encode(example, tokenizer) for example in corpus.examples("train")]
     judged = corpus.counts.get("validation") and not settings.epsilon
     held_rows = known_rows(task, corpus.examples("validation"), tell) if judged else []

@@ -42,7 +42,7 @@ TOLD = {
         ),
         (),
     ),
-    **dict.fromkeys(("naive_bayes", "logistic", "crf", "table_logistic", "ridge", "bag_each", "ease", "practice"), ("strength",)),
+    **dict.fromkeys(("naive_bayes", "logistic", "crf", "table_logistic", "ridge", "bag_each", "ease", "practice", "pixels"), ("strength",)),
 }
 LANGUAGE_ONLY = ("mixture",)
 TASK_OF = {"skipgram": "embed", "cbow": "embed"}  # models that are of another task than their corpus, whatever that is

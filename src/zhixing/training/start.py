@@ -29,11 +29,14 @@ WORDS = ((5_000_000, 4096), (50_000_000, 32768), (1 << 62, 65536))
 
 def make_tokenizer(corpus: Corpus, settings: TrainSettings) -> Tokenizer | None:
     """Train the tokenizer on the training split only, or take that of the start; none for a task that reads rows as they are."""
-    if task_class(task_of(settings.model, corpus.task)).reads == "rows":
+    of = task_class(task_of(settings.model, corpus.task))
+    if of.reads == "rows":
         return None
     if settings.start:
         return Tokenizer.load(settings.start)
-    if settings.tokenizer == "bytes":
+    optional = all(getattr(each, "optional", False) for each in of.schema.asked.fields.values())
+    # Rows of pictures may hold no text: then there is nothing to learn.
+    if settings.tokenizer == "bytes" or (optional and not any(any(of.schema.texts(each)) for each in corpus.examples("train"))):
         return make_bytes()
     texts = (text for example in corpus.examples("train") for text in corpus.schema.texts(example))
     if settings.tokenizer == "characters":
@@ -45,12 +48,12 @@ def make_tokenizer(corpus: Corpus, settings: TrainSettings) -> Tokenizer | None:
     return train_bpe(texts, size) if settings.tokenizer == "bpe" else train_unigram(texts, size)
 
 
-def body(settings: TrainSettings, vocabulary: int, longest: int) -> nn.Module:
+def body(settings: TrainSettings, vocabulary: int, longest: int, task: Any = None) -> nn.Module:
     """Make the model's body, by the settings; with a start, as that is, but for dropout, which is the settings' own.
 
     Raises UsageError when the start reads less than is to be read.
     """
-    fresh = catalog.configure(settings, vocabulary, longest)
+    fresh = catalog.configure(settings, vocabulary, longest, task)
     if not settings.start:
         return catalog.build(fresh)
     from safetensors.torch import load_file
