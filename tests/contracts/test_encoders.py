@@ -177,13 +177,31 @@ def test_the_kinds_say_what_can_be_trained() -> None:
     assert sights == ("fusion", "vit", "cnn2d") and catalog.trained(("fusion",)) == ("fusion",)
     assert pairs == ("mbart", "lstm_attention")
     assert set(catalog.trained(("encoder",))) == set(every) - {"skipgram", "cbow", "mixture", "hashed", *pairs, *sights}
-    assert set(catalog.trained(("causal",))) == set(every) - {"skipgram", "cbow", "bert", "textcnn", "bilstm", "bigru", "hashed", *pairs} - {*sights}
+    assert set(catalog.trained(("causal",))) == set(every) - {
+        "skipgram",
+        "cbow",
+        "bert",
+        "textcnn",
+        "bilstm",
+        "bigru",
+        "hashed",
+        *pairs,
+    } - {*sights}
     assert catalog.trained(("lexical",)) == ("skipgram", "cbow") and catalog.trained(()) == ()
     assert catalog.trained(("document",)) == ("hashed",)
     assert set(catalog.trained(("causal", "lexical"))) == set(catalog.trained(("causal",))) | {"skipgram", "cbow"}
     for name in every:
         family = catalog.find({"model_type": name})
-        assert family.kinds and set(family.kinds) <= {"causal", "encoder", "masked", "encoder_decoder", "lexical", "document", "fusion", "vision"}
+        assert family.kinds and set(family.kinds) <= {
+            "causal",
+            "encoder",
+            "masked",
+            "encoder_decoder",
+            "lexical",
+            "document",
+            "fusion",
+            "vision",
+        }
 
 
 def test_a_restored_model_gives_the_same_bits(model: nn.Module) -> None:

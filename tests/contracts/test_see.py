@@ -265,6 +265,7 @@ def test_an_optional_field_takes_no_column_that_says_nothing_of_it() -> None:
     assert found.names == {"image": "image", "text": "question", "label": "label"}
     assert choose(["picture", "caption", "label"], of, {}).names == {"image": "picture", "label": "label"}
     assert choose(["img", "question", "answer"], of, {"label": "answer"}).names == {"image": "img", "text": "question", "label": "answer"}
+    assert choose(["img", "question", "answer"], of, {"label": "answer"}, without=["img"]).names == {"text": "question", "label": "answer"}
     assert choose(["wav", "class"], of, {}).names == {"audio": "wav", "label": "class"}
 
 

@@ -175,11 +175,12 @@ def choose(
     """Settle which column holds each field of a schema, for rows with these columns.
 
     given    {field: column} of the user's own words; None: recognised
-    without  columns that a record leaves out
+    without  columns that no field is recognised in, and that a record leaves out
 
     Raises UsageError for a name that is no field or no column, and when no column can be recognised.
     """
     names: dict[str, str] = {}
+    without = [_known(name, columns) for name in without]
     chosen = {name: column for name, column in given.items() if column is not None}
     for name, column in chosen.items():
         if name not in schema.fields:
@@ -194,7 +195,7 @@ def choose(
     for name, kind in schema.fields.items():
         if name in names or isinstance(kind, Record) or (name == "text" and form is not None):
             continue
-        others = [each for each in columns if each not in names.values()]
+        others = [each for each in columns if each not in names.values() and each not in without]
         # A column that bears another field's own name is that field's.
         clear = [each for each in others if each.strip().lower() not in VAGUE or not getattr(kind, "optional", False)]
         found = _guess([each for each in clear if each == name or each not in schema.fields], name)
@@ -206,7 +207,7 @@ def choose(
             code = {"text": "prepare.no_text", "label": "prepare.no_label"}.get(name, "prepare.no_field")
             raise UsageError(code, columns=", ".join(columns), name=name)
         names[name] = found
-    return Columns(schema, names, form, tuple(_known(name, columns) for name in without))
+    return Columns(schema, names, form, tuple(without))
 
 
 def labelled(columns: list[str], given: Mapping[str, str | None], form: str | None) -> bool:

@@ -23,6 +23,7 @@ from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
 from zhixing.data.columns import Columns, choose, read_words
 from zhixing.data.readers import Record, Source, records, survey
+from zhixing.data.schema import Schema
 from zhixing.tasks.artefact import Artefact, load
 
 APART = ("language", "embed")  # tasks with verbs of their own: `generate`, `nearest`
@@ -161,7 +162,10 @@ def find_columns(artefact: Artefact, chunk: list[Record], words: dict[str, str])
     The columns are those of all the rows together, for one row may lack what the others have; None: no row can be read.
     """
     values = [record.value for record in chunk if record.reason is None]
+    senses = getattr(artefact.task, "senses", None)  # a column of what the model does not read is one more column of the row
     schema = artefact.task.schema.asked
+    if senses is not None:
+        schema = Schema({name: kind for name, kind in schema.fields.items() if name in senses})
     if not values:
         return None
     if isinstance(values[0], str):
