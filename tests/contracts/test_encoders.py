@@ -173,8 +173,8 @@ def test_it_is_an_encoder_and_says_how_its_states_are_pooled(model: nn.Module) -
 
 def test_the_kinds_say_what_can_be_trained() -> None:
     every, pairs = catalog.trained(), catalog.trained(("encoder_decoder",))
-    sights = catalog.trained(("fusion", "vision"))
-    assert sights == ("fusion", "vit", "cnn2d") and catalog.trained(("fusion",)) == ("fusion",)
+    sights = catalog.trained(("fusion", "vision", "towers"))
+    assert sights == ("fusion", "vit", "cnn2d", "towers") and catalog.trained(("fusion",)) == ("fusion",)
     assert pairs == ("mbart", "lstm_attention")
     assert set(catalog.trained(("encoder",))) == set(every) - {"skipgram", "cbow", "mixture", "hashed", *pairs, *sights}
     assert set(catalog.trained(("causal",))) == set(every) - {

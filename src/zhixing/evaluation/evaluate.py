@@ -31,6 +31,7 @@ from zhixing.data.schema import Schema
 from zhixing.data.shards import shard
 from zhixing.evaluation.baselines import Reader, answered, asked, language_models, language_rivals, row_rivals
 from zhixing.evaluation.masked import judge_masked
+from zhixing.evaluation.matches import judge_matches
 from zhixing.evaluation.report import Figure, Report, decide, unsure
 from zhixing.evaluation.samples import SAMPLES, judge_samples
 from zhixing.evaluation.vectors import judge_vectors
@@ -394,4 +395,5 @@ JUDGES: dict[str, Callable[..., Report]] = {
     "embed": judge_vectors,
     "judge": judge_pairs,
     "masked": judge_masked,
+    "match": judge_matches,
 }

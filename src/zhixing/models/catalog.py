@@ -9,7 +9,7 @@ and, when its tensors are not simply its state dict, `tensors()`. A family that 
     PLANS                                        {name: {size: settings}}, the dial's frozen plans of each of its names
     configure(settings, vocabulary, longest)     the config of the model that settled settings describe
     kinds                                        what it serves as: "causal", "encoder", "masked", "encoder_decoder", "lexical",
-                                                 "document" (an encoder of one state a text), "vision", "fusion"
+                                                 "document" (an encoder of one state a text), "vision", "fusion", "towers"
     TASK                                         {setting of the config: field of the task}: what only the task knows, where there is such
 Nothing is imported until it is asked for, torch neither.
 Leaves out: files and folders (tasks/artefact.py).
@@ -45,6 +45,7 @@ MODELS = {
     "fusion": "zhixing.models.fusion:Fusion",
     "vit": "zhixing.models.vision:ViT",
     "cnn2d": "zhixing.models.vision:CNN",
+    "towers": "zhixing.models.towers:Towers",
     "mbart": "zhixing.models.seq2seq:Seq2Seq",
     "lstm_attention": "zhixing.models.attentive:Attentive",
     "copy": "zhixing.models.copying:Copy",

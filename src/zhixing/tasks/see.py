@@ -82,17 +82,15 @@ class See:
         """
         labels: set[str] = set()
         senses: set[str] = set()
-        sides: list[int] = []
+        shown: list[Example] = []
         for example in training_examples:
             labels.add(example["label"])
             senses |= {name for name in SENSES if name in example}
-            if "image" in example and len(sides) < PROBED:
-                sides.append(max(media.image(media.content_of(example["image"])).shape[1:]))
+            if "image" in example and len(shown) < PROBED:
+                shown.append(example)
         if len(labels) < 2:
             raise DataError("task.one_label", labels=", ".join(labels))
-        middle = float(np.median(sides)) if sides else 0.0
-        size = next((side for side in SIDES if middle <= side), SIDES[-1])
-        found = {"senses": tuple(name for name in SENSES if name in senses), "size": size}
+        found = {"senses": tuple(name for name in SENSES if name in senses), "size": side_of(shown)}
         return cls(labels=tuple(sorted(labels)), **{**found, **settings})
 
     def encode(self, example: Example, tokenizer: Any) -> Item:
@@ -143,6 +141,13 @@ class See:
     def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
         """Give per example what `classify` gives: correct, nats, confidence, and the two labels by number."""
         return judge(self.labels, answers, examples)
+
+
+def side_of(examples: Iterable[Example]) -> int:
+    """Say how large pictures are read, pixels of a side, by the first of them."""
+    some = itertools.islice((each["image"] for each in examples if "image" in each), PROBED)
+    middle = float(np.median([max(media.image(media.content_of(each)).shape[1:]) for each in some] or [0]))
+    return next((side for side in SIDES if middle <= side), SIDES[-1])
 
 
 def looked_at(image: str, size: int) -> np.ndarray:

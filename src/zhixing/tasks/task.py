@@ -32,6 +32,7 @@ TASKS = {
     "recommend": "zhixing.tasks.recommend:Recommend",
     "trace": "zhixing.tasks.trace:Trace",
     "see": "zhixing.tasks.see:See",
+    "match": "zhixing.tasks.match:Match",
     "reason": "zhixing.tasks.reason:Reason",
     "many": "zhixing.tasks.many:Many",
 }

@@ -5,9 +5,12 @@ Each term is divided once, by its denominator over all micro-batches of the step
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 
+from zhixing.core.errors import UsageError
 from zhixing.core.random import key
 from zhixing.objectives.loss import Batch, Objective
 
@@ -17,6 +20,14 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if device.type != "cuda":
         return {name: value.to(device) for name, value in batch.items()}
     return {name: value if value.is_cuda else value.pin_memory().to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def refuse_parts(objective: Objective, accumulate: int) -> None:
+    """Raise UsageError where the losses of parts of a step are to be added up and an objective's do not add up."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    for setting, parts in (("accumulate", accumulate), ("ranks", ranks)):
+        if parts > 1 and not objective.additive:
+            raise UsageError("train.not_additive", objective=type(objective).__name__, setting=setting, value=parts)
 
 
 class Gradients:
@@ -33,6 +44,7 @@ class Gradients:
 
         Where the batches lie is where they are counted: in the machine's memory that does not wait for a GPU.
         """
+        refuse_parts(self.objective, len(batches))
         self.model.zero_grad(set_to_none=True)
         self.weights: dict[str, float] = {}
         for batch in batches:

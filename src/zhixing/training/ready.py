@@ -31,7 +31,7 @@ from zhixing.tasks.classify import known_rows
 from zhixing.tasks.task import task_class
 from zhixing.tokens.tokenizer import Tokenizer
 from zhixing.training import budget, optim, private, start, teacher, trainer, vectors
-from zhixing.training.gradients import Gradients
+from zhixing.training.gradients import Gradients, refuse_parts
 from zhixing.training.rollouts import Rollouts
 from zhixing.training.settings import TrainSettings, task_of
 
@@ -98,6 +98,7 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
     if name == "embed":
         return ready_vectors(corpus, settled, tokenizer, tell)
     task = fit_task(corpus, name, settings)
+    refuse_parts(task.objective(), settings.accumulate)
 
     def build(chosen: TrainSettings) -> nn.Module:
         torch.manual_seed(key(chosen.seed, "init"))
@@ -124,8 +125,9 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
             held_out = held_out and Masked(held_out, mask, mask, 0)
         return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch * settings.window, len(tokens), len(tokens) - 1)
     reads = getattr(catalog.find({"model_type": settings.model}), "senses", None)
-    if reads is not None and not set(task.senses) <= set(reads):
-        raise UsageError("train.senses", model=settings.model, reads=", ".join(reads), senses=", ".join(task.senses))
+    senses = getattr(task, "senses", ())
+    if reads is not None and not set(senses) <= set(reads):
+        raise UsageError("train.senses", model=settings.model, reads=", ".join(reads), senses=", ".join(senses))
     items = [task.encode(example, tokenizer) for example in corpus.examples("train")]
     judged = corpus.counts.get("validation") and not settings.epsilon
     held_rows = known_rows(task, corpus.examples("validation"), tell) if judged else []
