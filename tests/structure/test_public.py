@@ -175,6 +175,8 @@ def test_commands_of_the_readme_run(
                 line[line.index(flag) + 1] = value
         sized = line[0] == "train" and line[1] != "corpora/loans" and "--start" not in line  # a start has its own
         extra = ["--size", "tiny"] if line[0] == "compare" or sized else []
+        if line[0] == "train" and line[1] != "corpora/loans" and not set(SHORTER) & set(line):
+            extra += ["--steps", "3"]
         if line[0] == "compare" and "--models" not in line:
             extra += ["--models", "ngram,lstm,mixture"]  # a whole ladder is for a person's patience as well
         assert main([*line, *extra]) == 0, (line, capsys.readouterr().err)
