@@ -20,6 +20,7 @@ VERBS = {
     "mix": "zhixing.cli.mix:mix",
     "evaluate": "zhixing.cli.evaluate:evaluate",
     "predict": "zhixing.cli.predict:predict",
+    "transcribe": "zhixing.cli.transcribe:transcribe",
     "generate": "zhixing.cli.generate:generate",
     "pack": "zhixing.cli.pack:pack",
     "unpack": "zhixing.cli.unpack:unpack",

@@ -87,11 +87,13 @@ def log_probability(logs: Tensor, tokens: Sequence[int], blank: int = END) -> fl
 class Beside:
     """A language model that is asked about prefixes: log p of each next token, after the end token and the prefix.
 
-    model  Countable, or causal
+    model   Countable, or causal
+    places  (V,) int    which token of the model each token is that is searched for, below 0: none; None: the same
+    end     int         the model's end token
     """
 
-    def __init__(self, model: Any, end: int = END) -> None:
-        self.model, self.end = model, end
+    def __init__(self, model: Any, places: np.ndarray | None = None, end: int = END) -> None:
+        self.model, self.places, self.end = model, places, end
         self.known: dict[tuple[int, ...], np.ndarray] = {}
 
     def ask(self, prefixes: Sequence[tuple[int, ...]]) -> None:
@@ -101,13 +103,22 @@ class Beside:
             return
         device = next(self.model.parameters()).device if hasattr(self.model, "parameters") else torch.device("cpu")
         with torch.inference_mode():
-            read = batch([[self.end, *each] for each in fresh], device)
+            read = batch([[self.end, *map(self.place, each)] for each in fresh], device)
             logs = next_log_probabilities(self.model, read, self.model.cache(len(fresh))).cpu().numpy()  # (B, V)
         self.known.update(zip(fresh, logs, strict=True))
 
+    def place(self, token: int) -> int:
+        """Give the model's token that a token is; one that it has not is its end, which it has never read inside a text."""
+        found = token if self.places is None else int(self.places[token])
+        return found if found >= 0 else self.end
+
     def log(self, prefix: tuple[int, ...], token: int) -> float:
         """Give log p(token | prefix)."""
-        return float(self.known[prefix][token])
+        return float(self.known[prefix][self.place(token)])
+
+    def log_end(self, prefix: tuple[int, ...]) -> float:
+        """Give log p(end | prefix)."""
+        return float(self.known[prefix][self.end])
 
 
 def add(one: float, other: float) -> float:
@@ -162,5 +173,5 @@ def search(logs: Tensor, voice: Voice, beside: Beside | None = None, blank: int 
     if ask:
         beside.ask(list(sums))
         for prefix in sums:
-            told[prefix] += voice.weight * beside.log(prefix, beside.end)
+            told[prefix] += voice.weight * beside.log_end(prefix)
     return list(max(sums, key=lambda each: (score(each), each)))

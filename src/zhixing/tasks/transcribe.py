@@ -153,20 +153,32 @@ Fitted = tuple[Transcribe, Any, dict[str, Any]]
 
 
 def fit_dtw(task: Transcribe, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]) -> Fitted:
-    """Keep a few recordings of each word; what one more word costs is chosen on held rows or, without any, on a part of the others."""
+    """Keep a few recordings of each word; what one more word costs is chosen on held rows or, without any, on a part of the others.
+
+    Where every word was said alone at least once, rows of several words are not needed.
+    """
     from zhixing.models.warping import PRICE, TRIED, Warping, dearest
 
+    heard: dict[str, np.ndarray] = {}
+
     def cepstra(part: list[Example]) -> tuple[list[np.ndarray], list[list[str]]]:
-        return [task.encode(each, None)["frames"] for each in part], [each["text"].split() for each in part]
+        for each in part:
+            if each["audio"] not in heard:
+                heard[each["audio"]] = task.encode(each, None)["frames"]
+        return [heard[each["audio"]] for each in part], [each["text"].split() for each in part]
+
+    def fit(part: list[Example], price: float = PRICE) -> Warping:
+        lone = [each for each in part if len(each["text"].split()) == 1]
+        enough = {each["text"].strip() for each in lone} >= {word for each in part for word in each["text"].split()}
+        return Warping.fit(*cepstra(lone if enough else part), price=price)
 
     part, judged = (rows, held) if held else ([each for place, each in enumerate(rows) if place % APART], rows[::APART])
+    price, trials = PRICE, {}
     if part and judged:
         sounds, texts = cepstra(judged[:: max(1, len(judged) // TRIED)][:TRIED])
 
         def errors(said: list[list[str]]) -> float:
             return sum(differ(one, true) for one, true in zip(said, texts, strict=True))
 
-        price, trials = dearest(Warping.fit(*cepstra(part)), sounds, errors)
-    else:
-        price, trials = PRICE, {}
-    return task, Warping.fit(*cepstra(counted_in(rows, held, settings)), price=price), {"price": price, "trials": trials}
+        price, trials = dearest(fit(part), sounds, errors)
+    return task, fit(counted_in(rows, held, settings), price), {"price": price, "trials": trials}
