@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from torch import nn
 
 from zhixing import evaluate, load, prepare, train
 from zhixing.core.errors import DataError, ShapeError, UsageError
-from zhixing.core.log import quiet
 from zhixing.data import media, sound
 from zhixing.decoding import ctc
 from zhixing.evaluation.predict import predict_rows
@@ -41,7 +41,6 @@ from zhixing.tasks.task import task_class
 from zhixing.tasks.transcribe import Transcribe
 from zhixing.tokens.layout import END
 from zhixing.tokens.tokenizer import train_characters
-from zhixing.training import trainer
 from zhixing.training.gradients import Gradients
 
 V, C, F, TOLERANCE = 11, 8, 26, 1e-5
@@ -112,6 +111,11 @@ def test_a_restored_model_gives_the_same_bits(model: nn.Module) -> None:
     restored = catalog.restore(config, {name: value.clone() for name, value in catalog.tensors(model).items()})
     read = Inputs(None, frames=frames(), frames_lengths=torch.tensor([9, F, 4]))
     assert torch.equal(model.logits(model.states(read)), restored.logits(restored.states(read)))
+
+
+def test_golden_names_and_shapes(golden: Callable[[str, str], None]) -> None:
+    found = {name: {key: list(each.shape) for key, each in catalog.tensors(make(name)).items()} for name in MODELS}
+    golden("acoustic.json", json.dumps(found) + "\n")
 
 
 def test_what_a_model_cannot_hear_is_named(model: nn.Module) -> None:
@@ -394,4 +398,3 @@ def test_stopped_and_resumed_is_uninterrupted(place: Path, tmp_path: Path) -> No
         train(place / "corpus", tmp_path / "parts", how, stop=After())
     parts = train(place / "corpus", tmp_path / "parts", how)
     assert (whole.path / "model.safetensors").read_bytes() == (parts.path / "model.safetensors").read_bytes()
-    _ = trainer, quiet

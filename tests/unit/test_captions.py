@@ -126,7 +126,7 @@ def test_a_language_model_is_asked_in_its_own_tokens(model: Path) -> None:
     assert voice.width == captions.LEAST_BEAM
     token = int(opened.tokenizer.encode("d")[0])
     beside.ask([()])
-    assert beside.log((), token) == pytest.approx(float(counted.score(["d"])[0].log_probabilities[0]), abs=1e-5)
+    assert beside.log((), token) == pytest.approx(float(counted.score("d").log_probabilities[0]), abs=1e-5)
     (caption,) = captions.hear(opened, media.wav(said("do", "mi"), RATE), (voice, beside))
     assert caption.text == "do mi"
     with pytest.raises(UsageError, match="transcribe"):

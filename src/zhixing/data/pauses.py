@@ -83,7 +83,8 @@ class Pauses:
         self.levels.append(level)
         self.recent = [*self.recent[-round(QUIET_SECONDS / STEP_SECONDS) :], level]
         if self.heard % AGAIN == 0:
-            self.quiet = float(np.quantile(self.recent, QUIET_SHARE))
+            quiet = float(np.quantile(self.recent, QUIET_SHARE))
+            self.quiet = quiet if self.begun is None else min(quiet, self.quiet)  # one who does not pause is not quiet
         self.heard += 1
         loud = level > max(self.quiet * ABOVE, LEAST_LEVEL)
         place = len(self.levels) - 1

@@ -22,6 +22,7 @@ from zhixing.core.stop import Stop
 from zhixing.data import media, sound
 from zhixing.data.pauses import Pauses, Utterance, utterances
 from zhixing.tasks.artefact import Artefact
+from zhixing.tasks.transcribe import item_of as item_of_samples
 from zhixing.tokens.layout import FIRST_PIECE
 
 LEAST_BEAM = 8  # prefixes kept where a language model is asked
@@ -114,8 +115,7 @@ def cut(artefact: Artefact, content: bytes) -> tuple[list[Utterance], int]:
 
 def item_of(artefact: Artefact, utterance: Utterance) -> Any:
     """Encode an utterance as the task does a row's sound."""
-    rate = artefact.task.rate
-    return artefact.task.encode({"audio": media.data_url(media.wav(utterance.samples, rate), "audio/wav")}, artefact.tokenizer)
+    return item_of_samples(artefact.task, utterance.samples, artefact.task.rate, artefact.tokenizer is not None)
 
 
 def hear(artefact: Artefact, content: bytes, decoding: Any = None) -> list[Caption]:

@@ -73,14 +73,8 @@ class Transcribe:
 
         Raises DataError for a sound of a lower rate than training's, one too long to be read whole, and one too short for its text.
         """
-        samples, given = sound.read(example["audio"])
-        if len(samples) > self.seconds * given:
-            raise DataError("sound.long", seconds=len(samples) / given, most=self.seconds)
-        samples = sound.resample(samples, given, self.rate)
-        if tokenizer is None:
-            return {"frames": sound.mfcc(samples, self.rate)}
-        item: Item = {"frames": sound.normalise(sound.log_mel(samples, self.rate, self.bins))}
-        if "text" in example:
+        item = item_of(self, *sound.read(example["audio"]), trained=tokenizer is not None)
+        if tokenizer is not None and "text" in example:
             item["targets"] = np.asarray(tokenizer.encode(example["text"]), np.int64)
             self._check(item, example["text"])
         return item
@@ -147,6 +141,23 @@ class Transcribe:
             "characters": np.array([len(true) for _, true in letters], float),
             "exact": np.array([said == true for said, true in words], float),
         }
+
+
+def item_of(task: Transcribe, samples: np.ndarray, rate: int, trained: bool = True) -> Item:
+    """Turn samples into what a model hears: log-mel frames, or cepstra for templates.
+
+    samples  (N,) float in -1 .. 1
+    rate     Hz
+    trained  it is a trained model
+
+    Raises DataError as `encode`.
+    """
+    if len(samples) > task.seconds * rate:
+        raise DataError("sound.long", seconds=len(samples) / rate, most=task.seconds)
+    samples = sound.resample(samples, rate, task.rate)
+    if not trained:
+        return {"frames": sound.mfcc(samples, task.rate)}
+    return {"frames": sound.normalise(sound.log_mel(samples, task.rate, task.bins))}
 
 
 Fitted = tuple[Transcribe, Any, dict[str, Any]]
