@@ -15,6 +15,8 @@ import functools
 import gzip
 import json
 import tarfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,12 @@ from zhixing import load, prepare, train
 from zhixing.core.files import read_json, write_json
 from zhixing.data import media
 from zhixing.data.corpus import open_corpus
+from zhixing.data.sound import read as read_sound
 from zhixing.decoding.ctc import Beside, Voice
 from zhixing.evaluation.baselines import asked
+from zhixing.evaluation.captions import Delays, follow
 from zhixing.metrics.figures import Whole
-from zhixing.metrics.transcripts import rate
+from zhixing.metrics.transcripts import error_rate
 from zhixing.models.ngram import NGram
 from zhixing.preparation.prepare import Prepare
 
@@ -41,6 +45,7 @@ ALONE = 4  # recordings of each digit and speaker that stand in training as they
 TEST_STRINGS = 300
 WANTED = 5.0  # % of words
 RATE = 8000
+PIECE_SECONDS = 0.25
 WAYS = ("greedy", "beam", "n-gram", "dtw")
 ORDER, BEAM, WEIGHT, BONUS = 6, 8, 1.0, 1.0  # of the n-gram and the search, tried on the same speaker as the settings
 SETTINGS: dict[str, Any] = {"model": "conformer", "size": "tiny", "learning_rate": 0.01, "evaluations": 0, "saves": 4, "precision": "fp32"}
@@ -200,14 +205,40 @@ def words(out: Path, settings: dict[str, Any], smoke: bool) -> dict[str, dict[st
     return {"dspspeech20": read_json(place / "result.json")}
 
 
-def told(out: Path, found: dict[str, dict[str, Any]], settings: dict[str, Any], smoke: bool) -> None:
+def played(out: Path, place: Path, seconds: float) -> dict[str, Any]:
+    """Play test strings with pauses between them, as they would come from a microphone, and give the delays of their captions."""
+    kept = out / "captions.json"
+    if not kept.exists():
+        opened, source = load(place / "model"), np.random.default_rng(5)
+        parts: list[np.ndarray] = []
+        for row in open_corpus(place / "corpus").examples("test"):
+            parts += [source.normal(0, 1e-4, RATE).astype(np.float32), read_sound(row["audio"])[0]]
+            if sum(map(len, parts)) > seconds * RATE:
+                break
+        whole = np.concatenate([*parts, np.zeros(RATE, np.float32)])
+        step, start = int(PIECE_SECONDS * RATE), time.monotonic()
+
+        def pieces() -> Iterator[tuple[np.ndarray, float]]:
+            for first in range(0, len(whole), step):
+                there = start + (first + step) / RATE
+                time.sleep(max(0.0, there - time.monotonic()))
+                yield whole[first : first + step], there
+
+        found = list(follow(opened, pieces()))
+        delays = Delays([each.delay_seconds for each in found])
+        counts = {"captions": len(found), "standing": sum(each.final for each in found), "seconds": len(whole) / RATE}
+        write_json(kept, {**counts, "median_seconds": delays.median, "worst_seconds": delays.worst})
+    return read_json(kept)
+
+
+def told(out: Path, found: dict[str, dict[str, Any]], settings: dict[str, Any], captions: dict[str, Any], smoke: bool) -> None:
     """Write the table of what there is so far."""
     figures = []
     spoken = {name: each for name, each in found.items() if name != "dspspeech20"}
     for way in WAYS:
         if spoken:
             errors, words = (np.concatenate([each[way][name] for each in spoken.values()]) for name in ("errors", "words"))
-            whole = Whole(rate, ("errors", "words"), lower=True).interval({"errors": errors, "words": words}, 0)
+            whole = Whole(error_rate, ("errors", "words"), lower=True).interval({"errors": errors, "words": words}, 0)
             wanted = f"<= {WANTED:g}" if way == "n-gram" else ""
             label = f"digits of {len(spoken)} unseen speakers, {way}: WER, % ({100 * whole.low:.1f} .. {100 * whole.high:.1f})"
             figures.append(Measured(label, 100 * whole.value, wanted))
@@ -216,7 +247,11 @@ def told(out: Path, found: dict[str, dict[str, Any]], settings: dict[str, Any], 
             wer = each[way]["wer"]
             figures.append(Measured(f"{name}, {way}: WER, % ({100 * wer['low']:.1f} .. {100 * wer['high']:.1f})", 100 * wer["value"]))
         figures.append(Measured(f"{name}: core-seconds of the training", each["measured"]["core_seconds"]))
-    write(out, "Hearing", figures, {"runs": found, "settings": settings}, smoke)
+    if captions:
+        label = f"captions of {captions['seconds']:.0f} s played, a piece {1000 * PIECE_SECONDS:.0f} ms: delay, ms"
+        figures.append(Measured(f"{label}, median of {captions['captions']}", 1000 * captions["median_seconds"]))
+        figures.append(Measured(f"{label}, worst", 1000 * captions["worst_seconds"]))
+    write(out, "Hearing", figures, {"runs": found, "captions": captions, "settings": settings}, smoke)
 
 
 def main() -> None:
@@ -224,12 +259,14 @@ def main() -> None:
     out, smoke = given.out, given.smoke
     settings = SMOKE if smoke else {**SETTINGS, "steps": given.steps}
     found: dict[str, dict[str, Any]] = {}
+    captions: dict[str, Any] = {}
     for number in range(1 if smoke else given.speakers):
         speaker, result = digits(out, number, 24 if smoke else given.strings, settings, smoke)
         found[speaker] = result
-        told(out, found, settings, smoke)
+        captions = played(out, out / "fsdd" / next(iter(found)), 5.0 if smoke else 60.0)
+        told(out, found, settings, captions, smoke)
     found |= words(out, settings if smoke else {**SETTINGS, "steps": given.words_steps}, smoke)
-    told(out, found, settings, smoke)
+    told(out, found, settings, captions, smoke)
 
 
 if __name__ == "__main__":

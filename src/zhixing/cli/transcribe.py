@@ -18,7 +18,7 @@ def transcribe(
     follow: bool = False,
     lm: Path | None = None,
     beam: int | None = None,
-    weight: float = 0.5,
+    weight: float = 1.0,
     piece: float = 0.25,
     patience: float = 2.0,
     rate: int | None = None,
@@ -53,12 +53,15 @@ def transcribe(
     terminal = sys.stdout.isatty() and not json
     with open(sys.stdin.fileno() if sound == "-" else sound, "rb", buffering=0, closefd=sound != "-") as handle:
         growing = captions.Growing(handle, patience, stop)
-        for each in captions.follow(opened, captions.samples_of(growing, task.rate, rate, piece), decoding):
-            delays.seconds.append(each.delay_seconds)
-            if json:
-                console.answer("", dataclasses.asdict(each))
-            elif each.final:
-                console.write(("\r" if terminal else "") + each.text + ("\x1b[K" if terminal else "") + "\n")
-            elif terminal:
-                console.write("\r" + each.text + "\x1b[K")
-    console.tell("cli.transcribe.delay", captions=len(delays.seconds), median=1000 * delays.median, worst=1000 * delays.worst)
+        try:
+            for each in captions.follow(opened, captions.samples_of(growing, task.rate, rate, piece), decoding):
+                if json:
+                    console.answer("", dataclasses.asdict(each))
+                elif terminal:
+                    console.write("\r" + each.text + ("\x1b[K\n" if each.final else "\x1b[K"))
+                elif each.final:
+                    console.write(each.text + "\n")
+                delays.seconds.append(each.delay_seconds)
+        finally:
+            told = {"median": 1000 * delays.median, "worst": 1000 * delays.worst}
+            console.tell("cli.transcribe.delay", captions=len(delays.seconds), **told)

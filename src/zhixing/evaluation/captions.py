@@ -37,7 +37,7 @@ class Caption:
 
     start, end     float, seconds    from the beginning of the sound
     final          bool              False: the utterance goes on, and its words may change
-    delay_seconds  float             from when its last samples were there to when it was given; None: nothing was waited for
+    delay_seconds  float             from when its last samples were there to when it was known; None: nothing was waited for
     """
 
     text: str
@@ -72,7 +72,7 @@ def check(artefact: Artefact) -> Any:
     return artefact.task
 
 
-def voice(artefact: Artefact, beam: int, language: Artefact | None = None, weight: float = 0.5) -> tuple[Any, Any]:
+def voice(artefact: Artefact, beam: int, language: Artefact | None = None, weight: float = 1.0) -> tuple[Any, Any]:
     """Say how texts are searched: greedily, with a beam, or with a language model beside it, whose tokens mean the same letters.
 
     weight  of the language model's log p of each token, and nats that each token is given back, for it favours short texts

@@ -33,7 +33,7 @@ def differ(said: Sequence[str], true: Sequence[str]) -> int:
     return int(row[-1])
 
 
-def rate(errors: np.ndarray, counts: np.ndarray) -> float:
+def error_rate(errors: np.ndarray, counts: np.ndarray) -> float:
     """Give errors over what was said, all examples together.
 
     errors, counts  (N,) float

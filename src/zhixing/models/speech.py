@@ -35,16 +35,16 @@ REMARKS = frozenset({"architectures", "bos_token_id", "eos_token_id", "pad_token
 KERNEL = 5  # frames that one step of the front sees
 THETA = 10_000.0  # of the rotary positions
 BILSTM_PLANS = {
-    "tiny": {"layers": 1, "width": 128, "embedding": 64, "batch": 16, "epochs": 12.0},
-    "small": {"layers": 2, "width": 256, "embedding": 128, "batch": 16, "epochs": 12.0},
-    "medium": {"layers": 3, "width": 640, "embedding": 256, "batch": 16, "epochs": 12.0},
-    "large": {"layers": 5, "width": 1280, "embedding": 512, "batch": 16, "epochs": 12.0},
+    "tiny": {"layers": 1, "width": 128, "embedding": 64, "batch": 16, "epochs": 30.0, "learning_rate": 0.01},
+    "small": {"layers": 2, "width": 256, "embedding": 128, "batch": 16, "epochs": 30.0, "learning_rate": 0.006},
+    "medium": {"layers": 3, "width": 640, "embedding": 256, "batch": 16, "epochs": 30.0, "learning_rate": 0.004},
+    "large": {"layers": 5, "width": 1280, "embedding": 512, "batch": 16, "epochs": 30.0, "learning_rate": 0.003},
 }
 CONFORMER_PLANS = {
-    "tiny": {"layers": 2, "width": 96, "heads": 4, "batch": 16, "epochs": 12.0},
-    "small": {"layers": 4, "width": 144, "heads": 4, "batch": 16, "epochs": 12.0},
-    "medium": {"layers": 8, "width": 256, "heads": 4, "batch": 16, "epochs": 12.0},
-    "large": {"layers": 17, "width": 512, "heads": 8, "batch": 16, "epochs": 12.0},
+    "tiny": {"layers": 2, "width": 96, "heads": 4, "batch": 16, "epochs": 30.0, "learning_rate": 0.01},
+    "small": {"layers": 4, "width": 144, "heads": 4, "batch": 16, "epochs": 30.0, "learning_rate": 0.006},
+    "medium": {"layers": 8, "width": 256, "heads": 4, "batch": 16, "epochs": 30.0, "learning_rate": 0.004},
+    "large": {"layers": 17, "width": 512, "heads": 8, "batch": 16, "epochs": 30.0, "learning_rate": 0.003},
 }
 
 

@@ -21,11 +21,11 @@ from zhixing.data import sound
 from zhixing.data.batch import pad
 from zhixing.data.schema import Schema, Sound, Text
 from zhixing.metrics.figures import Figures, Mean, Whole
-from zhixing.metrics.transcripts import differ, rate, words_of
+from zhixing.metrics.transcripts import differ, error_rate, words_of
 from zhixing.tasks.task import Answer, Example, Item, counted_in
 
 READ_BATCH = 16  # sounds heard side by side
-RATE = 16_000  # Hz, where no row says another
+RATE = 16_000  # Hz, at most: above its half there is little of speech
 APART = 5  # one row in so many is kept out of the templates while their price is chosen, where no row is held
 READ_AHEAD = 256  # sounds sorted by length before that
 
@@ -34,7 +34,7 @@ READ_AHEAD = 256  # sounds sorted by length before that
 class Transcribe:
     """One sound, what is said in it.
 
-    rate     int, Hz         of the sounds that a model hears; read from the training rows
+    rate     int, Hz         of the sounds that a model hears; from the training rows, at most 16 kHz
     bins     int, channels   of a frame
     seconds  float           the longest sound that is read whole; `zhixing transcribe` cuts longer ones at pauses
     stride   int, frames     of the model's states, by which a sound may be too short for its text
@@ -51,22 +51,22 @@ class Transcribe:
     kinds: ClassVar[tuple[str, ...]] = ("acoustic",)
     schema: ClassVar[Schema] = Schema({"audio": Sound(), "text": Text()}, "text")
     figures: ClassVar[Figures] = {
-        "wer": Whole(rate, ("word_errors", "words"), lower=True),
-        "cer": Whole(rate, ("character_errors", "characters"), lower=True),
+        "wer": Whole(error_rate, ("word_errors", "words"), lower=True),
+        "cer": Whole(error_rate, ("character_errors", "characters"), lower=True),
         "exact": Mean("exact"),
     }
     counted: ClassVar[dict[str, str]] = {"dtw": "zhixing.tasks.transcribe:fit_dtw"}
-    default: ClassVar[str] = "bilstm_ctc"
-    eras: ClassVar[tuple[str, ...]] = ("bilstm_ctc", "conformer")
-    dial: ClassVar[dict[str, Any]] = {"tokenizer": "characters", "batch": 16, "epochs": 30.0}
+    default: ClassVar[str] = "conformer"
+    eras: ClassVar[tuple[str, ...]] = ("conformer", "bilstm_ctc")
+    dial: ClassVar[dict[str, Any]] = {"tokenizer": "characters"}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = ""
 
     @classmethod
     def fit(cls, training_examples: Iterable[Example], **settings: Any) -> Transcribe:
-        """Read from the training rows how many samples make a second: the most common number of them."""
+        """Read from the training rows how many samples make a second: the most common number of them, or RATE."""
         rates = Counter(sound.read(example["audio"])[1] for example in training_examples)
-        return cls(**{"rate": max(rates, key=lambda each: (rates[each], -each), default=RATE), **settings})
+        return cls(**{"rate": min(RATE, max(rates, key=lambda each: (rates[each], -each), default=RATE)), **settings})
 
     def encode(self, example: Example, tokenizer: Any) -> Item:
         """Turn a row into {"frames": (F, C) float32}, with its text {"targets": (T,) int}; with no tokenizer, into cepstra {"frames"}.
