@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shlex
 import subprocess
@@ -13,10 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from makers import heard
 
 import zhixing
 from zhixing.cli.app import VERBS, find, parse
 from zhixing.core.errors import UsageError
+from zhixing.data.media import content_of
 
 HELP_SECONDS = 0.2
 TRIES = 5
@@ -165,6 +168,10 @@ def test_commands_of_the_readme_run(
     Path("names.jsonl").write_text("".join(json.dumps(each) + "\n" for each in names))
     sums = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(9) for b in range(9)]
     Path("sums.jsonl").write_text("".join(json.dumps(each) + "\n" for each in sums))
+    draw = random.Random(2)
+    calls = [heard(draw, number) for number in range(40)]
+    Path("calls.jsonl").write_text("".join(json.dumps(each) + "\n" for each in calls))
+    Path("call.wav").write_bytes(content_of(calls[0]["audio"]))
     ran = 0
     for line in commands((root / "README.md").read_text(encoding="utf-8")):
         # A server runs until it is stopped: tests/serving starts and stops it.

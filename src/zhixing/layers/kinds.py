@@ -175,6 +175,23 @@ class Towers(Protocol):
 
 
 @runtime_checkable
+class Acoustic(Protocol):
+    """A trained model of what is said in a sound: at every few frames a state, which depends on all real frames of its row."""
+
+    width: int
+    vocabulary: int
+
+    def states(self, inputs: Inputs) -> Tensor:
+        """Return (B, F', D) states of the inputs' frames; what lies beyond a row's length changes none of its real ones."""
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return (..., V) unnormalised log-probabilities of the token, or of the blank, from (..., D) states."""
+
+    def lengths(self, frames: Tensor) -> Tensor:
+        """Return (B,) int, how many states so many frames become."""
+
+
+@runtime_checkable
 class Countable(Protocol):
     """A counted or mixed next-token model: it gives log-probabilities and has no states."""
 
