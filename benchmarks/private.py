@@ -41,7 +41,7 @@ CONFIDENCE = 0.95
 def lower_bound(right: int, guesses: int, canaries: int, delta: float) -> float:
     """Give the largest epsilon that is refuted at CONFIDENCE by so many right guesses.
 
-    Under epsilon alone the number of right ones is below a binomial with chance e^epsilon / (1 + e^epsilon). Delta adds to that tail at most
+    Under epsilon alone the number of right ones is below a binomial with chance e^epsilon / (1 + e^epsilon). To that delta adds at most
     2 x canaries x delta times the greatest share of the binomial that lies within i below the number found, over i. Source: the same, its
     appendix D.
     """
