@@ -25,7 +25,9 @@ STRIDE = 2  # frames that become one state of an acoustic model, unless it is to
 SLOPE_FRAMES = 2  # on each side, from which the slope of a cepstrum is taken
 FULL_SCALE = 32768.0  # Kaldi reads samples as 16-bit numbers
 LEAST_DEVIATION = 1e-3
-RANGE = 10.0  # nats of energy below the loudest, 43 dB, below which all is quiet
+# Nats of energy below the loudest, 43 dB, below which all is quiet. Single digits of two unseen speakers, right of all, after nine passes:
+# 0.864 so, 0.834 with the mean of all frames, 0.800 without a mean of each channel; with 24 channels instead of 40 0.854.
+RANGE = 10.0
 
 
 def features() -> Any:
