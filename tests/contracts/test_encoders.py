@@ -194,6 +194,7 @@ def test_the_kinds_say_what_can_be_trained() -> None:
             "fusion",
             "vision",
             "acoustic",
+            "towers",
         }
 
 
