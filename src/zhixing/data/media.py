@@ -248,12 +248,17 @@ def pixels(url: str, size: int) -> np.ndarray:
 
     Raises Unreadable, as `image`.
     """
-    found = image(content_of(url))
-    if found.shape[1:] != (size, size):
-        pillow = _need("pillow", "PIL.Image", "see")
-        from PIL import ImageOps
-
-        padded = ImageOps.pad(pillow.fromarray(found.transpose(1, 2, 0)), (size, size), color="white")
-        found = np.ascontiguousarray(np.asarray(padded).transpose(2, 0, 1))
+    found = square(image(content_of(url)), size)
     found.flags.writeable = False
     return found
+
+
+def square(found: np.ndarray, size: int) -> np.ndarray:
+    """Make a picture a square, its shape kept and the rest filled up with white: (C, Y, X) uint8 to (C, Y', X') uint8."""
+    if found.shape[1:] == (size, size):
+        return found
+    pillow = _need("pillow", "PIL.Image", "see")
+    from PIL import ImageOps
+
+    padded = ImageOps.pad(pillow.fromarray(found.transpose(1, 2, 0)), (size, size), color="white")
+    return np.ascontiguousarray(np.asarray(padded).transpose(2, 0, 1))

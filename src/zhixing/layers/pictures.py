@@ -7,10 +7,10 @@ row's own: a batch's would make of k micro-batches another model). Leaves out: m
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zhixing.layers.attention import attend_masked
+from zhixing.layers.blocks import GatedMLP
 from zhixing.layers.positions import waves
 
 LARGEST_PATCH, LEAST_GRID = 4, 16  # pixels of a side of a patch, and patches of a side, at the beginning
@@ -104,9 +104,10 @@ def places(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
 
 
 class Looking(nn.Module):
-    """One block in which every place sees what the mask lets it see: attention, then a network, each added to the stream.
+    """One block in which every place sees what the mask lets it see: attention, then a gated network, each added to the stream.
 
-    Norms stand before each half. Source: Xiong et al. 2020, arXiv:2002.04745.
+    A gate multiplies: whether a colour that is asked for is the one that is seen, no sum can say. Norms stand before each half.
+    Source: Xiong et al. 2020, arXiv:2002.04745.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -114,7 +115,7 @@ class Looking(nn.Module):
         self.heads = heads
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.query, self.key, self.value, self.mix = (nn.Linear(width, width) for _ in range(4))
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.network = GatedMLP(width, 8 * width // 3)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -128,14 +129,15 @@ class Looking(nn.Module):
         y = self.norms[0](x)
         heads = (each(y).view(B, T, self.heads, -1).transpose(1, 2) for each in (self.query, self.key, self.value))  # (B, H, T, K)
         x = x + self.dropout(self.mix(attend_masked(*heads, mask).transpose(1, 2).reshape(B, T, D)))
-        return x + self.dropout(self.down(F.gelu(self.up(self.norms[1](x)))))
+        return x + self.dropout(self.network(self.norms[1](x)))
 
     @torch.no_grad()
     def initialise(self) -> None:
         """Begin as if the block were not there, its matrices as large as their inputs ask."""
-        for each in (self.query, self.key, self.value, self.up):
-            each.weight.normal_(0.0, each.in_features**-0.5)
-            each.bias.zero_()
-        for each in (self.mix, self.down):
-            each.weight.zero_()
-            each.bias.zero_()
+        for each in self.modules():
+            if isinstance(each, nn.Linear):
+                each.weight.normal_(0.0, each.in_features**-0.5)
+                if each.bias is not None:
+                    each.bias.zero_()
+        self.mix.weight.zero_()
+        self.network.down_proj.weight.zero_()

@@ -1,0 +1,131 @@
+"""Sounds become frames: log-mel energies for trained models, cepstra for templates, a frame every 10 ms.
+
+Frames are normalised within an utterance, so that loudness and, in part, the microphone do not matter: each channel has mean 0, and all of
+them together have deviation 1. Nothing is drawn at random here.
+Source: Davis and Mermelstein 1980 (cepstra on the mel scale); the arithmetic is Kaldi's, by kaldi-native-fbank, without dither and with as
+many frames as begin within the sound. Leaves out: pitch, microphones of several channels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import Any
+
+import numpy as np
+
+from zhixing.core.errors import DataError, UsageError
+from zhixing.data import media
+
+BINS = 40  # mel channels of a frame: at 8 kHz a filter still spans several lines of the spectrum
+CEPSTRA = 13
+FRAME_MS, SHIFT_MS = 25.0, 10.0
+FRAMES_A_SECOND = 1000.0 / SHIFT_MS
+STRIDE = 2  # frames that become one state of an acoustic model, unless it is told otherwise
+SLOPE_FRAMES = 2  # on each side, from which the slope of a cepstrum is taken
+FULL_SCALE = 32768.0  # Kaldi reads samples as 16-bit numbers
+LEAST_DEVIATION = 1e-3
+
+
+def features() -> Any:
+    """Import the library of features; raises UsageError with what to install when it is missing."""
+    try:
+        return importlib.import_module("kaldi_native_fbank")
+    except ImportError as missing:
+        raise UsageError("extra.missing", package="kaldi-native-fbank", extra="hear") from missing
+
+
+def read(url: str) -> tuple[np.ndarray, int]:
+    """Give the samples of a sound's data URL, and how many of them make a second.
+
+    return  (N,) float32, and the rate in Hz
+
+    Raises DataError for a sound that cannot be read.
+    """
+    try:
+        return media.sound(media.content_of(url))
+    except media.Unreadable as problem:
+        raise DataError("sound.unreadable", reason=str(problem)) from None
+
+
+def resample(samples: np.ndarray, given: int, wanted: int) -> np.ndarray:
+    """Bring samples to a lower rate; what lies above its half is filtered out.
+
+    samples  (N,) float
+    return   (N,) float32
+
+    Raises DataError for a rate below the wanted one: what was not recorded cannot be made up.
+    """
+    if given < wanted:
+        raise DataError("sound.rate", given=given, wanted=wanted)
+    if given == wanted:
+        return np.asarray(samples, np.float32)
+    from scipy.signal import resample_poly
+
+    common = math.gcd(given, wanted)
+    return resample_poly(samples, wanted // common, given // common).astype(np.float32)
+
+
+def _options(made: Any, rate: int) -> Any:
+    made.frame_opts.samp_freq = rate
+    made.frame_opts.dither = 0.0
+    made.frame_opts.snip_edges = False
+    made.frame_opts.frame_length_ms, made.frame_opts.frame_shift_ms = FRAME_MS, SHIFT_MS
+    return made
+
+
+def _frames(extractor: Any, samples: np.ndarray, rate: int) -> np.ndarray:
+    extractor.accept_waveform(rate, np.asarray(samples, np.float32) * FULL_SCALE)
+    extractor.input_finished()
+    count = extractor.num_frames_ready
+    return np.stack([extractor.get_frame(each) for each in range(count)]).astype(np.float32) if count else np.zeros((0, 1), np.float32)
+
+
+def log_mel(samples: np.ndarray, rate: int, bins: int = BINS) -> np.ndarray:
+    """Give the logarithm of the energy in each channel of the mel scale, frame by frame.
+
+    samples  (N,) float in -1 .. 1
+    rate     Hz
+    return   (F, C) float32, C = bins
+
+    Raises DataError for a sound that is too short for one frame.
+    """
+    library = features()
+    options = _options(library.FbankOptions(), rate)
+    options.mel_opts.num_bins = bins
+    found = _frames(library.OnlineFbank(options), samples, rate)
+    if not len(found):
+        raise DataError("sound.no_frame", samples=len(samples), rate=rate)
+    return found
+
+
+def mfcc(samples: np.ndarray, rate: int, cepstra: int = CEPSTRA) -> np.ndarray:
+    """Give cepstra on the mel scale and their slopes over time, both normalised within the utterance.
+
+    samples  (N,) float in -1 .. 1
+    return   (F, C) float32, C = 2 cepstra
+
+    Raises DataError for a sound that is too short for one frame.
+    """
+    library = features()
+    options = _options(library.MfccOptions(), rate)
+    options.num_ceps = cepstra
+    found = _frames(library.OnlineMfcc(options), samples, rate)
+    if not len(found):
+        raise DataError("sound.no_frame", samples=len(samples), rate=rate)
+    around = np.pad(found, ((SLOPE_FRAMES, SLOPE_FRAMES), (0, 0)), "edge")
+    steps = range(-SLOPE_FRAMES, SLOPE_FRAMES + 1)
+    slopes = sum(step * around[SLOPE_FRAMES + step : SLOPE_FRAMES + step + len(found)] for step in steps)  # (F, C)
+    both = np.concatenate([found, slopes / sum(step * step for step in steps)], 1)  # (F, C)
+    centred = both - both.mean(0)
+    return (centred / np.maximum(centred.std(0), LEAST_DEVIATION)).astype(np.float32)
+
+
+def normalise(frames: np.ndarray) -> np.ndarray:
+    """Give each channel mean 0, and all of them together deviation 1.
+
+    frames  (F, C) float
+    return  (F, C) float32
+    """
+    centred = frames - frames.mean(0)
+    return (centred / max(float(centred.std()), LEAST_DEVIATION)).astype(np.float32)
