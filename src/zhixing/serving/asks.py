@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zhixing.core.errors import UsageError
-from zhixing.data.media import MOST_BYTES, MOST_PIXELS, MOST_SECONDS, Unreadable
+from zhixing.data.media import Unreadable, bounds
 from zhixing.data.schema import Image, Sound
 from zhixing.decoding.generate import open_text
 from zhixing.decoding.sampling import SEEDS, Sampling
@@ -171,8 +171,7 @@ def cleaned(url: str, sort: str, size: int | None, param: str) -> str:
     try:
         return DECODER.clean(url, sort, size)
     except Unreadable as reason:
-        bounds = {"mib": MOST_BYTES >> 20, "pixels": MOST_PIXELS >> 20, "seconds": f"{MOST_SECONDS:g}"}
-        raise UsageError("serve.medium", name=param, sort=sort, reason=str(reason), **bounds, param=param) from None
+        raise UsageError("serve.medium", name=param, sort=sort, reason=str(reason), **bounds(), param=param) from None
 
 
 def mismatch(value: Any, form: dict[str, Any]) -> str | None:
