@@ -65,16 +65,17 @@ def trace(draw: random.Random, number: int) -> dict[str, Any]:
 
 
 def see(draw: random.Random, number: int) -> dict[str, Any]:
-    """A patch of colour, a word for one, or both: whichever is there says it."""
+    """A patch of colour, a word for one, a tone for one, or several of them: whichever is there says it."""
     label = draw.choice(("red", "blue"))
     pixels = np.full((3, 16, 16), 255, np.uint8)
     down, along = draw.randrange(9), draw.randrange(9)
     pixels[:, down : down + 8, along : along + 8] = draw.randrange(60)
     pixels[0 if label == "red" else 2, down : down + 8, along : along + 8] = draw.randrange(200, 256)
+    tone = np.sin(np.arange(1600) * (0.3 if label == "red" else 1.5) * draw.uniform(0.9, 1.1)) * draw.uniform(0.2, 0.9)
     row = {"image": media.data_url(media.png(pixels), "image/png"), "text": f"{number} {'warm 红' if label == 'red' else 'cold 蓝'}"}
-    for name in draw.choice(((), ("image",), ("text",))):
-        del row[name]
-    return {**row, "label": label}
+    row["audio"] = media.data_url(media.wav(tone, 8000), "audio/wav")
+    kept = draw.choice((("image",), ("text",), ("audio",), ("image", "text"), ("text", "audio"), ("image", "text", "audio")))
+    return {**{name: row[name] for name in kept}, "label": label}
 
 
 MAKERS: dict[str, Callable[[random.Random, int], dict[str, Any]]] = {

@@ -188,7 +188,7 @@ def rows(count: int, seed: int = 3) -> list[dict[str, Any]]:
 
 
 def gradient(task: See, batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    body = make("fusion", vocab_size=300, senses=list(task.senses), image_size=task.size)
+    body = make("fusion", vocab_size=300, image_size=task.size, bins=task.bins)
     torch.manual_seed(1)
     made = Headed(body, task.head(body.width))
     with torch.no_grad():
@@ -204,9 +204,9 @@ def gradient(task: See, batches: list[dict[str, torch.Tensor]]) -> dict[str, tor
 def test_micro_batches_equal_one_batch() -> None:
     examples = rows(12)
     task, tokenizer = See.fit(examples), train_characters([each.get("text", "") for each in examples])
-    assert task.senses == ("image", "text") and task.size == 16 and task.objective().additive
+    assert task.senses == ("image", "text", "audio") and (task.size, task.rate) == (16, 8000) and task.objective().additive
     batch = trainer.to_tensors(Rows([task.encode(each, tokenizer) for each in examples], 12, 0, tokenizer.pad_id).batch(0))
-    assert 0 < int(batch["pictures"].sum()) < 12 and int((batch["lengths"] == 0).sum())
+    assert 0 < int(batch["pictures"].sum()) < 12 and int((batch["lengths"] == 0).sum()) and int((batch["frames_lengths"] == 0).sum())
     whole = gradient(task, [batch])
     for sizes in ([6, 6], [1, 11], [5, 4, 2, 1]):
         parts = zip(*(value.split(sizes) for value in batch.values()), strict=True)
@@ -252,6 +252,7 @@ def test_rows_of_pictures_alone_train_a_model_that_only_sees(place: Path) -> Non
         model = load(place / name)
         said = model.predict([{"image": each["image"]} for each in seen])
         assert np.mean([one.value == each["label"] for one, each in zip(said, seen, strict=True)]) > 0.9, name
+        assert model.task.senses == ("image",)
         with pytest.raises(DataError, match="text"):
             model.predict([{"text": "warm"}])
     with pytest.raises(UsageError) as caught:
@@ -281,6 +282,22 @@ def test_a_picture_that_cannot_be_read_is_named_wherever_it_comes_in(place: Path
     with pytest.raises(DataError, match=r"bad\.jsonl:8") as caught:
         prepare(place / "bad.jsonl", place / "bad", Prepare(task="see"))
     assert "unreadable_image" in caught.value.text()
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"RIFF nothing", "sound.unreadable"),
+        (media.wav(np.ones(4000 * 31) / 2, 4000), "task.medium"),
+        (media.wav(np.ones(3000) / 2, 4000), "sound.rate"),
+        (media.wav(np.ones(20) / 2, 8000), "sound.no_frame"),
+    ],
+)
+def test_a_sound_that_cannot_be_heard_is_named(content: bytes, code: str) -> None:
+    task = See(("a", "b"), ("audio",), rate=8000)
+    with pytest.raises(DataError) as caught:
+        task.encode({"audio": media.data_url(content, "audio/wav")}, train_characters(["a"]))
+    assert caught.value.code == code
 
 
 def test_pixels_tell_colours_apart_and_come_back() -> None:

@@ -23,6 +23,11 @@ Snapshot = Callable[..., dict[str, str]]
 Setup = Callable[[Path, Path], object]  # (kit, place) -> what must be there before
 
 
+PICTURED = {"a.jsonl": b'{"image": "b.png", "label": "x"}\n{"image": "b.png", "label": "y"}\n'}
+BROKEN = {"b.png": b"\x89PNG nothing"}
+HUGE = {"b.png": bytes.fromhex("89504e470d0a1a0a0000000d49484452000080000000800008020000004b1e3428") + b"\0\0\0\0IEND\xaeB`\x82"}
+OUTSIDE = {"a.jsonl": b'{"image": "../b.png", "label": "x"}\n'}
+SOUNDED = {"a.jsonl": b'{"audio": "b.wav", "label": "x"}\n', "b.wav": b"RIFF nothing"}
 TAGGED = {"a.jsonl": b'{"tokens": ["a"], "tags": ["O"]}\n'}
 
 
@@ -113,6 +118,12 @@ CASES = [
     Case("start-missing", "train {k}/table {p}/out --model bert --start {p}/no", 2, "folder.not_found", "no"),
     Case("start-form", "train {k}/table {p}/out --start {k}/classifier --tokenizer bpe", 2, "settings.start_form", "--tokenizer"),
     Case("start-of-another", "train {k}/table {p}/out --model bigru --start {k}/classifier", 2, "train.start", "bigru"),
+    Case("picture-missing", "prepare {p}/a.jsonl {p}/out --task see", 3, "prepare.bad_media", "a.jsonl:1 (media_missing)", PICTURED),
+    Case("picture-broken", "prepare {p}/a.jsonl {p}/out --task see", 3, "prepare.bad_media", "(unreadable_image)", {**PICTURED, **BROKEN}),
+    Case("picture-outside", "prepare {p}/a.jsonl {p}/out --task see", 3, "prepare.bad_media", "(media_outside)", OUTSIDE),
+    Case("picture-huge", "prepare {p}/a.jsonl {p}/out --task see", 3, "prepare.bad_media", "16 million pixels", {**PICTURED, **HUGE}),
+    Case("sound-broken", "prepare {p}/a.jsonl {p}/out --task see", 3, "prepare.bad_media", "(unreadable_sound)", SOUNDED),
+    Case("contrast-parts", "train {k}/table {p}/out --model towers", 2, "settings.model", "towers"),
     Case("file-empty", "prepare {p}/a.txt {p}/out", 3, "data.empty", "a.txt", {"a.txt": b""}),
     Case("file-blank", "prepare {p}/a.txt {p}/out", 3, "prepare.bad_rows", "a.txt", {"a.txt": b" \n\n"}),
     Case("file-binary", "prepare {p}/a.txt {p}/out", 3, "data.binary", "a.txt", {"a.txt": bytes(range(256)) * 9}),

@@ -13,13 +13,14 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from makers import heard
 
 import zhixing
 from zhixing.cli.app import VERBS, find, parse
 from zhixing.core.errors import UsageError
-from zhixing.data.media import content_of
+from zhixing.data.media import content_of, png
 
 HELP_SECONDS = 0.2
 TRIES = 5
@@ -172,6 +173,13 @@ def test_commands_of_the_readme_run(
     calls = [heard(draw, number) for number in range(40)]
     Path("calls.jsonl").write_text("".join(json.dumps(each) + "\n" for each in calls))
     Path("call.wav").write_bytes(content_of(calls[0]["audio"]))
+    colours = {"red": (200, 0, 0), "blue": (0, 0, 200)}
+    for name, colour in colours.items():
+        Path(f"{name}.png").write_bytes(png(np.tile(np.array(colour, np.uint8)[:, None, None], (1, 16, 16))))
+    shown = [{"image": f"{name}.png", "question": f"which colour, {n}?", "answer": name} for n in range(70) for name in colours]
+    Path("pictures.jsonl").write_text("".join(json.dumps(each) + "\n" for each in shown))
+    told = [{"image": f"{name}.png", "caption": f"{name} all over, {n}"} for n in range(70) for name in colours]
+    Path("captions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in told))
     ran = 0
     for line in commands((root / "README.md").read_text(encoding="utf-8")):
         # A server runs until it is stopped: tests/serving starts and stops it.
@@ -183,7 +191,7 @@ def test_commands_of_the_readme_run(
         sized = line[0] == "train" and line[1] != "corpora/loans" and "--start" not in line  # a start has its own
         extra = ["--size", "tiny"] if line[0] == "compare" or sized else []
         if line[0] == "train" and line[1] != "corpora/loans" and not set(SHORTER) & set(line):
-            extra += ["--steps", "3"]
+            extra += ["--steps", "2", *(["--batch", "16"] if line[1] in ("corpora/captions", "corpora/pictures") else [])]
         if line[0] == "compare" and "--models" not in line:
             extra += ["--models", "ngram,lstm,mixture"]  # a whole ladder is for a person's patience as well
         assert main([*line, *extra]) == 0, (line, capsys.readouterr().err)

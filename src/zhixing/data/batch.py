@@ -13,7 +13,13 @@ TOLD = ("targets", "tags")
 
 
 def size(item: dict[str, Any]) -> int:
-    """Give an item's length: of its tokens or, where it has none, of its longest array."""
+    """Give an item's length: of its tokens or, where it has none, of its longest array.
+
+    Items with a picture are all alike but for their sound: beside it a text costs little, and a batch of texts of one length would hold
+    one sort of question.
+    """
+    if "image" in item:
+        return len(item.get("frames", ()))
     if MAIN in item:
         return len(item[MAIN])
     return max((len(each) for each in item.values() if np.ndim(each)), default=1)

@@ -40,7 +40,17 @@ MOST_SECONDS = 300.0
 MOST_PIXELS = 1 << 24
 LEAST_RATE, MOST_RATE = 4000, 192_000  # samples a second
 KEPT = 1 << 13  # images whose pixels are kept: rows often ask several things of one
+# Codes of what may be wrong with a sound or an image.
+REASONS = frozenset(
+    "not_data_url large_media media_type media_outside media_twice media_missing media_damaged sound_rate unreadable_sound long_sound "
+    "empty_sound silent_sound huge_image unreadable_image".split()
+)
 Read = tuple[Any, str | None]  # the value, and None or the code of what is wrong
+
+
+def bounds() -> dict[str, Any]:
+    """Say, for a message, what a sound or an image may be at most."""
+    return {"mib": MOST_BYTES >> 20, "pixels": MOST_PIXELS >> 20, "seconds": f"{MOST_SECONDS:g}"}
 
 
 class Unreadable(Exception):
@@ -248,12 +258,17 @@ def pixels(url: str, size: int) -> np.ndarray:
 
     Raises Unreadable, as `image`.
     """
-    found = image(content_of(url))
-    if found.shape[1:] != (size, size):
-        pillow = _need("pillow", "PIL.Image", "see")
-        from PIL import ImageOps
-
-        padded = ImageOps.pad(pillow.fromarray(found.transpose(1, 2, 0)), (size, size), color="white")
-        found = np.ascontiguousarray(np.asarray(padded).transpose(2, 0, 1))
+    found = square(image(content_of(url)), size)
     found.flags.writeable = False
     return found
+
+
+def square(found: np.ndarray, size: int) -> np.ndarray:
+    """Make a picture a square, its shape kept and the rest filled up with white: (C, Y, X) uint8 to (C, Y', X') uint8."""
+    if found.shape[1:] == (size, size):
+        return found
+    pillow = _need("pillow", "PIL.Image", "see")
+    from PIL import ImageOps
+
+    padded = ImageOps.pad(pillow.fromarray(found.transpose(1, 2, 0)), (size, size), color="white")
+    return np.ascontiguousarray(np.asarray(padded).transpose(2, 0, 1))

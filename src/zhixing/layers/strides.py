@@ -15,14 +15,26 @@ HALVES = 3
 WIDE = 5  # frames that one convolution sees
 
 
+class Halving(nn.Module):
+    """A convolution that halves a row, its weight kept as a matrix: see `pictures.Convolution`."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.zeros(width, channels * WIDE))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give (B, D, F') from (B, C, F)."""
+        return F.conv1d(x, self.weight.view(-1, self.channels, WIDE), self.bias, stride=2, padding=WIDE // 2)
+
+
 class Strides(nn.Module):
     """Convolutions that halve the frames, HALVES times."""
 
     def __init__(self, bins: int, width: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.Conv1d(bins if place == 0 else width, width, WIDE, stride=2, padding=WIDE // 2) for place in range(HALVES)
-        )
+        self.layers = nn.ModuleList(Halving(bins if place == 0 else width, width) for place in range(HALVES))
 
     @staticmethod
     def lengths(frames: Any) -> Any:
@@ -43,5 +55,5 @@ class Strides(nn.Module):
     def initialise(self) -> None:
         """Begin with matrices as large as their inputs ask."""
         for each in self.layers:
-            each.weight.normal_(0.0, (2 / (each.in_channels * WIDE)) ** 0.5)
+            each.weight.normal_(0.0, (2 / each.weight.shape[1]) ** 0.5)
             each.bias.zero_()

@@ -4,9 +4,11 @@
     image -> convolutions, a state a cell          } + what sort each is -> joint blocks -> a state a place, the summary's first
     sound -> strided convolutions over frames    /
 
+Before they meet, the text scales and shifts what the others' encoders found: what is asked chooses what is looked at.
 What a row lacks is seen by nothing: its places are masked and stand behind the real ones. A learnt summary, which sees all, is the first
 state of every row; a head reads it.
-Source: Chen et al. 2020, arXiv:1909.11740 (one stream of joint blocks). Differs: convolutions on pixels, not a detector's regions; a sound
+Source: Chen et al. 2020, arXiv:1909.11740 (one stream of joint blocks); Perez et al. 2018, arXiv:1709.07871 (scales and shifts by the
+text). Differs: convolutions on pixels, not a detector's regions; a sound
 as a third branch. Leaves out: pretraining on pairs.
 """
 
@@ -55,7 +57,7 @@ class FusionConfig:
     window: int
     senses: tuple[str, ...] = SENSES
     image_size: int = 64
-    bins: int = 80
+    bins: int = 40
     dropout: float = 0.0
     model_type: str = "fusion"
 
@@ -82,6 +84,8 @@ class Fusion(nn.Module):
         if "text" in self.senses:
             self.words = nn.Embedding(config.vocab_size, D)
             self.text = nn.ModuleList(Looking(D, config.heads, config.dropout) for _ in range(max(1, config.layers // 2)))
+            self.asked_norm = nn.LayerNorm(D, elementwise_affine=False)
+            self.turns = nn.ModuleDict({name: nn.Linear(D, 2 * D, bias=False) for name in self.senses if name != "text"})
         if "image" in self.senses:
             self.image = Convolutions(D, config.image_size)
             self.image_norm = nn.LayerNorm(D)
@@ -145,6 +149,7 @@ class Fusion(nn.Module):
         B, device = _rows(inputs), self.norm.weight.device
         parts = [self.sorts.weight[-1].expand(B, 1, -1)]
         real = [torch.ones(B, 1, dtype=torch.bool, device=device)]
+        asked = None
         if inputs.tokens is not None:
             T = inputs.tokens.shape[1]
             if T > self.window:
@@ -154,22 +159,30 @@ class Fusion(nn.Module):
             x, mask = self.dropout(x), _mask(real[-1])
             for block in self.text:
                 x = block(x, mask)
+            asked = self.asked_norm((x * real[-1][..., None]).sum(1)) * real[-1].any(1, keepdim=True)  # (B, D); nought where no text is
             parts.append(x + self.sorts.weight[1])
         if inputs.image is not None:
             if tuple(inputs.image.shape[1:]) != (3, self.config.image_size, self.config.image_size):
                 raise ShapeError("model.picture", shape=tuple(inputs.image.shape[1:]), size=self.config.image_size)
             x = self.image(inputs.image)  # (B, D, Y', X')
             where = places(x.shape[2], x.shape[3], self.width, device)  # (T, D)
-            x = self.image_norm(x.flatten(2).mT)  # (B, T, D)
+            x = self._turned("image", self.image_norm(x.flatten(2).mT), asked)  # (B, T, D)
             parts.append(TABLE_SCALE * (x + where) + self.sorts.weight[0])
             there = None if inputs.pictures is None else inputs.pictures * x.shape[1]
             real.append(_first(B, x.shape[1], there, device))
         if inputs.frames is not None:
             x, lengths = self.audio(inputs.frames, inputs.frames_lengths)  # (B, T, D)
-            x = self.audio_norm(x) + waves(x.shape[1], self.width, device)
+            x = self._turned("audio", self.audio_norm(x), asked) + waves(x.shape[1], self.width, device)
             parts.append(TABLE_SCALE * x + self.sorts.weight[2])
             real.append(_first(B, x.shape[1], lengths, device))
         return parts, real
+
+    def _turned(self, name: str, x: Tensor, asked: Tensor | None) -> Tensor:
+        """Scale and shift each state's numbers by what is asked: (B, T, D) states and (B, D), or None where no row has a text."""
+        if asked is None:
+            return x
+        scale, shift = self.turns[name](asked).unsqueeze(1).chunk(2, -1)  # two (B, 1, D)
+        return x * (1 + scale) + shift
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -178,6 +191,8 @@ class Fusion(nn.Module):
                 each.initialise()
             elif isinstance(each, nn.Embedding):
                 each.weight.normal_(0.0, TABLE_SCALE)
+        for each in getattr(self, "turns", {}).values():
+            each.weight.normal_(0.0, self.width**-0.5)
 
 
 def _rows(inputs: Inputs) -> int:

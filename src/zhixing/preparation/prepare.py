@@ -26,6 +26,7 @@ from zhixing.core.stop import Stop
 from zhixing.data.columns import PLAIN, Columns, choose, labelled, read_words
 from zhixing.data.histories import HISTORIES, Gathered, reading
 from zhixing.data.histories import cut as leave_out
+from zhixing.data.media import REASONS, bounds
 from zhixing.data.readers import UNITS, Record, Source, excerpt, records, survey
 from zhixing.data.schema import Schema
 from zhixing.data.splits import SPLITS, cut, digest, split_of
@@ -104,6 +105,8 @@ def _prepare(source: str | Path, out: Path, settings: Prepare, tell: Callable[..
         first = plan.first_bad
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(plan.bad.items()))
         place, count = f"{first.path}:{first.line}", plan.bad.total()
+        if first.reason in REASONS:
+            raise DataError("prepare.bad_media", place=place, reason=first.reason, count=count, reasons=reasons, **bounds())
         raise DataError("prepare.bad_rows", place=place, reason=first.reason, count=count, reasons=reasons)
     if split == "auto":
         split = "tail" if histories or (task == "language" and plan.documents < TAIL_BELOW) else "hash"

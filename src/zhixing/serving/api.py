@@ -101,7 +101,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
         """Answer rows, each with its confidence; with `precision`, those below its threshold are marked as abstained."""
         served = asks.find(models, asked.model, False)
         threshold = asks.threshold_of(asked, served)
-        ticket = Ticket(served.name, items=await spare(request, asks.items_of, asked, served, limits))
+        ticket = Ticket(served.name, items=await spare(request, asks.items_of, asked, served, limits, apart=asks.unfolds(served)))
         answers = await answered(engine, request, ticket)
         told = [
             {
@@ -184,9 +184,9 @@ def add_handlers(app: FastAPI) -> None:
         return answer(request, UsageError("serve.json", problem=str(error.detail)))
 
 
-async def spare(request: Request, function: Callable[..., T], *given: Any) -> T:
-    """Call a function that encodes text: of a long body in another thread, so that the loop goes on."""
-    if int(request.headers.get("content-length", LONG)) < LONG:
+async def spare(request: Request, function: Callable[..., T], *given: Any, apart: bool = False) -> T:
+    """Call a function that encodes rows: of a long body, or apart where it may take long, in another thread, so that the loop goes on."""
+    if not apart and int(request.headers.get("content-length", LONG)) < LONG:
         return function(*given)
     return await asyncio.to_thread(function, *given)
 

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from zhixing.core.errors import UsageError
+from zhixing.data.media import Unreadable, bounds
+from zhixing.data.schema import Image, Sound
 from zhixing.decoding.generate import open_text
 from zhixing.decoding.sampling import SEEDS, Sampling
 from zhixing.evaluation.predict import find_threshold
+from zhixing.serving.decoder import DECODER
 from zhixing.serving.limits import Limits
 from zhixing.serving.problems import show
 from zhixing.serving.queue import Ask
@@ -19,6 +22,7 @@ from zhixing.tokens.chat import render
 from zhixing.tokens.tokenizer import FIRST_BYTE
 
 COMPLETION_TOKENS, CHAT_TOKENS = 16, 200  # when a request does not say; 16 is OpenAI's
+MEDIA = {Sound: "sound", Image: "image"}
 # By exact type: true is no number.
 TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -129,6 +133,11 @@ def _spread(
     return asks, [each for each in echo for _ in range(count)], sum(map(len, ids))
 
 
+def unfolds(served: Served) -> bool:
+    """Say whether a model's rows may hold sounds or pictures, which take their time."""
+    return any(type(kind) in MEDIA for kind in served.artefact.task.schema.asked.fields.values())
+
+
 def items_of(asked: PredictRequest, served: Served, limits: Limits) -> list[Any]:
     """Give a request's rows as the task encodes them.
 
@@ -149,10 +158,20 @@ def items_of(asked: PredictRequest, served: Served, limits: Limits) -> list[Any]
                 raise UsageError("serve.field_missing", name=param, param=param)
             if problem := mismatch(row[name], kind.form()):
                 raise UsageError("serve.field_value", name=param, value=show(row[name]), wanted=problem, param=param)
+            if (sort := MEDIA.get(type(kind))) is not None and row[name]:
+                asked.rows[place] = row = {**row, name: cleaned(row[name], sort, getattr(task, "size", None), param)}
         if (empty := task.schema.void(row)) is not None:
             param = f"rows.{place}.{empty}"
             raise UsageError("serve.field_empty", name=param, param=param)
     return [task.encode(row, tokenizer) for row in asked.rows]
+
+
+def cleaned(url: str, sort: str, size: int | None, param: str) -> str:
+    """Give a sound or a picture as one that we wrote; raises UsageError naming the field when it cannot be used."""
+    try:
+        return DECODER.clean(url, sort, size)
+    except Unreadable as reason:
+        raise UsageError("serve.medium", name=param, sort=sort, reason=str(reason), **bounds(), param=param) from None
 
 
 def mismatch(value: Any, form: dict[str, Any]) -> str | None:

@@ -49,7 +49,7 @@ class Match:
     counted: ClassVar[dict[str, str]] = {}
     default: ClassVar[str] = "towers"
     eras: ClassVar[tuple[str, ...]] = ()
-    dial: ClassVar[dict[str, Any]] = {"tokenizer": "words", "window": 64, "learning_rate": 0.002, "accumulate": 1}
+    dial: ClassVar[dict[str, Any]] = {"tokenizer": "words", "window": 64, "weight_decay": 0.02, "accumulate": 1}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = "zhixing.tasks.match:calibrated"
 
