@@ -7,10 +7,11 @@ should grow as the work does is a straight line of slope 1 on two logarithmic ax
 with next to no work are taken away first, since what is fixed would hide a bend. A line's slope is told twice: over its upper half (least
 squares), and the steepest between neighbours there. growth.svg shows the lines, each relative to its own first point.
 
-Training: seconds a step of decoders (GPT-2's layout) of growing size at 64 rows of 256 characters; seconds of whole `zhixing train`
+Training: seconds a step of decoders (GPT-2's layout) of growing size at 64 rows of 256 characters; core-seconds of whole `zhixing train`
 commands of a small decoder over growing numbers of tokens; seconds a step at 16,384 tokens in growing windows, over the operations that
 these take, of which attention's grow with the window. Corpora: growing shares, by row, of English, Chinese of today and old Chinese mixed;
-`zhixing prepare`, `zhixing train --model ngram` (of order 5), and a byte-level BPE trained and applied.
+core-seconds of `zhixing prepare` and of `zhixing train --model ngram` (of order 5), and seconds of a byte-level BPE trained and applied.
+Begun again in the same folder, it keeps the part, training.json or corpora.json, that stands there.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import gzip
 import json
 import math
 import random
+import resource
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from results import ROOT, Measured, arguments, find, tell, write
 from start import ZHIXING, sources
 
 from zhixing import prepare
-from zhixing.core.files import write_text
+from zhixing.core.files import read_json, write_text
 from zhixing.preparation.prepare import Prepare
 from zhixing.studies.plot import Line, draw, stack
 
@@ -47,6 +48,7 @@ MEGABYTES = (0.5, 1, 2, 4, 8, 16, 24)
 SMOKE_SHAPES, SMOKE_WINDOWS, SMOKE_STEPS, SMOKE_MEGABYTES = ((1, 32), (1, 64)), (32, 64), (2, 4), (0.05, 0.1)
 VOCABULARY, ORDER, SEED = 8192, 5, 3
 SEEN = 0.05  # of the fixed part, that a point must cost to be seen beside it
+LEAST_COST = 1e-3  # seconds: what costs no more than the fixed part is not seen
 LEAST_STEPS, LEAST_ROWS = 1, 50  # of a command with next to no work
 Point = tuple[
     float, Callable[[], float]
@@ -61,10 +63,11 @@ def slopes(points: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def command(words: list[str], threads: int) -> float:
-    """Give the seconds of a whole command."""
-    start = time.perf_counter()
+    """Run a command; gives its core-seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     peers.child([*ZHIXING, *words], threads)
-    return time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def training(out: Path, corpus: Path, most: float, threads: int, smoke: bool) -> dict[str, list[Point]]:
@@ -92,7 +95,7 @@ def training(out: Path, corpus: Path, most: float, threads: int, smoke: bool) ->
     spans = [(float(work), partial(step, layers, width, batch * WINDOW // each, each)) for work, each in zip(every, windows, strict=True)]
     return {
         "seconds a step over parameters of the layers": sizes,
-        "seconds of a training over tokens read": tokens,
+        "core-seconds of a training over tokens read": tokens,
         "seconds a step over the operations of growing windows": spans,
     }
 
@@ -102,8 +105,8 @@ def corpora(out: Path, threads: int, smoke: bool) -> dict[str, list[Point]]:
     rows = [line for text in sources(out, False).values() for line in text.split("\n") if line.strip()]
     random.Random(SEED).shuffle(rows)
     lines: dict[str, list[Point]] = {
-        "seconds of prepare over bytes": [],
-        "seconds of counting an n-gram over bytes": [],
+        "core-seconds of prepare over bytes": [],
+        "core-seconds of counting an n-gram over bytes": [],
         "seconds of a BPE trained and applied over bytes": [],
     }
     many = iter(range(1 << 30))
@@ -154,22 +157,32 @@ def measure(lines: dict[str, list[Point]], rounds: int) -> dict[str, list[tuple[
     found: dict[str, list[tuple[float, float]]] = {}
     for name, points in lines.items():
         fixed = least.get((name, 0.0), 0.0)
-        costs = [(work, least[name, work] - fixed) for work, _ in points if work]
+        costs = [(work, max(LEAST_COST, least[name, work] - fixed)) for work, _ in points if work]
         found[name] = [point for point in costs if point[1] > SEEN * fixed] or costs[-2:]
     return found
 
 
 def main() -> None:
-    given = arguments(__doc__, rounds=2, most_millions=30.0, threads=0)
+    given = arguments(__doc__, goes_on=True, rounds=2, most_millions=30.0, threads=0)
     out, smoke, threads = given.out.resolve(), given.smoke, peers.threads(given.threads)
     with gzip.open(find("tiny_shakespeare") / "input.txt.gz", "rt", encoding="utf-8") as handle:
-        write_text(out / "input.txt", handle.read(60_000 if smoke else -1))
-    corpus = prepare(out / "input.txt", out / "corpus", Prepare(split="tail", validation=0.02, test=0.1), tell=tell).path
-    parts = {"training": training(out, corpus, given.most_millions, threads, smoke), "corpora": corpora(out, threads, smoke)}
+        text = handle.read(60_000 if smoke else -1)
+    corpus = out / "corpus"
+    if not corpus.exists():
+        write_text(out / "input.txt", text)
+        prepare(out / "input.txt", corpus, Prepare(split="tail", validation=0.02, test=0.1), tell=tell)
+    parts = {
+        "training": partial(training, out / "training", corpus, given.most_millions, threads, smoke),
+        "corpora": partial(corpora, out / "corpora", threads, smoke),
+    }
     found = {}
-    for title, lines in parts.items():
-        found[title] = measure(lines, 1 if smoke else given.rounds)
-        write_text(out / f"{title}.json", json.dumps(found[title]))
+    for title, lines_of in parts.items():
+        kept = out / f"{title}.json"
+        if not kept.exists():
+            shutil.rmtree(out / title, ignore_errors=True)
+            (out / title).mkdir()
+            write_text(kept, json.dumps(measure(lines_of(), 1 if smoke else given.rounds)))
+        found[title] = {name: [(work, cost) for work, cost in points] for name, points in read_json(kept).items()}
     figures: list[Measured] = []
     for lines in found.values():
         for name, points in lines.items():

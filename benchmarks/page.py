@@ -1,11 +1,12 @@
-"""One page of everything measured of training: each figure that decides, from the result files, beside what was asked for.
+"""One page of everything measured of training, and one of hearing, seeing, privacy and reward: figures from the result files, beside what
+was asked for.
 
     python benchmarks/page.py
 
-Reads the tables in benchmarks/results/ and writes training.md there. A figure is named by its file and by words of its row; nothing on the
-page is typed by hand but which rows it shows; a row that a file should have and has not ends the program. Each file says by itself which
-machine, commit and command it comes from; those of different files may differ, and the page names them. A row that a file has not, or has
-without a value, stands as not measured.
+Reads the tables in benchmarks/results/ and writes training.md and shape.md there. A figure is named by its file and by words of its row;
+nothing on a page is typed by hand but which rows it shows; a row that a file should have and has not ends the program. Each file says by
+itself which machine, commit and command it comes from; those of different files may differ, and the page names them. A row that a file has
+not, or has without a value, stands as not measured.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ SHOWN: dict[str, dict[str, list[str]]] = {
         ]
     },
 }
+SHAPE: dict[str, dict[str, list[str]]] = {"Hear": {"hear": []}, "See": {"see": []}, "Private": {"private": []}, "Reward": {"reward": []}}
+PAGES = {"training": ("Training, measured", SHOWN), "shape": ("Hearing, seeing, privacy, reward, measured", SHAPE)}
 # Rows that a file may lack: where there was no such peer, or that are newer than the file.
 PERHAPS = ("bf16", "dropout 0: tokens a second, other Trainer", "dropout 0.2: tokens a second, other Trainer", "seconds above import")
 ROW = re.compile(r"^\| (.*) \| (.*) \| (.*) \|$")
@@ -83,9 +86,9 @@ def read(name: str) -> tuple[list[tuple[str, str, str]], dict[str, str]]:
     return rows[1:], dict(found.groups() for line in lines if (found := ORIGIN.match(line)))
 
 
-def page() -> str:
-    """Write the page."""
-    lines = ["# Training, measured", ""]
+def page(title: str, shown: dict[str, dict[str, list[str]]]) -> str:
+    """Write a page; of a file with no words named, every row."""
+    lines = [f"# {title}", ""]
     lines += ["Written by `python benchmarks/page.py` from the files beside it; each says what it was measured on.", ""]
     plots = {
         "growth": "how cost grows with work",
@@ -93,13 +96,14 @@ def page() -> str:
         "ladder_tang": "on Tang poems",
     }
     there = [f"[{about}]({name}.svg)" for name, about in plots.items() if (RESULTS / f"{name}.svg").exists()]
-    lines += [f"The plots: {', '.join(there)}. What was tried, with predictions: [the notebook](../NOTEBOOK.md).", ""]
+    if shown is SHOWN:
+        lines += [f"The plots: {', '.join(there)}. What was tried, with predictions: [the notebook](../NOTEBOOK.md).", ""]
     origins: dict[str, dict[str, str]] = {}
-    for title, files in SHOWN.items():
+    for title, files in shown.items():
         lines += [f"## {title}", "", "| figure | value | wanted | from |", "|---|---|---|---|"]
         for name, named in files.items():
             rows, origins[name] = read(name)
-            for words in named:
+            for words in named or [row[0] for row in rows]:
                 row = next((each for each in rows if words in each[0]), None)
                 if rows and row is None and not words.startswith(PERHAPS):
                     sys.exit(f"{name}.md has no row with the words '{words}'.")
@@ -118,4 +122,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    write_text(RESULTS / "training.md", page())
+    for name, about in PAGES.items():
+        write_text(RESULTS / f"{name}.md", page(*about))

@@ -89,3 +89,23 @@ MAKERS: dict[str, Callable[[random.Random, int], dict[str, Any]]] = {
     "trace": trace,
     "see": see,
 }
+
+
+HERTZ = {"do": 420.0, "re": 900.0, "mi": 1700.0}
+
+
+def tone(hertz: float, seconds: float, rate: int = 8000) -> np.ndarray:
+    """Make a tone with some of its octave."""
+    times = 2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate
+    return (0.3 * np.sin(times) + 0.1 * np.sin(2 * times)).astype(np.float32)
+
+
+def heard(draw: random.Random, number: int) -> dict[str, Any]:
+    """Make a sound of one to three words, each a tone of its own, a little off, with quiet between and noise over all."""
+    words = draw.choices(sorted(HERTZ), k=draw.randrange(1, 4))
+    parts = [np.zeros(400)]
+    for word in words:
+        parts += [tone(HERTZ[word] * draw.uniform(0.95, 1.05), draw.uniform(0.12, 0.2)), np.zeros(400)]
+    whole = np.concatenate(parts)
+    whole = whole + np.random.default_rng(number).normal(0, 0.01, len(whole))
+    return {"audio": media.data_url(media.wav(whole, 8000), "audio/wav"), "text": " ".join(words)}

@@ -50,7 +50,7 @@ TRAINED = {
 }
 TRAINED |= {"see": "fusion"}
 WITHOUT_LABELS = ("language", "masked", "embed", "judge")
-APART = ("many", "match", "moderate", "reason")  # held by the same contract in tests of their own
+APART = ("many", "match", "moderate", "reason", "transcribe")  # held by the same contract in tests of their own
 FIELD = {"classify": "text", "tag": "tokens", "risk": "label", "grade": "score", "multilabel": "labels", "translate": "target"}
 FIELD |= {"recommend": "items", "trace": "correct", "see": "label"}
 

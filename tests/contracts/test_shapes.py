@@ -8,12 +8,12 @@ import re
 import pytest
 import torch
 
-from zhixing.layers import attention, blocks, history, positions, segments
+from zhixing.layers import attention, augment, blocks, history, positions, segments
 from zhixing.layers.kinds import Inputs, next_log_probabilities
 from zhixing.models import bidirectional, catalog
 
 V = 37
-SHAPE = re.compile(r"^\s+(\w+)\s+(?:two |tokens )?\(([^)]*)\) (?:int|float|bool)", re.MULTILINE)
+SHAPE = re.compile(r"^\s+(\w+)\s+(?:two |tokens |frames )?\(([^)]*)\) (?:int|float|bool)", re.MULTILINE)
 
 
 def check_shapes(function, values: dict, sizes: dict[str, int]) -> int:
@@ -120,7 +120,29 @@ def shape_cases():
     yield positions.waves, {"return": positions.waves(5, 24, x.device)}, sizes
     yield segments.alone, {"tokens": inputs.tokens, "segments": places, "lengths": lengths,
                            "return": segments.alone(lambda rows, _: read(rows), inputs.tokens, places, lengths)}, sizes  # fmt: skip
+    yield from heard_cases()
     yield next_log_probabilities, {"return": next_log_probabilities(made["lstm"], inputs)}, sizes
+
+
+def heard_cases():
+    """Call what reads frames, in the same way."""
+    sizes = {"B": 3, "F": 9, "F'": 5, "C": 7, "D": 24, "V": V, "T": 5, "H": 4, "K": 6}
+    frames, lengths = torch.randn(3, 9, 7), torch.tensor([9, 4, 1])
+    read = Inputs(None, frames=frames, frames_lengths=lengths)
+    forms = {"bilstm_ctc": {"embedding_dim": 10, "hidden_dim": 12}, "conformer": {"hidden_size": 24, "num_hidden_layers": 1}}
+    for name, form in forms.items():
+        model = make(name, num_mel_bins=7, **form)
+        states = model.states(read)
+        yield type(model).states, {"inputs": frames, "return": states}, sizes
+        yield type(model).logits, {"states": states, "return": model.logits(states)}, sizes
+        yield type(model).lengths, {"frames": lengths, "return": model.lengths(lengths)}, sizes
+    front = model.front
+    yield type(front).forward, {"x": frames, "lengths": lengths, "return": front(frames, lengths)[0]}, sizes
+    x, turn = torch.randn(3, 5, 24), positions.rotation(torch.arange(5)[None, None], 6, 100.0)
+    gather, mask = model.layers[0].self_attn, torch.ones(3, 1, 5, 5, dtype=torch.bool)
+    yield type(gather).forward, {"x": x, "turn": turn, "mask": mask, "return": gather(x, turn, mask)}, sizes
+    yield augment.augment, {"frames": frames, "lengths": lengths, "return": augment.augment(frames, lengths)}, sizes
+    yield augment.pick, {"frames": frames, "places": torch.zeros(3, 9), "return": augment.pick(frames, torch.zeros(3, 9))}, sizes
 
 
 def test_shape_lines_of_docstrings_are_true() -> None:

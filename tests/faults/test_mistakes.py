@@ -295,6 +295,15 @@ CASES = [
     # results
     Case("results-none", "results {p}", 3, "results.none", "zhixing evaluate"),
     Case("results-exist", "results {k} --out {p}/a.md", 2, "output.exists", "--force", {"a.md": b"mine"}),
+    # transcribe
+    Case("hearer-is-writer", "transcribe {k}/ngram {p}/a.wav", 2, "transcribe.task", "language", {"a.wav": b"x"}),
+    Case("sound-missing", "transcribe {k}/ngram {p}/no.wav", 3, "file.missing", "no.wav"),
+    Case("pipe-whole", "transcribe {k}/ngram -", 2, "transcribe.pipe", "--follow"),
+    Case("rate-of-file", "transcribe {k}/ngram {p}/a.wav --rate 8000", 2, "transcribe.rate", "8000", {"a.wav": b"x"}),
+    Case("piece", "transcribe {k}/ngram {p}/a.wav --follow --piece 0", 2, "usage.seconds", "--piece", {"a.wav": b"x"}),
+    Case("patience", "transcribe {k}/ngram {p}/a.wav --follow --patience nan", 2, "usage.seconds", "nan", {"a.wav": b"x"}),
+    Case("beam-none", "transcribe {k}/ngram {p}/a.wav --beam 0", 2, "transcribe.task", "language", {"a.wav": b"x"}),
+    Case("transcribe-a-table", "prepare {k}/rows.csv {p}/c --task transcribe", 2, "prepare.no_field", "audio"),
     # generate
     Case("writer-is-classifier", "generate {k}/classifier", 2, "usage.not_language", "zhixing predict"),
     Case("temperature", "generate {k}/ngram --temperature=-1", 2, "sampling.range", "temperature"),

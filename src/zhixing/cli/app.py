@@ -20,6 +20,7 @@ VERBS = {
     "mix": "zhixing.cli.mix:mix",
     "evaluate": "zhixing.cli.evaluate:evaluate",
     "predict": "zhixing.cli.predict:predict",
+    "transcribe": "zhixing.cli.transcribe:transcribe",
     "generate": "zhixing.cli.generate:generate",
     "pack": "zhixing.cli.pack:pack",
     "unpack": "zhixing.cli.unpack:unpack",
@@ -47,34 +48,47 @@ def parse(verb: str, words: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, A
 
     Raises UsageError for a missing, surplus, unknown or ill-typed word.
     """
+    import inspect
+
     from cyclopts import App, CycloptsError, Parameter, convert
 
     from zhixing.cli.failure import from_parser
+    from zhixing.cli.help import flag
 
     def exact(wanted: Any, tokens: Sequence[Any]) -> Any:
         # The parser's own whole numbers are rounded ones: --steps 1.5 would quietly train 2.
         return int(tokens[0].value) if wanted is int else convert(wanted, tokens)
 
     function = find(verb)
+    switches = [flag(each.name) for each in inspect.signature(function, eval_str=True).parameters.values() if each.annotation is bool]
     spelling = Parameter(negative=(), converter=exact)
     app = App(name=f"zhixing {verb}", help_flags=[], version_flags=[], default_parameter=spelling, result_action="return_value")
     app.default(function)
     try:
-        _, bound, _ = app.parse_args(join_dashes(words), exit_on_error=False, print_error=False)
+        _, bound, _ = app.parse_args(join_dashes(words, switches), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise from_parser(error, verb, words) from None
     return bound.args, bound.kwargs
 
 
-def join_dashes(words: Sequence[str]) -> list[str]:
-    """Write a flag and the lone dash after it as one word: the parser takes a dash, which is stdin, for another flag."""
+def join_dashes(words: Sequence[str], switches: Sequence[str] = ()) -> list[str]:
+    """Write a flag and the lone dash after it as one word: the parser takes a dash, which is stdin, for another flag.
+
+    A dash that is no flag's value is a word of its own, the last: it goes to the end, where none is taken for a flag.
+
+    switches  flags that have no value
+    """
     joined: list[str] = []
+    alone: list[str] = []
     for word in words:
-        if word == "-" and joined and joined[-1].startswith("--") and joined[-1] != "--" and "=" not in joined[-1]:
+        valued = joined and joined[-1].startswith("--") and joined[-1] not in ("--", *switches) and "=" not in joined[-1]
+        if word == "-" and valued:
             joined[-1] += "=-"
+        elif word == "-" and "--" not in joined:
+            alone.append(word)
         else:
             joined.append(word)
-    return joined
+    return [*joined, *(["--", *alone] if alone else [])]
 
 
 def run(words: Sequence[str]) -> None:

@@ -143,7 +143,7 @@ class Vision(Protocol):
 class Fusion(Protocol):
     """Several encoders whose states become joint ones: an Encoder of a picture, a text and a sound for every later stage.
 
-    What a row lacks is seen by none of its states. Its real states come first, as in an Encoder; how many they are is `lengths`.
+    What a row lacks is seen by none of its states. Its real states come first, as in an Encoder; how many they are is `counts`.
     """
 
     width: int
@@ -153,7 +153,7 @@ class Fusion(Protocol):
     def states(self, inputs: Inputs) -> Tensor:
         """Return (B, T, D) joint states; one at least is real."""
 
-    def lengths(self, inputs: Inputs) -> Tensor:
+    def counts(self, inputs: Inputs) -> Tensor:
         """Return (B,) int: how many of a row's joint states are real, from the left."""
 
 
@@ -172,6 +172,23 @@ class Towers(Protocol):
 
     def scale(self) -> Tensor:
         """Return () float: by what a cosine is multiplied to be a logit."""
+
+
+@runtime_checkable
+class Acoustic(Protocol):
+    """A trained model of what is said in a sound: at every few frames a state, which depends on all real frames of its row."""
+
+    width: int
+    vocabulary: int
+
+    def states(self, inputs: Inputs) -> Tensor:
+        """Return (B, F', D) states of the inputs' frames; what lies beyond a row's length changes none of its real ones."""
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return (..., V) unnormalised log-probabilities of the token, or of the blank, from (..., D) states."""
+
+    def lengths(self, frames: Tensor) -> Tensor:
+        """Return (B,) int, how many states so many frames become."""
 
 
 @runtime_checkable
@@ -220,7 +237,7 @@ class Headed(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Give what the head makes of a batch's states."""
-        lengths = self.body.lengths(inputs) if hasattr(self.body, "lengths") else inputs.lengths  # joint states are counted by the body
+        lengths = self.body.counts(inputs) if hasattr(self.body, "counts") else inputs.lengths  # joint states are counted by the body
         return self.head(self.body.states(inputs), lengths)
 
 

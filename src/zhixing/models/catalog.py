@@ -9,7 +9,8 @@ and, when its tensors are not simply its state dict, `tensors()`. A family that 
     PLANS                                        {name: {size: settings}}, the dial's frozen plans of each of its names
     configure(settings, vocabulary, longest)     the config of the model that settled settings describe
     kinds                                        what it serves as: "causal", "encoder", "masked", "encoder_decoder", "lexical",
-                                                 "document" (an encoder of one state a text), "vision", "fusion", "towers"
+                                                 "document" (an encoder of one state a text), "vision", "fusion", "towers",
+                                                 "acoustic"
     TASK                                         {setting of the config: field of the task}: what only the task knows, where there is such
 Nothing is imported until it is asked for, torch neither.
 Leaves out: files and folders (tasks/artefact.py).
@@ -48,6 +49,8 @@ MODELS = {
     "towers": "zhixing.models.towers:Towers",
     "mbart": "zhixing.models.seq2seq:Seq2Seq",
     "lstm_attention": "zhixing.models.attentive:Attentive",
+    "bilstm_ctc": "zhixing.models.speech:BiLSTM",
+    "conformer": "zhixing.models.speech:Conformer",
     "copy": "zhixing.models.copying:Copy",
     "grammar": "zhixing.models.grammar:Grammar",
     "ngram": "zhixing.models.ngram:NGram",
@@ -72,6 +75,7 @@ MODELS = {
     "ease": "zhixing.models.items:Ease",
     "pixels": "zhixing.models.pixels:Pixels",
     "practice": "zhixing.models.histories:Practice",
+    "dtw": "zhixing.models.warping:Warping",
 }
 
 

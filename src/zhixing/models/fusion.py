@@ -129,7 +129,7 @@ class Fusion(nn.Module):
             x = block(x, mask)
         return self.norm(x) * real[..., None]
 
-    def lengths(self, inputs: Inputs) -> Tensor:
+    def counts(self, inputs: Inputs) -> Tensor:
         """Count each row's real states: (B,) int."""
         count = torch.ones(_rows(inputs), dtype=torch.long, device=self.norm.weight.device)  # (B,), the summary
         if inputs.tokens is not None:

@@ -1,4 +1,4 @@
-"""The routes: OpenAI's completions, chats and models, `/v1/predict`, health, metrics, and the page.
+"""The routes: OpenAI's completions, chats, transcriptions and models, `/v1/predict`, health, metrics, and the page.
 
 A route checks, makes a ticket, hands it to the engine and tells what comes back; it does no arithmetic of its own. A client that leaves,
 or that is too slow, has its ticket given up at once.
@@ -20,7 +20,8 @@ from starlette.exceptions import HTTPException
 import zhixing
 from zhixing.core.errors import RunError, UsageError, ZhixingError
 from zhixing.core.log import quiet
-from zhixing.serving import asks, problems, schema
+from zhixing.evaluation import captions
+from zhixing.serving import asks, problems, schema, sounds
 from zhixing.serving.engine import Engine
 from zhixing.serving.guard import Door, Guard
 from zhixing.serving.limits import Limits
@@ -101,14 +102,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
         served = asks.find(models, asked.model, False)
         threshold = asks.threshold_of(asked, served)
         ticket = Ticket(served.name, items=await spare(request, asks.items_of, asked, served, limits, apart=asks.unfolds(served)))
-        answers: list[Any] = []
-
-        async def collect() -> None:
-            while len(answers) < len(ticket.items):
-                answers.extend(await ticket.take())
-
-        with working(engine, ticket):
-            await while_connected(request, collect())
+        answers = await answered(engine, request, ticket)
         told = [
             {
                 "answer": each.value,
@@ -120,6 +114,16 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
             for each in answers
         ]
         return JSONResponse({"model": served.name, "system_fingerprint": served.fingerprint, "answers": told})
+
+    @app.post(sounds.ROUTE, response_model=None, openapi_extra=sounds.BODY)
+    async def transcriptions(request: Request) -> Response:
+        """Write what is said in a sound file."""
+        heard = await sounds.read(request)
+        served = asks.find(models, heard.model, False)
+        captions.check(served.artefact)
+        pieces, items = await asyncio.to_thread(sounds.items_of, served.artefact, heard.content)
+        answers = await answered(engine, request, Ticket(served.name, items=items)) if items else []
+        return sounds.reply(heard.form, pieces, answers, served.artefact.task.rate)
 
     for path in sorted(PAGE.rglob("*")):
         if path.is_file():
@@ -185,6 +189,19 @@ async def spare(request: Request, function: Callable[..., T], *given: Any, apart
     if not apart and int(request.headers.get("content-length", LONG)) < LONG:
         return function(*given)
     return await asyncio.to_thread(function, *given)
+
+
+async def answered(engine: Engine, request: Request, ticket: Ticket) -> list[Any]:
+    """Have a ticket's items answered, all of them."""
+    answers: list[Any] = []
+
+    async def collect() -> None:
+        while len(answers) < len(ticket.items):
+            answers.extend(await ticket.take())
+
+    with working(engine, ticket):
+        await while_connected(request, collect())
+    return answers
 
 
 @contextlib.contextmanager

@@ -124,7 +124,7 @@ class Guard:
                     await preflight(answer)
                 else:
                     async with asyncio.timeout(self.limits.request_seconds):
-                        await self.app(scope, self._counted(headers, receive), answer)
+                        await self.app(scope, self._counted(scope["path"], receive), answer)
             except TimeoutError:
                 raise RunError("serve.late", seconds=self.limits.request_seconds) from None
         except ZhixingError as error:
@@ -160,8 +160,8 @@ class Guard:
         if self.door.key and scope["path"] not in OPEN and not asks and not self._keyed(headers.get("authorization", "")):
             raise UsageError("serve.key")
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length[:20]) > self.limits.body_bytes:
-            raise UsageError("serve.body_large", size=length[:20], limit=self.limits.body_bytes)
+        if not length.isdecimal() or int(length[:20]) > self.limits.body(scope["path"]):
+            raise UsageError("serve.body_large", size=length[:20], limit=self.limits.body(scope["path"]))
         return origin if foreign else None
 
     def _known(self, host: str) -> bool:
@@ -187,7 +187,7 @@ class Guard:
             return False
         return hmac.compare_digest(shown.encode(), str(self.door.key).encode())
 
-    def _counted(self, headers: dict[str, str], receive: Receive) -> Receive:
+    def _counted(self, path: str, receive: Receive) -> Receive:
         """Give a receive that stops at the limit, whatever the request's head says, and does not wait for a body for ever."""
         size, ended = 0, False
         deadline = asyncio.get_running_loop().time() + self.limits.body_seconds
@@ -203,8 +203,8 @@ class Guard:
                 raise RunError("serve.body_late", seconds=self.limits.body_seconds) from None
             size += len(message.get("body", b""))
             ended = message["type"] == "http.disconnect" or not message.get("more_body", False)
-            if size > self.limits.body_bytes:
-                raise UsageError("serve.body_large", size=size, limit=self.limits.body_bytes)
+            if size > self.limits.body(path):
+                raise UsageError("serve.body_large", size=size, limit=self.limits.body(path))
             return message
 
         return counted

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from zhixing.core.errors import UsageError
 
+SOUNDS = "/v1/audio/transcriptions"
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -16,6 +18,7 @@ class Limits:
     queue             requests that may wait for a place; one more is refused with 429
     requests          requests under way at once, of whatever sort; one more is refused with 429
     body_bytes        largest body of a request
+    sound_bytes       the same, where a sound file is sent
     prompt_tokens     longest prompt
     max_tokens        most new tokens of one text
     prompts, choices  prompts of one request, and texts of one prompt (`n`)
@@ -32,6 +35,7 @@ class Limits:
     queue: int = 64
     requests: int = 512
     body_bytes: int = 1 << 20
+    sound_bytes: int = 16 << 20
     prompt_tokens: int = 8192
     max_tokens: int = 4096
     prompts: int = 64
@@ -44,6 +48,10 @@ class Limits:
     body_seconds: float = 30.0
     request_seconds: float = 600.0
     drain_seconds: float = 30.0
+
+    def body(self, path: str) -> int:
+        """Give the most bytes of a body that is sent to a route."""
+        return max(self.body_bytes, self.sound_bytes) if path == SOUNDS else self.body_bytes
 
     def __post_init__(self) -> None:
         """Check that every bound lets something through; only the drain may take no time. Raises UsageError naming the first."""

@@ -11,6 +11,7 @@ from zhixing.core.errors import UsageError
 from zhixing.core.files import sha256
 from zhixing.core.folder import MANIFEST
 from zhixing.data.schema import Items, Label, Labels, Record, Text, needed
+from zhixing.serving.limits import SOUNDS
 from zhixing.tasks.artefact import Artefact, load
 
 TEXT_ROUTES = ["/v1/completions", "/v1/chat/completions"]
@@ -73,7 +74,7 @@ class Served:
             "task": self.artefact.task.name,
             "family": self.artefact.family,
             "system_fingerprint": self.fingerprint,
-            "routes": TEXT_ROUTES if self.writes else ROW_ROUTES,
+            "routes": TEXT_ROUTES if self.writes else [*ROW_ROUTES, *([SOUNDS] if self.artefact.task.name == "transcribe" else [])],
             "window": getattr(model, "window", None),
             "vocabulary": self.artefact.tokenizer.vocabulary_size if self.artefact.tokenizer else None,
             "parameters": card.get("parameters"),

@@ -34,6 +34,7 @@ TASKS = {
     "see": "zhixing.tasks.see:See",
     "match": "zhixing.tasks.match:Match",
     "reason": "zhixing.tasks.reason:Reason",
+    "transcribe": "zhixing.tasks.transcribe:Transcribe",
     "many": "zhixing.tasks.many:Many",
 }
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zhixing.core.errors import UsageError
 from zhixing.core.random import key
 from zhixing.objectives.loss import Batch, Objective
+from zhixing.training import ranks
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -24,8 +25,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def refuse_parts(objective: Objective, accumulate: int) -> None:
     """Raise UsageError where the losses of parts of a step are to be added up and an objective's do not add up."""
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    for setting, parts in (("accumulate", accumulate), ("ranks", ranks)):
+    for setting, parts in (("accumulate", accumulate), ("ranks", max(ranks.ranks(), int(os.environ.get("WORLD_SIZE", "1"))))):
         if parts > 1 and not objective.additive:
             raise UsageError("train.not_additive", objective=type(objective).__name__, setting=setting, value=parts)
 
@@ -50,6 +50,7 @@ class Gradients:
         for batch in batches:
             for name, weight in self.objective.weights(batch).items():
                 self.weights[name] = self.weights.get(name, 0.0) + weight
+        self.weights = ranks.added(self.weights)
         self.totals: dict[str, Tensor] = {}
         self.scales: dict[str, float] = {}
         return self.weights
@@ -59,7 +60,7 @@ class Gradients:
 
         The generator is keyed by (seed, step, micro), so no generator state is ever saved.
         """
-        torch.manual_seed(key(self.seed, "step", step, micro))
+        torch.manual_seed(key(self.seed, "step", step, micro * ranks.ranks() + ranks.rank()))
         device = next(self.model.parameters()).device
         batch = to_device(batch, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
@@ -72,5 +73,9 @@ class Gradients:
             self.totals[term.name] = self.totals[term.name] + total if term.name in self.totals else total
 
     def finish(self) -> dict[str, Tensor]:
-        """Give each term's value over the whole step, each () float: sum over denominators."""
+        """Give each term's value over the whole step, each () float: sum over denominators; of several ranks, over all of them."""
+        ranks.add_gradients(self.model)
+        if ranks.ranks() > 1:
+            whole = ranks.added({name: float(total) for name, total in self.totals.items()})
+            self.totals = {name: torch.tensor(total, dtype=torch.float64) for name, total in whole.items()}
         return {name: total / self.weights[name] for name, total in self.totals.items()}

@@ -39,6 +39,7 @@ TOLD = {
             "item_neighbours",
             "item_followers",
             "base_rate",
+            "dtw",
         ),
         (),
     ),

@@ -1,0 +1,177 @@
+"""Reading a text out of an acoustic model: each state says a token or nothing, and runs of one token are that token once.
+
+Greedy search follows what is likeliest at every state. Prefix beam search adds up all ways of saying a text, for the likeliest path need
+not be that of the likeliest text; an n-gram, or any model of the same tokens that writes, can be asked how likely the text is as such.
+Source: Graves et al. 2006, section 3.2; Hannun et al. 2014, arXiv:1408.2873 (prefixes with a language model and a bonus a token).
+Differs: the language model speaks of tokens, not of words. Leaves out: times at which tokens were said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zhixing.core.errors import UsageError
+from zhixing.decoding.generate import batch
+from zhixing.layers.kinds import Inputs, next_log_probabilities
+from zhixing.tokens.layout import END
+
+NONE = -math.inf
+TOKENS = 12  # tokens that a prefix is continued by at one state: of the rest, the likeliest has hardly ever a share worth a path
+LEAST = math.log(1e-4)  # of a token at one state, below which no prefix is continued by it
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How to search.
+
+    width   int      prefixes kept at each state; 1 without a language model: greedy
+    weight  float    of the language model's log p of each token, beside the sound's
+    bonus   float    nats for each token, since a language model favours short texts
+    """
+
+    width: int = 1
+    weight: float = 0.0
+    bonus: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, wrong in (("width", self.width < 1), ("weight", self.weight < 0)):
+            if wrong:
+                raise UsageError("settings.range", setting=name, value=getattr(self, name), origin="Voice")
+
+
+@torch.inference_mode()
+def listen(model: Any, frames: Tensor, lengths: Tensor) -> list[Tensor]:
+    """Give log p of every token, and of the blank, at each state of each row.
+
+    frames   (B, F, C) float
+    lengths  (B,) int
+    return   B tensors (F', V) float32
+    """
+    states = model.states(Inputs(None, frames=frames, frames_lengths=lengths))  # (B, F', D)
+    logs = model.logits(states).float().log_softmax(-1).cpu()  # (B, F', V)
+    return [row[:length] for row, length in zip(logs, model.lengths(lengths).tolist(), strict=True)]
+
+
+def collapse(path: Sequence[int], blank: int = END) -> list[int]:
+    """Give the text of a path: runs of one token once, blanks left out."""
+    return [each for place, each in enumerate(path) if each != blank and (place == 0 or path[place - 1] != each)]
+
+
+def greedy(logs: Tensor, blank: int = END) -> list[int]:
+    """Give the text of the likeliest path.
+
+    logs    (F', V) float
+    return  list of int
+    """
+    return collapse(logs.argmax(1).tolist(), blank)
+
+
+def log_probability(logs: Tensor, tokens: Sequence[int], blank: int = END) -> float:
+    """Give log p of a text, over all its paths, in nats; minus infinity where it cannot be said in so few states.
+
+    logs  (F', V) float
+    """
+    sizes = torch.tensor([len(logs)]), torch.tensor([len(tokens)])
+    target = torch.tensor([list(tokens)], dtype=torch.long).reshape(1, -1)  # (1, T)
+    return -float(F.ctc_loss(logs[:, None].double(), target, *sizes, blank=blank, reduction="sum"))
+
+
+class Beside:
+    """A language model that is asked about prefixes: log p of each next token, after the end token and the prefix.
+
+    model   Countable, or causal
+    places  (V,) int    which token of the model each token is that is searched for, below 0: none; None: the same
+    end     int         the model's end token
+    """
+
+    def __init__(self, model: Any, places: np.ndarray | None = None, end: int = END) -> None:
+        self.model, self.places, self.end = model, places, end
+        self.known: dict[tuple[int, ...], np.ndarray] = {}
+
+    def ask(self, prefixes: Sequence[tuple[int, ...]]) -> None:
+        """Read prefixes that are not known yet, side by side."""
+        fresh = [each for each in dict.fromkeys(prefixes) if each not in self.known]
+        if not fresh:
+            return
+        device = next(self.model.parameters()).device if hasattr(self.model, "parameters") else torch.device("cpu")
+        with torch.inference_mode():
+            read = batch([[self.end, *map(self.place, each)] for each in fresh], device)
+            logs = next_log_probabilities(self.model, read, self.model.cache(len(fresh))).cpu().numpy()  # (B, V)
+        self.known.update(zip(fresh, logs, strict=True))
+
+    def place(self, token: int) -> int:
+        """Give the model's token that a token is; one that it has not is its end, which it has never read inside a text."""
+        found = token if self.places is None else int(self.places[token])
+        return found if found >= 0 else self.end
+
+    def log(self, prefix: tuple[int, ...], token: int) -> float:
+        """Give log p(token | prefix)."""
+        return float(self.known[prefix][self.place(token)])
+
+    def log_end(self, prefix: tuple[int, ...]) -> float:
+        """Give log p(end | prefix)."""
+        return float(self.known[prefix][self.end])
+
+
+def add(one: float, other: float) -> float:
+    """Give log(exp(one) + exp(other))."""
+    high, low = (one, other) if one >= other else (other, one)
+    return high if low == NONE else high + math.log1p(math.exp(low - high))
+
+
+def search(logs: Tensor, voice: Voice, beside: Beside | None = None, blank: int = END) -> list[int]:
+    """Give the best text that a few prefixes kept side by side find.
+
+    Of each prefix two sums are kept: over paths that end in a blank, and over those that end in its last token, for only after a blank can
+    that token be said again.
+
+    logs    (F', V) float
+    return  list of int
+    """
+    if voice.width == 1 and (beside is None or not voice.weight):
+        return greedy(logs, blank)
+    rows = logs.double().numpy()  # (F', V)
+    sums: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, NONE)}  # {prefix: (ending in a blank, in its last token)}
+    told: dict[tuple[int, ...], float] = {(): 0.0}  # what the language model and the bonus add to a prefix
+    ask = beside is not None and voice.weight > 0
+
+    def score(prefix: tuple[int, ...]) -> float:
+        return add(*sums[prefix]) + told[prefix]
+
+    for row in rows:
+        near = np.argpartition(-row, min(TOKENS, len(row) - 1))[:TOKENS]
+        tokens = sorted(int(each) for each in near if each != blank and row[each] > LEAST)
+        if ask and tokens:
+            beside.ask(list(sums))
+        found: dict[tuple[int, ...], tuple[float, float]] = {}
+        for prefix, (ended, held) in sums.items():
+            whole = add(ended, held)
+            last = prefix[-1] if prefix else -1
+            before = found.get(prefix, (NONE, NONE))
+            again = held + row[last] if prefix else NONE
+            found[prefix] = add(before[0], whole + row[blank]), add(before[1], again)
+            for token in tokens:
+                longer = (*prefix, token)
+                ways = (ended if token == last else whole) + row[token]
+                if ways == NONE:
+                    continue
+                if longer not in told:
+                    more = voice.weight * beside.log(prefix, token) if ask else 0.0
+                    told[longer] = told[prefix] + more + voice.bonus
+                before = found.get(longer, (NONE, NONE))
+                found[longer] = before[0], add(before[1], ways)
+        sums = found
+        sums = {each: found[each] for each in sorted(found, key=lambda each: (-score(each), each))[: voice.width]}
+    if ask:
+        beside.ask(list(sums))
+        for prefix in sums:
+            told[prefix] += voice.weight * beside.log_end(prefix)
+    return list(max(sums, key=lambda each: (score(each), each)))

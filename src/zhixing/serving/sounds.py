@@ -1,0 +1,119 @@
+"""OpenAI's `/v1/audio/transcriptions`: a form with a sound file becomes text.
+
+The fields are OpenAI's: file, model, response_format. Others of theirs (language, prompt, temperature and such) steer models that take
+instructions, which these do not; they are refused by name, for nothing is silently ignored. Leaves out: subtitles, streams of events.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from zhixing.core.errors import UsageError
+from zhixing.data.pauses import Utterance
+from zhixing.evaluation import captions
+from zhixing.serving.limits import SOUNDS
+from zhixing.serving.problems import SHOWN, show
+
+ROUTE = SOUNDS
+FORMS = ("json", "text", "verbose_json")
+FIELDS = ("file", "model", "response_format")
+FORM = "multipart/form-data"
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            FORM: {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "model"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "model": {"type": "string"},
+                        "response_format": {"type": "string", "enum": list(FORMS), "default": "json"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A request for a transcript, read: the model's name, the sound file's bytes, the form of the answer."""
+
+    model: str
+    content: bytes
+    form: str
+
+
+async def read(request: Request) -> Heard:
+    """Read a request's form; the door has bounded its size.
+
+    Raises UsageError for another content type and for a field that is missing, unknown, given twice or wrong.
+    """
+    sort = request.headers.get("content-type", "")
+    if not sort.lower().startswith(FORM):
+        raise UsageError("serve.form_type", sort=sort[:SHOWN])
+    if importlib.util.find_spec("python_multipart") is None:
+        raise UsageError("extra.missing", package="python-multipart", extra="hear")
+    try:
+        form = await request.form(max_files=1, max_fields=len(FIELDS), max_part_size=1 << 12)
+    except HTTPException as fault:
+        raise UsageError("serve.form", problem=str(fault.detail)[:SHOWN]) from None
+    try:
+        found: dict[str, Any] = {}
+        for name, value in form.multi_items():
+            if name not in FIELDS:
+                raise UsageError("serve.field_unknown", name=name[:SHOWN], among=FIELDS, param=name[:SHOWN])
+            if name in found:
+                raise UsageError("serve.field_value", name=name, value="given twice", wanted="once", param=name)
+            if isinstance(value, UploadFile) != (name == "file"):
+                wanted = "a file" if name == "file" else "a string"
+                raise UsageError("serve.field_value", name=name, value=show(str(value)[:SHOWN]), wanted=wanted, param=name)
+            found[name] = await value.read() if isinstance(value, UploadFile) else value
+    finally:
+        await form.close()
+    for name in FIELDS[:2]:
+        if name not in found:
+            raise UsageError("serve.field_missing", name=name, param=name)
+    answer = found.get("response_format", FORMS[0])
+    if answer not in FORMS:
+        param = "response_format"
+        raise UsageError("serve.field_value", name=param, value=show(answer[:SHOWN]), wanted=" | ".join(FORMS), param=param)
+    return Heard(found["model"], found["file"], answer)
+
+
+def items_of(artefact: Any, content: bytes) -> tuple[list[Utterance], list[Any]]:
+    """Cut a sound into what is heard at once, and encode each piece."""
+    pieces, _ = captions.cut(artefact, content)
+    return pieces, [captions.item_of(artefact, each) for each in pieces]
+
+
+def reply(form: str, pieces: list[Utterance], answers: list[Any], rate: int) -> Response:
+    """Write the transcript in the form that was asked for."""
+    text = " ".join(each.value for each in answers if each.value)
+    if form == "text":
+        return PlainTextResponse(text + "\n")
+    if form == "json":
+        return JSONResponse({"text": text})
+    segments = [
+        {
+            "id": number,
+            "start": round(piece.start, 3),
+            "end": round(piece.start + len(piece.samples) / rate, 3),
+            "text": answer.value,
+            "confidence": None if answer.confidence is None else round(answer.confidence, 6),
+        }
+        for number, (piece, answer) in enumerate(zip(pieces, answers, strict=True))
+    ]
+    duration = segments[-1]["end"] if segments else 0.0
+    return JSONResponse({"task": "transcribe", "duration": duration, "text": text, "segments": segments})

@@ -1,0 +1,195 @@
+"""Hearing: p(text | sound).   sound -> text
+
+Trained by CTC on characters, or whatever tokens are asked for; judged by how many words of the right texts must be changed, put in or left
+out for each of them (WER), and the same of characters (CER). A character of a script without spaces, such as Chinese, counts as a word.
+Beside every score stands the oldest way of doing it: each word's recordings are kept, and a sound is laid over a chain of them by dynamic
+time warping (`models/warping.py`).
+Source: Graves et al. 2006; word errors by Levenshtein 1966, summed over all texts and divided once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from zhixing.core.errors import DataError
+from zhixing.data import sound
+from zhixing.data.batch import pad
+from zhixing.data.schema import Schema, Sound, Text
+from zhixing.metrics.figures import Figures, Mean, Whole
+from zhixing.metrics.transcripts import differ, error_rate, words_of
+from zhixing.tasks.task import Answer, Example, Item, counted_in
+
+READ_BATCH = 16  # sounds heard side by side
+RATE = 16_000  # Hz, at most: above its half there is little of speech
+APART = 5  # one row in so many is kept out of the templates while their price is chosen, where no row is held
+READ_AHEAD = 256  # sounds sorted by length before that
+
+
+@dataclass(frozen=True)
+class Transcribe:
+    """One sound, what is said in it.
+
+    rate     int, Hz         of the sounds that a model hears; from the training rows, at most 16 kHz
+    bins     int, channels   of a frame
+    seconds  float           the longest sound that is read whole; `zhixing transcribe` cuts longer ones at pauses
+    stride   int, frames     of the model's states, by which a sound may be too short for its text
+    beam     int             prefixes kept when answering; 1: greedy
+    """
+
+    rate: int
+    bins: int = sound.BINS
+    seconds: float = 30.0
+    stride: int = sound.STRIDE
+    beam: int = 1
+
+    name: ClassVar[str] = "transcribe"
+    kinds: ClassVar[tuple[str, ...]] = ("acoustic",)
+    schema: ClassVar[Schema] = Schema({"audio": Sound(), "text": Text()}, "text")
+    figures: ClassVar[Figures] = {
+        "wer": Whole(error_rate, ("word_errors", "words"), lower=True),
+        "cer": Whole(error_rate, ("character_errors", "characters"), lower=True),
+        "exact": Mean("exact"),
+    }
+    counted: ClassVar[dict[str, str]] = {"dtw": "zhixing.tasks.transcribe:fit_dtw"}
+    default: ClassVar[str] = "conformer"
+    eras: ClassVar[tuple[str, ...]] = ("conformer", "bilstm_ctc")
+    dial: ClassVar[dict[str, Any]] = {"tokenizer": "characters"}
+    reads: ClassVar[str] = "text"
+    fitted: ClassVar[str] = ""
+
+    @classmethod
+    def fit(cls, training_examples: Iterable[Example], **settings: Any) -> Transcribe:
+        """Read from the training rows how many samples make a second: the most common number of them, or RATE."""
+        rates = Counter(sound.read(example["audio"])[1] for example in training_examples)
+        return cls(**{"rate": min(RATE, max(rates, key=lambda each: (rates[each], -each), default=RATE)), **settings})
+
+    def encode(self, example: Example, tokenizer: Any) -> Item:
+        """Turn a row into {"frames": (F, C) float32}, with its text {"targets": (T,) int}; with no tokenizer, into cepstra {"frames"}.
+
+        Raises DataError for a sound of a lower rate than training's, one too long to be read whole, and one too short for its text.
+        """
+        item = item_of(self, *sound.read(example["audio"]), trained=tokenizer is not None)
+        if tokenizer is not None and "text" in example:
+            item["targets"] = np.asarray(tokenizer.encode(example["text"]), np.int64)
+            self._check(item, example["text"])
+        return item
+
+    def _check(self, item: Item, text: str) -> None:
+        """Refuse a sound that has fewer states than its text needs: one a token, and a blank between two equal ones."""
+        states = -(-len(item["frames"]) // self.stride)
+        needed = len(item["targets"]) + int((item["targets"][1:] == item["targets"][:-1]).sum())
+        if states < needed:
+            seconds = len(item["frames"]) / sound.FRAMES_A_SECOND
+            least = needed * self.stride / sound.FRAMES_A_SECOND
+            raise DataError("sound.short", seconds=seconds, text=text[:40], needed=needed, states=states, least=least)
+
+    def head(self, width: int) -> None:
+        """An acoustic model has its own head, over the vocabulary and the blank."""
+
+    def objective(self, start: Any = None) -> Any:
+        """Give -log p(text | sound), over all ways of saying it."""
+        from zhixing.objectives.ctc import TextNats
+
+        return TextNats()
+
+    def answers(self, model: Any, items: Iterable[Item], tokenizer: Any, decoding: Any = None) -> Iterator[Answer]:
+        """Give each sound's text; decoding is a (Voice, Beside or None).
+
+        The confidence is the geometric mean of the probabilities of its tokens, the end counted, over all ways of saying them.
+        """
+        kept = list(items)
+        if hasattr(model, "hear"):
+            for text, sure in model.hear([each["frames"] for each in kept]):
+                yield Answer(text, sure)
+            return
+        for start in range(0, len(kept), READ_AHEAD):
+            yield from self._read(model, kept[start : start + READ_AHEAD], tokenizer, decoding)
+
+    def _read(self, model: Any, items: list[Item], tokenizer: Any, decoding: Any) -> Iterator[Answer]:
+        import torch
+
+        from zhixing.decoding.ctc import Voice, listen, log_probability, search
+
+        voice, beside = decoding or (Voice(self.beam), None)
+        device = next(model.parameters()).device
+        found: dict[int, Answer] = {}
+        order = sorted(range(len(items)), key=lambda place: len(items[place]["frames"]))
+        for start in range(0, len(order), READ_BATCH):
+            places = order[start : start + READ_BATCH]
+            batch = pad([{"frames": items[place]["frames"]} for place in places], 0)
+            frames, lengths = (torch.as_tensor(batch[name]).to(device) for name in ("frames", "frames_lengths"))
+            for place, logs in zip(places, listen(model, frames, lengths), strict=True):
+                tokens = search(logs, voice, beside)
+                sure = float(np.exp(log_probability(logs, tokens) / (len(tokens) + 1)))
+                found[place] = Answer(" ".join(tokenizer.decode(tokens).split()), sure)
+        yield from (found[place] for place in range(len(items)))
+
+    def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
+        """Give per example its words and characters, how many of them are wrong, and exact (0 or 1)."""
+        pairs = [(answer.value, example["text"]) for answer, example in zip(answers, examples, strict=True)]
+        words = [(words_of(said), words_of(true)) for said, true in pairs]
+        letters = [("".join(said.split()), "".join(true.split())) for said, true in pairs]
+        return {
+            "word_errors": np.array([differ(*each) for each in words], float),
+            "words": np.array([len(true) for _, true in words], float),
+            "character_errors": np.array([differ(*each) for each in letters], float),
+            "characters": np.array([len(true) for _, true in letters], float),
+            "exact": np.array([said == true for said, true in words], float),
+        }
+
+
+def item_of(task: Transcribe, samples: np.ndarray, rate: int, trained: bool = True) -> Item:
+    """Turn samples into what a model hears: log-mel frames, or cepstra for templates.
+
+    samples  (N,) float in -1 .. 1
+    rate     Hz
+    trained  it is a trained model
+
+    Raises DataError as `encode`.
+    """
+    if len(samples) > task.seconds * rate:
+        raise DataError("sound.long", seconds=len(samples) / rate, most=task.seconds)
+    samples = sound.resample(samples, rate, task.rate)
+    if not trained:
+        return {"frames": sound.mfcc(samples, task.rate)}
+    return {"frames": sound.normalise(sound.log_mel(samples, task.rate, task.bins))}
+
+
+Fitted = tuple[Transcribe, Any, dict[str, Any]]
+
+
+def fit_dtw(task: Transcribe, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]) -> Fitted:
+    """Keep a few recordings of each word; what one more word costs is chosen on held rows or, without any, on a part of the others.
+
+    Where every word was said alone at least once, rows of several words are not needed.
+    """
+    from zhixing.models.warping import PRICE, TRIED, Warping, dearest
+
+    heard: dict[str, np.ndarray] = {}
+
+    def cepstra(part: list[Example]) -> tuple[list[np.ndarray], list[list[str]]]:
+        for each in part:
+            if each["audio"] not in heard:
+                heard[each["audio"]] = task.encode(each, None)["frames"]
+        return [heard[each["audio"]] for each in part], [each["text"].split() for each in part]
+
+    def fit(part: list[Example], price: float = PRICE) -> Warping:
+        lone = [each for each in part if len(each["text"].split()) == 1]
+        enough = {each["text"].strip() for each in lone} >= {word for each in part for word in each["text"].split()}
+        return Warping.fit(*cepstra(lone if enough else part), price=price)
+
+    part, judged = (rows, held) if held else ([each for place, each in enumerate(rows) if place % APART], rows[::APART])
+    price, trials = PRICE, {}
+    if part and judged:
+        sounds, texts = cepstra(judged[:: max(1, len(judged) // TRIED)][:TRIED])
+
+        def errors(said: list[list[str]]) -> float:
+            return sum(differ(one, true) for one, true in zip(said, texts, strict=True))
+
+        price, trials = dearest(fit(part), sounds, errors)
+    return task, fit(counted_in(rows, held, settings), price), {"price": price, "trials": trials}

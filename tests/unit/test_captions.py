@@ -1,0 +1,246 @@
+"""Utterances found by their pauses, captions of sounds that are there and of sounds still coming in, and the verb that gives them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import struct
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from makers import HERTZ, heard, tone
+
+from zhixing import load, prepare, train
+from zhixing.cli.app import main
+from zhixing.core.errors import DataError, UsageError
+from zhixing.data import media
+from zhixing.data.pauses import Pauses, utterances
+from zhixing.decoding.ctc import Voice
+from zhixing.evaluation import captions
+from zhixing.preparation.prepare import Prepare
+
+RATE = 8000
+SMALL = {
+    "model": "conformer",
+    "size": "tiny",
+    "width": 32,
+    "batch": 8,
+    "precision": "fp32",
+    "threads": 1,
+    "learning_rate": 0.02,
+    "steps": 120,
+}
+
+
+def quiet(seconds: float, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.002, int(seconds * RATE)).astype(np.float32)
+
+
+def said(*words: str) -> np.ndarray:
+    """Say words as those of training are said."""
+    parts = [np.zeros(400)]
+    for word in words:
+        parts += [tone(HERTZ[word], 0.15), np.zeros(400)]
+    whole = np.concatenate(parts)
+    return (whole + np.random.default_rng(len(words)).normal(0, 0.01, len(whole))).astype(np.float32)
+
+
+# Pauses.
+
+
+def test_utterances_are_found_between_pauses() -> None:
+    whole = np.concatenate([quiet(1.0), tone(500, 0.6), quiet(0.8, 1), tone(900, 0.3), quiet(0.2, 2), tone(900, 0.3), quiet(1.0, 3)])
+    found = utterances(whole, RATE)
+    assert len(found) == 2, "a gap of 0.2 s is no pause, one of 0.8 s is"
+    assert [each.start for each in found] == pytest.approx([0.8, 2.2], abs=0.1)
+    assert [len(each.samples) / RATE for each in found] == pytest.approx([1.0, 1.2], abs=0.15)
+    assert utterances(quiet(2.0), RATE) == [] and utterances(np.zeros(RATE, np.float32), RATE) == []
+
+
+@pytest.mark.parametrize("size", [37, 800, 100_000])
+def test_the_size_of_pieces_changes_nothing(size: int) -> None:
+    whole = np.concatenate([quiet(0.7), tone(500, 0.6), quiet(0.8, 1), tone(900, 0.5), quiet(0.9, 2)])
+    pauses, found = Pauses(RATE), []
+    for start in range(0, len(whole), size):
+        found += pauses.push(whole[start : start + size])
+    found += pauses.flush()
+    wanted = utterances(whole, RATE)
+    assert [each.start for each in found] == [each.start for each in wanted]
+    assert all(np.array_equal(one.samples, other.samples) for one, other in zip(found, wanted, strict=True))
+
+
+def test_what_never_pauses_is_cut_all_the_same_and_nothing_is_lost() -> None:
+    whole = tone(600, 7.0)
+    whole[int(3.2 * RATE) : int(3.3 * RATE)] *= 0.2  # the quietest place
+    pauses = Pauses(RATE, most_seconds=4.0)
+    found = [*pauses.push(np.concatenate([quiet(0.5), whole])), *pauses.flush()]
+    assert len(found) >= 2 and all(len(each.samples) <= 4.1 * RATE for each in found)
+    assert sum(len(each.samples) for each in found) / RATE == pytest.approx(7.2, abs=0.15)
+    assert found[0].start + len(found[0].samples) / RATE == pytest.approx(3.75, abs=0.15), "cut at the quietest place of its second half"
+
+
+# Captions.
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place, draw = tmp_path_factory.mktemp("captions"), random.Random(7)
+    rows = [heard(draw, number) for number in range(160)]
+    (place / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    prepare(place / "rows.jsonl", place / "corpus", Prepare(task="transcribe", validation=0.0, test=0.1))
+    train(place / "corpus", place / "model", SMALL)
+    texts = "\n".join(each["text"] for each in rows)
+    (place / "texts.txt").write_text(texts + "\n", encoding="utf-8")
+    prepare(place / "texts.txt", place / "texts", Prepare())
+    train(place / "texts", place / "ngram", {"model": "ngram", "order": 4})
+    return place / "model"
+
+
+def test_a_whole_file_is_heard_as_predict_hears_it(model: Path) -> None:
+    opened = load(model)
+    content = media.wav(said("do", "mi"), RATE)
+    (caption,) = captions.hear(opened, content)
+    (answer,) = opened.predict([{"audio": media.data_url(content, "audio/wav")}])
+    assert (caption.text, caption.confidence) == (answer.value, answer.confidence)
+    assert caption.text == "do mi" and caption.final and caption.delay_seconds is None
+
+
+def test_a_long_file_is_cut_at_its_pauses(model: Path) -> None:
+    opened = load(model)
+    whole = np.concatenate([np.concatenate([quiet(8.0, 2 * n), said("do", "re"), quiet(8.0, 2 * n + 1)]) for n in range(3)])
+    found = captions.hear(opened, media.wav(whole, RATE))
+    assert len(whole) > opened.task.seconds * RATE and len(found) == 3
+    assert [each.start for each in found] == pytest.approx([7.9, 24.5, 41.1], abs=0.6)
+
+
+def test_a_language_model_is_asked_in_its_own_tokens(model: Path) -> None:
+    opened, counted = load(model), load(model.parent / "ngram")
+    voice, beside = captions.voice(opened, 1, counted, 0.3)
+    assert voice.width == captions.LEAST_BEAM
+    token = int(opened.tokenizer.encode("d")[0])
+    beside.ask([()])
+    assert beside.log((), token) == pytest.approx(float(counted.score("d").log_probabilities[0]), abs=1e-5)
+    (caption,) = captions.hear(opened, media.wav(said("do", "mi"), RATE), (voice, beside))
+    assert caption.text == "do mi"
+    with pytest.raises(UsageError, match="transcribe"):
+        captions.voice(opened, 1, opened)
+    assert captions.voice(opened, 3) == (Voice(3), None)
+
+
+def test_captions_come_while_the_sound_does(model: Path) -> None:
+    opened = load(model)
+    whole = np.concatenate([quiet(0.6), said("do", "re"), quiet(0.9, 1), said("mi"), quiet(0.9, 2)])
+    pieces = ((whole[start : start + 800], time.monotonic()) for start in range(0, len(whole), 800))
+    found = list(captions.follow(opened, pieces))
+    final = [each for each in found if each.final]
+    assert len(final) == 2 and any(not each.final for each in found)
+    assert all(each.delay_seconds is not None and each.delay_seconds >= 0 for each in found)
+    assert found[0].end < final[0].end + 1e-9 and final[0].start < final[1].start
+
+
+def chunks(samples: np.ndarray, sort: int, bits: int, channels: int = 1, rate: int = RATE, size: int | None = None) -> bytes:
+    """Write a WAV file by hand, as a recorder that does not know the length yet does."""
+    form = {16: "<i2", 32: "<f4" if sort == 3 else "<i4"}[bits]
+    scale = 1.0 if sort == 3 else 2 ** (bits - 1) - 1
+    content = np.repeat((samples * scale).astype(form), channels).tobytes()
+    width = bits // 8 * channels
+    head = struct.pack("<HHIIHH", sort, channels, rate, rate * width, width, bits)
+    other = b"LIST" + struct.pack("<I", 3) + b"abc\0"
+    return (
+        b"RIFF" + b"\xff" * 4 + b"WAVE" + other + b"fmt " + struct.pack("<I", 16) + head + b"data" + struct.pack("<I", size or 0) + content
+    )
+
+
+@pytest.mark.parametrize(("sort", "bits", "channels", "rate"), [(1, 16, 1, 8000), (1, 32, 2, 8000), (3, 32, 1, 16000), (0, 16, 1, 8000)])
+def test_wav_and_raw_samples_are_followed(tmp_path: Path, sort: int, bits: int, channels: int, rate: int) -> None:
+    samples = np.sin(np.arange(rate) / 9).astype(np.float32) / 2
+    raw = (samples * 32767).astype("<i2").tobytes()
+    (tmp_path / "a").write_bytes(chunks(samples, sort, bits, channels, rate) if sort else raw)
+    with open(tmp_path / "a", "rb", buffering=0) as handle:
+        growing = captions.Growing(handle, 0.05)
+        found = [each for each, _ in captions.samples_of(growing, 8000, None, 0.25)]
+    assert sum(map(len, found)) == pytest.approx(8000, abs=4) and len(found) == pytest.approx(4, abs=1)
+    if rate == 8000:
+        assert np.abs(np.concatenate(found)[:7000] - samples[:7000]).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"RIFF\0\0\0\0WAVEdata\0\0\0\0", "transcribe.header"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "transcribe.header"),
+        (chunks(np.zeros(9), 1, 16, channels=9), "transcribe.header"),
+        (chunks(np.zeros(9), 2, 16), "transcribe.header"),
+        (chunks(np.zeros(9), 1, 16, rate=4000), "sound.rate"),
+    ],
+)
+def test_what_cannot_be_followed_is_named(tmp_path: Path, content: bytes, code: str) -> None:
+    (tmp_path / "a.wav").write_bytes(content)
+    with open(tmp_path / "a.wav", "rb", buffering=0) as handle, pytest.raises(DataError) as caught:
+        list(captions.samples_of(captions.Growing(handle, 0.01), RATE, None, 0.25))
+    assert caught.value.code == code
+
+
+def test_a_file_that_grows_is_waited_for(tmp_path: Path) -> None:
+    samples = np.sin(np.arange(6000) / 9)
+    content = chunks(samples, 1, 16)
+    (tmp_path / "a.wav").write_bytes(content[:5000])
+
+    def grow() -> None:
+        time.sleep(0.15)
+        with open(tmp_path / "a.wav", "ab") as handle:
+            handle.write(content[5000:])
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    with open(tmp_path / "a.wav", "rb", buffering=0) as handle:
+        found = [each for each, _ in captions.samples_of(captions.Growing(handle, 1.0), RATE, None, 0.1)]
+    writer.join()
+    assert sum(map(len, found)) == 6000
+
+
+# The verb.
+
+
+def test_the_verb_writes_what_is_said(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.wav").write_bytes(media.wav(said("re", "do"), RATE))
+    assert main(["transcribe", str(model), str(tmp_path / "a.wav")]) == 0
+    assert capsys.readouterr().out == "re do\n"
+    assert main(["transcribe", str(model), str(tmp_path / "a.wav"), "--lm", str(model.parent / "ngram"), "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["text"] == "re do" and value["segments"][0]["final"]
+
+
+def test_a_pipe_is_followed_and_the_delay_told(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = np.concatenate([quiet(0.6), said("do", "re"), quiet(0.9, 1), said("mi", "do"), quiet(0.9, 2)])
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writer, "wb") as handle:
+            handle.write((whole * 32767).astype("<i2").tobytes())
+
+    class Piped(io.StringIO):
+        def fileno(self) -> int:
+            return reader
+
+    sender = threading.Thread(target=write)
+    monkeypatch.setattr(sys, "stdin", Piped())
+    sender.start()
+    assert main(["transcribe", str(model), "-", "--follow", "--json"]) == 0
+    sender.join()
+    os.close(reader)
+    out = capsys.readouterr()
+    found: list[dict[str, Any]] = [json.loads(line) for line in out.out.splitlines()]
+    assert len([each for each in found if each["final"]]) == 2 and "median" in out.err
+    (tmp_path / "a.wav").write_bytes(media.wav(whole, RATE))
+    assert main(["transcribe", str(model), str(tmp_path / "a.wav"), "--follow", "--patience", "0.1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2, "without a terminal only what stands is written"
