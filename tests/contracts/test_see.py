@@ -86,7 +86,7 @@ def check_absence(model: nn.Module) -> None:
     mixed = replace(read, tokens=read.tokens.clone(), image=read.image.clone(), frames=read.frames.clone())
     mixed.tokens[0, 4:], mixed.tokens[2] = other.tokens[0, 4:], other.tokens[2]
     mixed.image[1], mixed.frames[1, 9:], mixed.frames[2] = other.image[1], other.frames[1, 9:], other.frames[2]
-    states, again, lengths = model.states(read), model.states(mixed), model.lengths(read)
+    states, again, lengths = model.states(read), model.states(mixed), model.counts(read)
     assert lengths.tolist() == [1 + 4 + 16 + 3, 1 + 7 + 2, 1 + 16]
     for row, length in enumerate(lengths.tolist()):
         assert torch.equal(states[row, :length], again[row, :length]), "what is not there changes a real state"
@@ -96,7 +96,7 @@ def check_absence(model: nn.Module) -> None:
         Inputs(None, image=read.image[2:]),
     ]
     for row, (each, length) in enumerate(zip(alone, lengths.tolist(), strict=True)):
-        assert model.lengths(each).tolist() == [length]
+        assert model.counts(each).tolist() == [length]
         assert gap(model.states(each)[0], states[row, :length]) < TOLERANCE, "a row is not what it is alone"
 
 
@@ -107,7 +107,7 @@ def test_what_a_row_lacks_changes_nothing() -> None:
 @pytest.mark.parametrize("name", ["pictures", "lengths", "frames_lengths"])
 def test_the_check_of_absence_goes_red(name: str) -> None:
     class Deaf:
-        lengths = make("fusion").lengths
+        counts = make("fusion").counts
 
         def states(self, read: Inputs) -> torch.Tensor:
             return make("fusion").states(replace(read, **{name: None}))

@@ -143,7 +143,7 @@ class Vision(Protocol):
 class Fusion(Protocol):
     """Several encoders whose states become joint ones: an Encoder of a picture, a text and a sound for every later stage.
 
-    What a row lacks is seen by none of its states. Its real states come first, as in an Encoder; how many they are is `lengths`.
+    What a row lacks is seen by none of its states. Its real states come first, as in an Encoder; how many they are is `counts`.
     """
 
     width: int
@@ -153,7 +153,7 @@ class Fusion(Protocol):
     def states(self, inputs: Inputs) -> Tensor:
         """Return (B, T, D) joint states; one at least is real."""
 
-    def lengths(self, inputs: Inputs) -> Tensor:
+    def counts(self, inputs: Inputs) -> Tensor:
         """Return (B,) int: how many of a row's joint states are real, from the left."""
 
 
@@ -237,7 +237,7 @@ class Headed(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Give what the head makes of a batch's states."""
-        lengths = self.body.lengths(inputs) if hasattr(self.body, "lengths") else inputs.lengths  # joint states are counted by the body
+        lengths = self.body.counts(inputs) if hasattr(self.body, "counts") else inputs.lengths  # joint states are counted by the body
         return self.head(self.body.states(inputs), lengths)
 
 

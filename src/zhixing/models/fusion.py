@@ -89,6 +89,7 @@ class Fusion(nn.Module):
         if "image" in self.senses:
             self.image = Convolutions(D, config.image_size)
             self.image_norm = nn.LayerNorm(D)
+            self.image_glance = nn.Linear(D, D, bias=False)
         if "audio" in self.senses:
             self.audio = Strides(config.bins, D)
             self.audio_norm = nn.LayerNorm(D)
@@ -129,7 +130,7 @@ class Fusion(nn.Module):
             x = block(x, mask)
         return self.norm(x) * real[..., None]
 
-    def lengths(self, inputs: Inputs) -> Tensor:
+    def counts(self, inputs: Inputs) -> Tensor:
         """Count each row's real states: (B,) int."""
         count = torch.ones(_rows(inputs), dtype=torch.long, device=self.norm.weight.device)  # (B,), the summary
         if inputs.tokens is not None:
@@ -166,7 +167,9 @@ class Fusion(nn.Module):
                 raise ShapeError("model.picture", shape=tuple(inputs.image.shape[1:]), size=self.config.image_size)
             x = self.image(inputs.image)  # (B, D, Y', X')
             where = places(x.shape[2], x.shape[3], self.width, device)  # (T, D)
-            x = self._turned("image", self.image_norm(x.flatten(2).mT), asked)  # (B, T, D)
+            x = self._turned("image", x.flatten(2).mT, asked)  # (B, T, D)
+            glance = self.image_glance(self.image_norm(x.amax(1, keepdim=True)))  # (B, 1, D)
+            parts[0] = parts[0] + TABLE_SCALE * (glance if inputs.pictures is None else glance * inputs.pictures[:, None, None])
             parts.append(TABLE_SCALE * (x + where) + self.sorts.weight[0])
             there = None if inputs.pictures is None else inputs.pictures * x.shape[1]
             real.append(_first(B, x.shape[1], there, device))
@@ -191,8 +194,9 @@ class Fusion(nn.Module):
                 each.initialise()
             elif isinstance(each, nn.Embedding):
                 each.weight.normal_(0.0, TABLE_SCALE)
-        for each in getattr(self, "turns", {}).values():
-            each.weight.normal_(0.0, self.width**-0.5)
+        for name, each in self.named_modules():
+            if name.startswith("turns.") or name.endswith("_glance"):
+                each.weight.normal_(0.0, self.width**-0.5)
 
 
 def _rows(inputs: Inputs) -> int:
