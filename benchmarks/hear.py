@@ -4,9 +4,9 @@
 
 Strings are spliced from real recordings of one speaker with short gaps of quiet noise; training strings are said faster or slower,
 and with noise, as well.
-Each of the six speakers in turn is left out whole, and only strings of that one are judged. Steps are fixed, the last weights are used,
-and nothing is chosen on the speaker judged: the settings were tried before on speakers among the training ones
-(theo; jackson, nicolas and yweweler for how frames are made), without george.
+Each of the six speakers in turn is left out whole, and only strings of that one are judged. Steps are fixed, and the last weights are used.
+The settings were chosen on held-out speakers too, for there are only six: steps, rates and the search on strings of theo, how frames are
+made on single digits of jackson, nicolas and yweweler; those of george and lucas chose nothing.
 Beside greedy search stand a beam, a beam with an n-gram of the training texts, and dynamic time warping of training recordings.
 Results are written after every speaker; started again in the same folder, what is there is not done again.
 """
