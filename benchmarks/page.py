@@ -72,6 +72,13 @@ SHAPE: dict[str, dict[str, list[str]]] = {"Hear": {"hear": []}, "See": {"see": [
 PAGES = {"training": ("Training, measured", SHOWN), "shape": ("Hearing, seeing, privacy, reward, measured", SHAPE)}
 # Rows that a file may lack: where there was no such peer, or that are newer than the file.
 PERHAPS = ("bf16", "dropout 0: tokens a second, other Trainer", "dropout 0.2: tokens a second, other Trainer", "seconds above import")
+PERHAPS += ("models and counts, adaptive",)
+    "models and counts, adaptive",
+    "bf16",
+    "dropout 0: tokens a second, other Trainer",
+    "dropout 0.2: tokens a second, other Trainer",
+    "seconds above import",
+)
 ROW = re.compile(r"^\| (.*) \| (.*) \| (.*) \|$")
 ORIGIN = re.compile(r"^- (command|commit|hardware|versions): (.*)$")
 
