@@ -86,6 +86,15 @@ def test_what_never_pauses_is_cut_all_the_same_and_nothing_is_lost() -> None:
     assert found[0].start + len(found[0].samples) / RATE == pytest.approx(3.75, abs=0.15), "cut at the quietest place of its second half"
 
 
+@pytest.mark.parametrize("rest", [0.0, 2.0])
+@pytest.mark.parametrize("seconds", [14.80, 14.82, 14.86])
+def test_what_is_left_of_a_cut_is_heard_though_nobody_speaks_on(seconds: float, rest: float) -> None:
+    found = utterances(np.concatenate([quiet(0.5), tone(600, seconds), quiet(rest, 1)]), RATE)
+    assert len(found) == 2 and found[0].start == pytest.approx(0.3, abs=0.05)
+    ends = [each.start + len(each.samples) / RATE for each in found]
+    assert ends[0] == pytest.approx(found[1].start) and ends[1] >= 0.5 + seconds - 0.02
+
+
 # Captions.
 
 
