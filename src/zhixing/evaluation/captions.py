@@ -97,8 +97,8 @@ def voice(artefact: Artefact, beam: int, language: Artefact | None = None, weigh
     return Voice(max(beam, LEAST_BEAM), weight, weight), Beside(language.model, places, other.end_id)
 
 
-def cut(artefact: Artefact, content: bytes) -> tuple[list[Utterance], int]:
-    """Read a sound file, and cut it into what is heard at once; give these and their rate.
+def cut(artefact: Artefact, content: bytes) -> tuple[list[Utterance], int, float]:
+    """Read a sound file, and cut it into what is heard at once; give these, their rate, and the seconds of the whole sound.
 
     Raises UsageError when the model does not hear, DataError when the sound cannot be used.
     """
@@ -107,10 +107,10 @@ def cut(artefact: Artefact, content: bytes) -> tuple[list[Utterance], int]:
         samples, rate = media.sound(content)
     except media.Unreadable as problem:
         raise DataError("sound.unreadable", reason=str(problem)) from None
+    seconds = len(samples) / rate
     samples, rate = sound.resample(samples, rate, task.rate), task.rate
-    if len(samples) <= task.seconds * rate:
-        return [Utterance(samples, 0.0)], rate
-    return utterances(samples, rate, task.seconds / 2), rate
+    whole = len(samples) <= task.seconds * rate
+    return [Utterance(samples, 0.0)] if whole else utterances(samples, rate, task.seconds / 2), rate, seconds
 
 
 def item_of(artefact: Artefact, utterance: Utterance) -> Any:
@@ -123,7 +123,7 @@ def hear(artefact: Artefact, content: bytes, decoding: Any = None) -> list[Capti
 
     Raises UsageError when the model does not hear, DataError when the sound cannot be used.
     """
-    pieces, rate = cut(artefact, content)
+    pieces, rate, _ = cut(artefact, content)
     items = [item_of(artefact, each) for each in pieces]
     answers = artefact.task.answers(artefact.model, items, artefact.tokenizer, decoding)
     return [
