@@ -235,8 +235,33 @@ def test_a_language_model_beside_it_settles_what_the_sound_leaves_open() -> None
     beside = ctc.Beside(counted)
     assert ctc.search(logs, ctc.Voice(width=8)) == [2, 4]
     assert ctc.search(logs, ctc.Voice(width=8, weight=0.5), beside) == [2, 3]
-    with pytest.raises(UsageError):
-        ctc.Voice(width=0)
+    for wrong in ({"width": 0}, {"weight": -1.0}, {"weight": math.nan}, {"weight": math.inf}, {"bonus": math.nan}):
+        with pytest.raises(UsageError):
+            ctc.Voice(**wrong)
+
+
+def test_a_language_model_with_a_window_reads_the_last_of_a_long_text() -> None:
+    torch.manual_seed(3)
+    form = {"model_type": "qwen3", "vocab_size": 5, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 4,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4}  # fmt: skip
+    beside = ctc.Beside(catalog.build(form))
+    logs = torch.full((9, 5), -9.0, dtype=torch.float64)
+    logs[torch.arange(9), torch.tensor([2, 3, 4, 2, 3, 4, 2, 3, 4])] = -0.01
+    assert len(ctc.search(logs, ctc.Voice(8, 0.1), beside)) == 9
+    text = (3, 4, 2, 3, 4, 2, 3)
+    beside.ask([text, (2, 4, 3, 4, 2, 3)])
+    assert beside.log(text, 4) == beside.log((2, 4, 3, 4, 2, 3), 4), "their last four tokens are the same"
+
+
+def test_what_a_language_model_said_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctc, "KNOWN", 20)
+    beside = ctc.Beside(NGram.count(np.array([END, 2, 3, END, 2, 3, END, 2, 3, END]), 5, 2, END))
+    sizes = []
+    for seed in range(12):
+        logs = torch.randn(5, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).log_softmax(-1)
+        ctc.search(logs, ctc.Voice(4, 0.5), beside)
+        sizes.append(len(beside.known))
+    assert max(sizes) <= 20 + 6 * 4 and sizes != sorted(sizes), "it is let go between searches"
 
 
 def test_words_are_counted_as_speech_counts_them() -> None:

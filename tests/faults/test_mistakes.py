@@ -302,7 +302,11 @@ CASES = [
     Case("rate-of-file", "transcribe {k}/ngram {p}/a.wav --rate 8000", 2, "transcribe.rate", "8000", {"a.wav": b"x"}),
     Case("piece", "transcribe {k}/ngram {p}/a.wav --follow --piece 0", 2, "usage.seconds", "--piece", {"a.wav": b"x"}),
     Case("patience", "transcribe {k}/ngram {p}/a.wav --follow --patience nan", 2, "usage.seconds", "nan", {"a.wav": b"x"}),
-    Case("beam-none", "transcribe {k}/ngram {p}/a.wav --beam 0", 2, "transcribe.task", "language", {"a.wav": b"x"}),
+    Case("piece-alone", "transcribe {k}/ngram {p}/a.wav --piece 1", 2, "transcribe.alone", "--follow", {"a.wav": b"x"}),
+    Case("weight-alone", "transcribe {k}/ngram {p}/a.wav --weight 1", 2, "transcribe.alone", "--lm", {"a.wav": b"x"}),
+    Case("weight-nan", "transcribe {k}/ngram {p}/a.wav --lm {k}/ngram --weight nan", 2, "settings.range", "nan", {"a.wav": b"x"}),
+    Case("rate-none", "transcribe {k}/ngram - --follow --rate 0", 2, "transcribe.raw_rate", "4000"),
+    Case("beam-none", "transcribe {k}/ngram {p}/a.wav --beam 0", 2, "settings.range", "beam", {"a.wav": b"x"}),
     Case("transcribe-a-table", "prepare {k}/rows.csv {p}/c --task transcribe", 2, "prepare.no_field", "audio"),
     # generate
     Case("writer-is-classifier", "generate {k}/classifier", 2, "usage.not_language", "zhixing predict"),

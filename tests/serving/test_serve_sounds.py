@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ import pytest
 from makers import heard
 
 from zhixing import load, prepare, train
+from zhixing.core.errors import UsageError
 from zhixing.data import media
 from zhixing.preparation.prepare import Prepare
+from zhixing.serving import sounds
 from zhixing.serving.limits import SOUNDS, Limits
 
 EDGE = "edge-of-a-part"
@@ -33,7 +37,7 @@ def hearing(kit: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(start: Callable[..., Any], hearing: Path) -> Any:
-    return start("hearing", "ngram", limits=Limits(body_bytes=4000, sound_bytes=400_000))
+    return start("hearing", "ngram", "classifier", limits=Limits(body_bytes=4000, sound_bytes=600_000))
 
 
 def form(*parts: tuple[str, str | None, bytes]) -> bytes:
@@ -70,6 +74,37 @@ def test_a_sound_becomes_text_in_each_form(server: Any, hearing: Path) -> None:
     assert answer in (200, 400)
 
 
+def test_the_duration_is_that_of_the_sound_pauses_and_all(server: Any) -> None:
+    samples, _ = media.sound(sound()[0])
+    long = np.concatenate([samples, np.random.default_rng(0).normal(0, 1e-3, 31 * RATE - len(samples))])
+    parts = (("file", "a.wav", media.wav(long.astype(np.float32), RATE)), ("model", None, b"hearing"))
+    told = send(server, *parts, ("response_format", None, b"verbose_json")).json
+    assert told["duration"] == 31.0 and told["segments"] and told["segments"][-1]["end"] < 10
+
+
+def test_so_many_sounds_are_read_at_once_and_no_more() -> None:
+    under_way: list[int] = []
+    most: list[int] = []
+
+    class Slow:
+        """A model whose task takes time to be asked for."""
+
+        @property
+        def task(self) -> Any:
+            under_way.append(1)
+            most.append(len(under_way))
+            time.sleep(0.05)
+            under_way.pop()
+            raise UsageError("transcribe.task", path="", task="")
+
+    async def many() -> list[Any]:
+        decoder = sounds.Decoder(2)
+        return await asyncio.gather(*(decoder.items_of(Slow(), b"") for _ in range(8)), return_exceptions=True)
+
+    found = asyncio.run(many())
+    assert all(isinstance(each, UsageError) for each in found) and len(most) == 8 and max(most) == 2
+
+
 def test_openai_s_own_client_is_understood(server: Any) -> None:
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
@@ -89,6 +124,7 @@ def test_openai_s_own_client_is_understood(server: Any) -> None:
         ((("file", "a.wav", b"x"), ("model", None, b"hearing"), ("response_format", None, b"srt")), 400, "serve.field_value", "verbose"),
         ((("file", "a.wav", b"x"), ("model", None, b"heering")), 404, "serve.model", "hearing"),
         ((("file", "a.wav", b"x"), ("model", None, b"ngram")), 400, "serve.wrong_route", "/v1/completions"),
+        ((("file", "a.wav", b"x"), ("model", None, b"classifier")), 400, "serve.wrong_route", "'classifier' is for classify"),
         ((("file", "a.wav", b"RIFF nothing"), ("model", None, b"hearing")), 422, "sound.unreadable", "WAV"),
         ((("file", "a.wav", media.wav(np.zeros(900), RATE)), ("model", None, b"hearing")), 422, "sound.unreadable", "silent"),
         ((("file", "a.wav", media.wav(np.sin(np.arange(4000)), 4000)), ("model", None, b"hearing")), 422, "sound.rate", "4000"),
@@ -105,6 +141,6 @@ def test_what_is_no_form_or_too_large_is_refused(server: Any) -> None:
     assert len(content) > 4000, "larger than any other body may be here"
     for sort, code in (("application/json", "serve.form_type"), ("multipart/form-data", "serve.form")):
         assert send(server, *parts, sort=sort).error["code"] == code
-    large = send(server, ("file", "a.wav", b"x" * 500_000), ("model", None, b"hearing"))
-    assert (large.status, large.error["code"]) == (413, "serve.body_large") and "400000" in large.error["message"]
+    large = send(server, ("file", "a.wav", b"x" * 700_000), ("model", None, b"hearing"))
+    assert (large.status, large.error["code"]) == (413, "serve.body_large") and "600000" in large.error["message"]
     assert server.ask("POST", "/v1/completions", b"x" * 5000).status == 413

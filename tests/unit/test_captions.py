@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import io
 import json
 import os
 import random
+import signal
 import struct
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -19,8 +23,9 @@ from makers import HERTZ, heard, tone
 
 from zhixing import load, prepare, train
 from zhixing.cli.app import main
+from zhixing.cli.transcribe import drawn
 from zhixing.core.errors import DataError, UsageError
-from zhixing.data import media
+from zhixing.data import media, sound
 from zhixing.data.pauses import Pauses, utterances
 from zhixing.decoding.ctc import Voice
 from zhixing.evaluation import captions
@@ -86,6 +91,15 @@ def test_what_never_pauses_is_cut_all_the_same_and_nothing_is_lost() -> None:
     assert found[0].start + len(found[0].samples) / RATE == pytest.approx(3.75, abs=0.15), "cut at the quietest place of its second half"
 
 
+@pytest.mark.parametrize("rest", [0.0, 2.0])
+@pytest.mark.parametrize("seconds", [14.80, 14.82, 14.86])
+def test_what_is_left_of_a_cut_is_heard_though_nobody_speaks_on(seconds: float, rest: float) -> None:
+    found = utterances(np.concatenate([quiet(0.5), tone(600, seconds), quiet(rest, 1)]), RATE)
+    assert len(found) == 2 and found[0].start == pytest.approx(0.3, abs=0.05)
+    ends = [each.start + len(each.samples) / RATE for each in found]
+    assert ends[0] == pytest.approx(found[1].start) and ends[1] >= 0.5 + seconds - 0.02
+
+
 # Captions.
 
 
@@ -131,18 +145,84 @@ def test_a_language_model_is_asked_in_its_own_tokens(model: Path) -> None:
     assert caption.text == "do mi"
     with pytest.raises(UsageError, match="transcribe"):
         captions.voice(opened, 1, opened)
-    assert captions.voice(opened, 3) == (Voice(3), None)
+    assert captions.voice(opened, 3) == (Voice(3), None) and captions.voice(opened, None) == (Voice(1), None)
+
+
+def test_templates_search_no_texts(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(model.parent / "corpus", model.parent / "dtw", {"model": "dtw"})
+    (tmp_path / "a.wav").write_bytes(media.wav(said("re", "do"), RATE))
+    words = ["transcribe", str(model.parent / "dtw"), str(tmp_path / "a.wav")]
+    for more in (["--lm", str(model.parent / "ngram")], ["--beam", "50"]):
+        assert main([*words, *more, "--json"]) == 2
+        told = json.loads(capsys.readouterr().err.splitlines()[-1])
+        assert told["code"] == "transcribe.templates" and more[0] in told["what"]
+    assert main(words) == 0 and main([*words, "--beam", "1"]) == 0
 
 
 def test_captions_come_while_the_sound_does(model: Path) -> None:
     opened = load(model)
     whole = np.concatenate([quiet(0.6), said("do", "re"), quiet(0.9, 1), said("mi"), quiet(0.9, 2)])
-    pieces = ((whole[start : start + 800], time.monotonic()) for start in range(0, len(whole), 800))
-    found = list(captions.follow(opened, pieces))
+    begun = time.monotonic()
+    pieces = [(whole[start : start + 800], begun - 5) for start in range(0, len(whole), 800)]
+    found = list(captions.follow(opened, iter(pieces)))
     final = [each for each in found if each.final]
     assert len(final) == 2 and any(not each.final for each in found)
-    assert all(each.delay_seconds is not None and each.delay_seconds >= 0 for each in found)
+    delays = [each.delay_seconds for each in found]
+    assert delays == sorted(delays) and 5 < delays[0] and delays[-1] < 5 + time.monotonic() - begun, "from when the samples were there"
     assert found[0].end < final[0].end + 1e-9 and final[0].start < final[1].start
+    late = list(captions.follow(opened, iter(pieces), waiting=lambda: True))
+    assert [each.text for each in late] == [each.text for each in final] and all(each.final for each in late), "it catches up"
+
+
+def send(writer: int, content: bytes, size: int, seconds: float, close: bool = True) -> threading.Thread:
+    """Write content into a pipe, so many bytes every so many seconds."""
+
+    def write() -> None:
+        begun = time.monotonic()
+        for number, start in enumerate(range(0, len(content), size)):
+            time.sleep(max(0.0, begun + (number + 1) * seconds - time.monotonic()))
+            os.write(writer, content[start : start + size])
+        if close:
+            os.close(writer)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    return thread
+
+
+def test_the_delay_is_counted_from_when_samples_came_not_from_when_they_were_read() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb", buffering=0) as handle:
+        growing = captions.Growing(handle, 1.0)
+        begun, thread = time.monotonic(), send(writer, bytes(16 * 1600), 1600, 0.1)
+        came, read = [], []
+        for _, arrived in captions.samples_of(growing, RATE, None, 0.1):
+            came.append(arrived - begun)
+            read.append(time.monotonic() - begun)
+            time.sleep(0.2)  # a model that is slower than the sound
+        thread.join()
+    assert read[-1] > 3.0 and came == pytest.approx([0.1 * (number + 1) for number in range(16)], abs=0.6)
+
+
+def test_after_a_gap_the_delay_is_counted_anew() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb", buffering=0) as handle:
+        growing = captions.Growing(handle, 1.0)
+        begun, thread = time.monotonic(), send(writer, bytes(2 * 1600), 1600, 0.8)
+        came = [arrived - begun for _, arrived in captions.samples_of(growing, RATE, None, 0.1)]
+        thread.join()
+    assert came[0] >= 0.8 and came[1] >= 1.6
+
+
+@pytest.mark.parametrize("sort", ["pipe", "file"])
+def test_it_is_known_whether_the_next_piece_is_there(sort: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(100))
+    reader, writer = os.pipe()
+    os.write(writer, bytes(100))
+    with os.fdopen(reader, "rb", buffering=0) as pipe, open(tmp_path / "a", "rb", buffering=0) as file:
+        growing = captions.Growing(pipe if sort == "pipe" else file, 1.0)
+        assert [(len(growing.read(40, whole=True)), growing.waiting()) for _ in range(2)] == [(40, True), (40, False)]
+    os.close(writer)
 
 
 def chunks(samples: np.ndarray, sort: int, bits: int, channels: int = 1, rate: int = RATE, size: int | None = None) -> bytes:
@@ -153,9 +233,8 @@ def chunks(samples: np.ndarray, sort: int, bits: int, channels: int = 1, rate: i
     width = bits // 8 * channels
     head = struct.pack("<HHIIHH", sort, channels, rate, rate * width, width, bits)
     other = b"LIST" + struct.pack("<I", 3) + b"abc\0"
-    return (
-        b"RIFF" + b"\xff" * 4 + b"WAVE" + other + b"fmt " + struct.pack("<I", 16) + head + b"data" + struct.pack("<I", size or 0) + content
-    )
+    chunk = b"data" + struct.pack("<I", size or 0) + content
+    return b"RIFF" + b"\xff" * 4 + b"WAVE" + other + b"fmt " + struct.pack("<I", 16) + head + chunk
 
 
 @pytest.mark.parametrize(("sort", "bits", "channels", "rate"), [(1, 16, 1, 8000), (1, 32, 2, 8000), (3, 32, 1, 16000), (0, 16, 1, 8000)])
@@ -169,6 +248,37 @@ def test_wav_and_raw_samples_are_followed(tmp_path: Path, sort: int, bits: int, 
     assert sum(map(len, found)) == pytest.approx(8000, abs=4) and len(found) == pytest.approx(4, abs=1)
     if rate == 8000:
         assert np.abs(np.concatenate(found)[:7000] - samples[:7000]).max() < 1e-3
+
+
+@pytest.mark.parametrize("size", [2000, 0, 0x7FFFF000, 0x7FFFFF00, 0xFFFFFFFF])
+def test_what_stands_after_the_samples_of_a_file_is_not_heard(tmp_path: Path, size: int) -> None:
+    samples = np.sin(np.arange(1000) / 9)
+    other = b"LIST" + struct.pack("<I", 992) + b"\x55" * 992
+    (tmp_path / "a.wav").write_bytes(chunks(samples, 1, 16, size=size) + other)
+    with open(tmp_path / "a.wav", "rb", buffering=0) as handle:
+        found = np.concatenate([each for each, _ in captions.samples_of(captions.Growing(handle, 0.01), RATE, None, 0.03)])
+    assert len(found) == (1000 if size == 2000 else 1500) and np.abs(found[:1000] - samples).max() < 1e-3
+
+
+@pytest.mark.parametrize(("given", "piece"), [(16000, 0.1), (44100, 0.1), (44100, 0.01), (48000, 0.25), (11025, 0.07)])
+def test_pieces_are_brought_to_a_lower_rate_as_the_whole_is(tmp_path: Path, given: int, piece: float) -> None:
+    samples = (np.sin(np.arange(given) * 2 * np.pi * 440 / given) / 2 * 32767).astype("<i2")
+    (tmp_path / "a").write_bytes(samples.tobytes())
+    with open(tmp_path / "a", "rb", buffering=0) as handle:
+        found = [each for each, _ in captions.samples_of(captions.Growing(handle, 0.01), RATE, given, piece)]
+    wanted = sound.resample(samples.astype(np.float32) / 32768, given, RATE)
+    whole = np.concatenate(found)
+    assert len(found) >= 0.9 / piece and whole.shape == wanted.shape and np.abs(whole - wanted).max() < 1e-5
+
+
+def test_a_rate_is_for_raw_samples_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(chunks(np.zeros(9), 1, 16))
+    for rate, error, code in ((44100, UsageError, "transcribe.rate"), (0, DataError, "sound.rate")):
+        if not rate:
+            (tmp_path / "a.wav").write_bytes(bytes(90))
+        with open(tmp_path / "a.wav", "rb", buffering=0) as handle, pytest.raises(error) as caught:
+            list(captions.samples_of(captions.Growing(handle, 0.01), RATE, rate, 0.25))
+        assert caught.value.code == code
 
 
 @pytest.mark.parametrize(
@@ -218,23 +328,24 @@ def test_the_verb_writes_what_is_said(model: Path, tmp_path: Path, capsys: pytes
     assert value["text"] == "re do" and value["segments"][0]["final"]
 
 
+class Piped(io.StringIO):
+    """Stands for stdin, where a pipe's end is."""
+
+    def __init__(self, reader: int) -> None:
+        super().__init__()
+        self.reader = reader
+
+    def fileno(self) -> int:
+        return self.reader
+
+
 def test_a_pipe_is_followed_and_the_delay_told(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = np.concatenate([quiet(0.6), said("do", "re"), quiet(0.9, 1), said("mi", "do"), quiet(0.9, 2)])
     reader, writer = os.pipe()
-
-    def write() -> None:
-        with os.fdopen(writer, "wb") as handle:
-            handle.write((whole * 32767).astype("<i2").tobytes())
-
-    class Piped(io.StringIO):
-        def fileno(self) -> int:
-            return reader
-
-    sender = threading.Thread(target=write)
-    monkeypatch.setattr(sys, "stdin", Piped())
-    sender.start()
+    monkeypatch.setattr(sys, "stdin", Piped(reader))
+    sender = send(writer, (whole * 32767).astype("<i2").tobytes(), len(whole) * 2, 0.0)
     assert main(["transcribe", str(model), "-", "--follow", "--json"]) == 0
     sender.join()
     os.close(reader)
@@ -244,3 +355,40 @@ def test_a_pipe_is_followed_and_the_delay_told(
     (tmp_path / "a.wav").write_bytes(media.wav(whole, RATE))
     assert main(["transcribe", str(model), str(tmp_path / "a.wav"), "--follow", "--patience", "0.1"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2, "without a terminal only what stands is written"
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+def test_ctrl_c_ends_the_sound_and_what_was_under_way_is_told(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, speaks: bool
+) -> None:
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    reader, writer = os.pipe()
+    monkeypatch.setattr(sys, "stdin", Piped(reader))
+    whole = np.concatenate([quiet(0.6), said("do", "re")]) if speaks else np.zeros(0)
+    content = (whole * 32767).astype("<i2").tobytes() if speaks else b"RIFF\0\0\0\0WAVEfmt "
+    os.write(writer, content)
+
+    def press() -> None:
+        """Press Ctrl-C when the verb listens for it and has read all that came."""
+        count = array.array("i", [1])
+        while count[0] or signal.getsignal(signal.SIGINT) == handlers[signal.SIGINT]:
+            time.sleep(0.02)
+            fcntl.ioctl(reader, termios.FIONREAD, count)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    try:
+        assert main(["transcribe", str(model), "-", "--follow"]) == 130
+    finally:
+        presser.join()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        os.close(writer)
+        os.close(reader)
+    assert capsys.readouterr().out == ("do re\n" if speaks else "")
+
+
+def test_a_caption_that_may_change_stays_within_the_line() -> None:
+    assert drawn("do re mi", False, 80) == "\rdo re mi\x1b[K" and drawn("do re mi", True, 6) == "\rdo re mi\x1b[K\n"
+    assert drawn("do re mi", False, 6) == "\rdo re\x1b[K" and drawn("听见了", False, 6) == "\r听见 \x1b[K"

@@ -86,7 +86,7 @@ class Pauses:
             quiet = float(np.quantile(self.recent, QUIET_SHARE))
             self.quiet = quiet if self.begun is None else min(quiet, self.quiet)  # one who does not pause is not quiet
         self.heard += 1
-        loud = level > max(self.quiet * ABOVE, LEAST_LEVEL)
+        loud = self._loud(level)
         place = len(self.levels) - 1
         if self.begun is None:
             self.loud = self.loud + 1 if loud else 0
@@ -109,8 +109,14 @@ class Pauses:
         first, enough = self.begun, self.loud * STEP_SECONDS >= LEAST_SECONDS
         piece = Utterance(self.kept[first * self.step : stop * self.step].copy(), (self.given + first * self.step) / self.rate)
         self._drop(stop)
-        self.begun, self.loud, self.silent = (0 if goes_on else None), (BEGIN_STEPS if goes_on else 0), 0
+        self.begun, self.loud, self.silent = (0 if goes_on else None), 0, 0
+        if goes_on:  # what was heard beyond the cut is part of the next utterance
+            louds = [self._loud(each) for each in self.levels]
+            self.loud, self.silent = sum(louds), next((steps for steps, each in enumerate(reversed(louds)) if each), len(louds))
         return [piece] if enough else []
+
+    def _loud(self, level: float) -> bool:
+        return level > max(self.quiet * ABOVE, LEAST_LEVEL)
 
     def _drop(self, steps: int) -> None:
         self.kept, self.levels = self.kept[steps * self.step :], self.levels[steps:]

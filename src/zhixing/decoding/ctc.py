@@ -25,6 +25,7 @@ from zhixing.tokens.layout import END
 
 NONE = -math.inf
 TOKENS = 12  # tokens that a prefix is continued by at one state: of the rest, the likeliest has hardly ever a share worth a path
+KNOWN = 4096  # prefixes that a language model's answers are kept of from one search to the next
 LEAST = math.log(1e-4)  # of a token at one state, below which no prefix is continued by it
 
 
@@ -42,8 +43,8 @@ class Voice:
     bonus: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, wrong in (("width", self.width < 1), ("weight", self.weight < 0)):
-            if wrong:
+        for name, least in (("width", 1), ("weight", 0), ("bonus", -math.inf)):
+            if not (getattr(self, name) >= least and math.isfinite(getattr(self, name))):
                 raise UsageError("settings.range", setting=name, value=getattr(self, name), origin="Voice")
 
 
@@ -87,6 +88,8 @@ def log_probability(logs: Tensor, tokens: Sequence[int], blank: int = END) -> fl
 class Beside:
     """A language model that is asked about prefixes: log p of each next token, after the end token and the prefix.
 
+    Of a prefix that outgrows the model's window, the last tokens are read.
+
     model   Countable, or causal
     places  (V,) int    which token of the model each token is that is searched for, below 0: none; None: the same
     end     int         the model's end token
@@ -103,7 +106,9 @@ class Beside:
             return
         device = next(self.model.parameters()).device if hasattr(self.model, "parameters") else torch.device("cpu")
         with torch.inference_mode():
-            read = batch([[self.end, *map(self.place, each)] for each in fresh], device)
+            window = getattr(self.model, "window", None)
+            texts = [[self.end, *map(self.place, each)] for each in fresh]
+            read = batch(texts if window is None else [each[-window:] for each in texts], device)
             logs = next_log_probabilities(self.model, read, self.model.cache(len(fresh))).cpu().numpy()  # (B, V)
         self.known.update(zip(fresh, logs, strict=True))
 
@@ -142,6 +147,8 @@ def search(logs: Tensor, voice: Voice, beside: Beside | None = None, blank: int 
     sums: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, NONE)}  # {prefix: (ending in a blank, in its last token)}
     told: dict[tuple[int, ...], float] = {(): 0.0}  # what the language model and the bonus add to a prefix
     ask = beside is not None and voice.weight > 0
+    if ask and len(beside.known) > KNOWN:
+        beside.known.clear()
 
     def score(prefix: tuple[int, ...]) -> float:
         return add(*sums[prefix]) + told[prefix]

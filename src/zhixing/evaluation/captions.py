@@ -1,15 +1,20 @@
 """Captions: what a model of the task transcribe says of a whole sound, or of one that is still coming in.
 
 A short sound is heard whole, as `predict` hears it; a longer one is cut at pauses. Of a sound that comes in pieces, the utterance under
-way is heard anew with every piece, and once more when it has ended: what stands then, stands. The delay of a caption is the time from when
-its last samples were there to when it was given.
+way is heard anew with every piece, but not while the next one waits, and once more when it has ended: what stands then, stands. The delay
+of a caption is the time from when its last samples were there to when it was given; of samples that had to wait, it is reckoned from the
+sound's own pace when they were there.
 """
 
 from __future__ import annotations
 
+import array
+import fcntl
+import math
 import os
 import select
 import statistics
+import termios
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +33,9 @@ from zhixing.tokens.layout import FIRST_PIECE
 LEAST_BEAM = 8  # prefixes kept where a language model is asked
 LEAST_SECONDS = 0.05  # of an utterance under way, before it is heard for the first time
 WAIT_SECONDS = 0.05  # between two looks at a file that may grow
+UNKNOWN_BYTES = 0x7FFFF000  # of samples, from which on sox, arecord and ffmpeg mean that they could not know
+HELD_BYTES = 1 << 15  # that a pipe can surely hold
+AROUND = 10  # samples of the lower rate on each side, on which one depends: the filter of scipy's resample_poly
 SAMPLE_BYTES = {1: {16: np.dtype("<i2"), 32: np.dtype("<i4")}, 3: {32: np.dtype("<f4")}}  # {format: {bits: how a sample is written}}
 
 
@@ -72,17 +80,24 @@ def check(artefact: Artefact) -> Any:
     return artefact.task
 
 
-def voice(artefact: Artefact, beam: int, language: Artefact | None = None, weight: float = 1.0) -> tuple[Any, Any]:
+def voice(artefact: Artefact, beam: int | None, language: Artefact | None = None, weight: float = 1.0) -> tuple[Any, Any]:
     """Say how texts are searched: greedily, with a beam, or with a language model beside it, whose tokens mean the same letters.
 
+    beam    prefixes kept; None: as the model's task says
     weight  of the language model's log p of each token, and nats that each token is given back, for it favours short texts
 
-    Raises UsageError for a model that writes nothing, or whose tokens are other pieces of text.
+    Raises UsageError for a language model that writes nothing, or whose tokens are other pieces of text, and for templates, which search
+    nothing, when they are to.
     """
     from zhixing.decoding.ctc import Beside, Voice
 
+    plain = Voice(artefact.task.beam if beam is None else beam)
+    if artefact.tokenizer is None:
+        if language is not None or plain.width > 1 and beam is not None:
+            raise UsageError("transcribe.templates", path=str(artefact.folder.path), flag="--lm" if language is not None else "--beam")
+        return Voice(), None
     if language is None:
-        return Voice(beam), None
+        return plain, None
     if language.task.name != "language":
         raise UsageError("usage.not_language", path=str(language.folder.path), task=language.task.name)
     of, other = artefact.tokenizer, language.tokenizer
@@ -94,11 +109,11 @@ def voice(artefact: Artefact, beam: int, language: Artefact | None = None, weigh
     if (places[FIRST_PIECE:] < 0).any():
         strange = of.decode([FIRST_PIECE + int(np.argmin(places[FIRST_PIECE:]))])
         raise UsageError("transcribe.tokens", path=str(language.folder.path), token=strange, model=str(artefact.folder.path))
-    return Voice(max(beam, LEAST_BEAM), weight, weight), Beside(language.model, places, other.end_id)
+    return Voice(max(plain.width, LEAST_BEAM), weight, weight), Beside(language.model, places, other.end_id)
 
 
-def cut(artefact: Artefact, content: bytes) -> tuple[list[Utterance], int]:
-    """Read a sound file, and cut it into what is heard at once; give these and their rate.
+def cut(artefact: Artefact, content: bytes) -> tuple[list[Utterance], int, float]:
+    """Read a sound file, and cut it into what is heard at once; give these, their rate, and the seconds of the whole sound.
 
     Raises UsageError when the model does not hear, DataError when the sound cannot be used.
     """
@@ -107,10 +122,10 @@ def cut(artefact: Artefact, content: bytes) -> tuple[list[Utterance], int]:
         samples, rate = media.sound(content)
     except media.Unreadable as problem:
         raise DataError("sound.unreadable", reason=str(problem)) from None
+    seconds = len(samples) / rate
     samples, rate = sound.resample(samples, rate, task.rate), task.rate
-    if len(samples) <= task.seconds * rate:
-        return [Utterance(samples, 0.0)], rate
-    return utterances(samples, rate, task.seconds / 2), rate
+    whole = len(samples) <= task.seconds * rate
+    return [Utterance(samples, 0.0)] if whole else utterances(samples, rate, task.seconds / 2), rate, seconds
 
 
 def item_of(artefact: Artefact, utterance: Utterance) -> Any:
@@ -123,7 +138,7 @@ def hear(artefact: Artefact, content: bytes, decoding: Any = None) -> list[Capti
 
     Raises UsageError when the model does not hear, DataError when the sound cannot be used.
     """
-    pieces, rate = cut(artefact, content)
+    pieces, rate, _ = cut(artefact, content)
     items = [item_of(artefact, each) for each in pieces]
     answers = artefact.task.answers(artefact.model, items, artefact.tokenizer, decoding)
     return [
@@ -132,10 +147,13 @@ def hear(artefact: Artefact, content: bytes, decoding: Any = None) -> list[Capti
     ]
 
 
-def follow(artefact: Artefact, pieces: Iterator[tuple[np.ndarray, float]], decoding: Any = None) -> Iterator[Caption]:
+def follow(
+    artefact: Artefact, pieces: Iterator[tuple[np.ndarray, float]], decoding: Any = None, waiting: Callable[[], bool] = lambda: False
+) -> Iterator[Caption]:
     """Give captions while a sound comes in: one that may change with every piece, one that stands at every pause.
 
-    pieces  samples (N,) float at the task's rate, and when they were there, by time.monotonic()
+    pieces   samples (N,) float at the task's rate, and when they were there, by time.monotonic()
+    waiting  says whether the next piece is there already: then no time is spent on a caption that may change
     """
     task = check(artefact)
     pauses = Pauses(task.rate, most_seconds=task.seconds / 2)
@@ -151,7 +169,7 @@ def follow(artefact: Artefact, pieces: Iterator[tuple[np.ndarray, float]], decod
         for ended in pauses.push(samples):
             yield caption(ended, True, arrived)
             before = ""
-        current = pauses.under_way()
+        current = None if waiting() else pauses.under_way()
         if current is not None and len(current.samples) >= LEAST_SECONDS * task.rate and current.samples.any():
             found = caption(current, False, arrived)
             if found.text != before:
@@ -162,60 +180,113 @@ def follow(artefact: Artefact, pieces: Iterator[tuple[np.ndarray, float]], decod
 
 
 class Growing:
-    """Bytes of a file that may still grow, or of a pipe: the end is where nothing has come for a while, or the pipe is closed."""
+    """Bytes of a file that may still grow, or of a pipe.
+
+    The end is where nothing has come for a while, the pipe is closed, or a stop was asked for.
+
+    came    float, time.monotonic()  when the last bytes were read
+    waited  bool                     the last read found that not all was there yet
+    """
 
     def __init__(self, handle: BinaryIO, patience_seconds: float, stop: Stop | None = None) -> None:
         self.handle, self.patience, self.stop = handle, patience_seconds, stop
         self.pipe = not handle.seekable()
+        self.came, self.waited, self.asked = time.monotonic(), False, 0
 
     def read(self, count: int, whole: bool = False) -> bytes:
         """Give the next bytes, at most so many; with `whole`, so many unless the end comes before; none at the end."""
-        found = b""
+        found, self.waited, self.asked = b"", False, count
         since = time.monotonic()
-        while len(found) < count:
-            if self.stop is not None:
-                self.stop.check()
-            if self.pipe and not select.select([self.handle], [], [], WAIT_SECONDS)[0]:
+        while len(found) < count and not self.stop:
+            if self.pipe and not select.select([self.handle], [], [], 0)[0]:
+                self.waited = True
+                select.select([self.handle], [], [], WAIT_SECONDS)
                 continue
             piece = os.read(self.handle.fileno(), count - len(found))
             if piece:
                 found, since = found + piece, time.monotonic()
+                self.came = since
                 if not whole:
                     return found
             elif self.pipe or time.monotonic() - since >= self.patience:
                 break
             else:
+                self.waited = True
                 time.sleep(WAIT_SECONDS)
         return found
 
+    def waiting(self) -> bool:
+        """Say whether as much as the last read asked for is there already."""
+        if not self.pipe:
+            return os.fstat(self.handle.fileno()).st_size - self.handle.tell() >= self.asked
+        count = array.array("i", [0])
+        fcntl.ioctl(self.handle.fileno(), termios.FIONREAD, count)
+        return count[0] >= min(self.asked, HELD_BYTES)
 
-def samples_of(
-    source: Growing, rate: int, raw_rate: int | None, piece_seconds: float, clock: Callable[[], float] = time.monotonic
-) -> Iterator[tuple[np.ndarray, float]]:
+
+class Lowered:
+    """Brings a sound that comes in pieces to a lower rate, as if it were whole: what hangs on samples still to come comes with them."""
+
+    def __init__(self, given: int, wanted: int) -> None:
+        self.given, self.wanted = given, wanted
+        common = math.gcd(given, wanted)
+        self.up, self.down = wanted // common, given // common
+        self.around = -(-AROUND * self.down // self.up) + 1  # samples of the given rate
+        self.kept = np.zeros(0, np.float32)  # from a place on at which a sample of the one rate falls on one of the other
+        self.known = 0  # samples of the lower rate since that place that were given away
+
+    def push(self, samples: np.ndarray, last: bool = False) -> np.ndarray:
+        """Take samples in, and give those of the lower rate that are settled with them; all that are left with the last.
+
+        samples  (N,) float32
+        return   (N,) float32, N of the lower rate
+        """
+        if self.given == self.wanted:
+            return samples
+        self.kept = np.concatenate([self.kept, samples])
+        if not len(self.kept):
+            return self.kept
+        whole = sound.resample(self.kept, self.given, self.wanted)
+        stop = len(whole) if last else max(self.known, (len(self.kept) - self.around) * self.up // self.down)
+        found, self.known = whole[self.known : stop], stop
+        past = max(0, stop * self.down // self.up - self.around) // self.down
+        self.kept, self.known = self.kept[past * self.down :], stop - past * self.up
+        return found
+
+
+def samples_of(source: Growing, rate: int, raw_rate: int | None, piece_seconds: float) -> Iterator[tuple[np.ndarray, float]]:
     """Give the samples of a WAV file or of raw 16-bit samples as they come, brought to a rate, and when each piece was there.
+
+    A piece that nobody waited for may have been there for long: it came as much after an earlier one as there are samples between them.
 
     raw_rate  Hz, of raw samples; None: the wanted rate
 
-    Raises DataError for a WAV file of a form that cannot be followed, or of a lower rate.
+    Raises UsageError for the rate of a WAV file, DataError for one of a form that cannot be followed, or of a lower rate.
     """
     head = source.read(12, whole=True)
-    given, channels, form, rest = raw_rate or rate, 1, SAMPLE_BYTES[1][16], head
+    given, channels, form, left, rest = rate if raw_rate is None else raw_rate, 1, SAMPLE_BYTES[1][16], math.inf, head
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        given, channels, form = _header(source)
+        if raw_rate is not None:
+            raise UsageError("transcribe.rate", value=raw_rate)
+        given, channels, form, left = _header(source)
         rest = b""
     if given < rate:
         raise DataError("sound.rate", given=given, wanted=rate)
     size = form.itemsize * channels
     wanted = max(1, round(piece_seconds * given)) * size
-    while True:
-        piece = source.read(wanted - len(rest), whole=True)
-        arrived = clock()
+    lowered, heard, begun, last = Lowered(given, rate), 0, math.inf, False
+    while not last:
+        piece = source.read(int(min(wanted - len(rest), left)), whole=True)
+        left -= len(piece)
         rest += piece
+        last = len(rest) < wanted
         whole = len(rest) // size * size
         if whole:
-            yield sound.resample(_floats(rest[:whole], form, channels), given, rate), arrived
-        if not piece or len(rest) < wanted:
-            return
+            heard += whole // size
+            begun = min(math.inf if source.waited else begun, source.came - heard / given)
+        found = lowered.push(_floats(rest[:whole], form, channels), last)
+        if len(found):
+            yield found, begun + heard / given
         rest = rest[whole:]
 
 
@@ -224,8 +295,8 @@ def _floats(content: bytes, form: np.dtype[Any], channels: int) -> np.ndarray:
     return numbers if form.kind == "f" else (numbers / np.float32(np.iinfo(form).max + 1)).astype(np.float32)
 
 
-def _header(source: Growing) -> tuple[int, int, np.dtype[Any]]:
-    """Read a WAV file's chunks up to its samples; give rate, channels and how a sample is written."""
+def _header(source: Growing) -> tuple[int, int, np.dtype[Any], float]:
+    """Read a WAV file's chunks up to its samples; give rate, channels, how a sample is written, and the bytes of samples."""
     found: tuple[int, int, np.dtype[Any]] | None = None
     while True:
         chunk = source.read(8, whole=True)
@@ -235,7 +306,7 @@ def _header(source: Growing) -> tuple[int, int, np.dtype[Any]]:
         if name == b"data":
             if found is None:
                 raise DataError("transcribe.header")
-            return found
+            return *found, size if 0 < size < UNKNOWN_BYTES else math.inf
         if size > media.MOST_BYTES:
             raise DataError("transcribe.header")
         content = source.read(size + size % 2, whole=True)

@@ -21,7 +21,6 @@ from starlette.exceptions import HTTPException
 import zhixing
 from zhixing.core.errors import RunError, UsageError, ZhixingError
 from zhixing.core.log import quiet
-from zhixing.evaluation import captions
 from zhixing.serving import asks, problems, schema, sounds
 from zhixing.serving.engine import Engine
 from zhixing.serving.guard import Door, Guard
@@ -54,6 +53,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
     refusals = {number: {"model": schema.ErrorReply} for number in (400, 401, 403, 404, 408, 413, 429, 500, 503, 504)}
     app = FastAPI(title="zhixing", version=zhixing.__version__, docs_url=None, redoc_url=None, responses=refusals)
     add_handlers(app)
+    decoder = sounds.Decoder()
 
     @app.get("/health", responses={200: {"model": schema.Health}})
     async def health() -> Response:
@@ -120,11 +120,10 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
     async def transcriptions(request: Request) -> Response:
         """Write what is said in a sound file."""
         heard = await sounds.read(request)
-        served = asks.find(models, heard.model, False)
-        captions.check(served.artefact)
-        pieces, items = await asyncio.to_thread(sounds.items_of, served.artefact, heard.content)
+        served = sounds.find(models, heard.model)
+        pieces, items, seconds = await decoder.items_of(served.artefact, heard.content)
         answers = await answered(engine, request, Ticket(served.name, items=items)) if items else []
-        return sounds.reply(heard.form, pieces, answers, served.artefact.task.rate)
+        return sounds.reply(heard.form, pieces, answers, served.artefact.task.rate, seconds)
 
     for path in sorted(PAGE.rglob("*")):
         if path.is_file():

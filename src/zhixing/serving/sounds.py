@@ -6,6 +6,7 @@ instructions, which these do not; they are refused by name, for nothing is silen
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,16 @@ from starlette.exceptions import HTTPException
 from zhixing.core.errors import UsageError
 from zhixing.data.pauses import Utterance
 from zhixing.evaluation import captions
+from zhixing.serving import asks
 from zhixing.serving.limits import SOUNDS
 from zhixing.serving.problems import SHOWN, show
+from zhixing.serving.served import Served
 
 ROUTE = SOUNDS
 FORMS = ("json", "text", "verbose_json")
 FIELDS = ("file", "model", "response_format")
 FORM = "multipart/form-data"
+DECODED = 4  # sounds at once: a minute of speech is a few megabytes as a file and many times that as samples
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -99,14 +103,39 @@ async def read(request: Request) -> Heard:
     return Heard(found["model"], found["file"], answer)
 
 
-def items_of(artefact: Any, content: bytes) -> tuple[list[Utterance], list[Any]]:
-    """Cut a sound into what is heard at once, and encode each piece."""
-    pieces, _ = captions.cut(artefact, content)
-    return pieces, [captions.item_of(artefact, each) for each in pieces]
+def find(models: dict[str, Served], name: str) -> Served:
+    """Give the model that a request names; raises UsageError when there is none, or it does not hear."""
+    served = asks.find(models, name, False)
+    entry = served.entry()
+    if ROUTE not in entry["routes"]:
+        raise UsageError("serve.wrong_route", name=name, task=entry["task"], routes=", ".join(entry["routes"]), param="model")
+    return served
 
 
-def reply(form: str, pieces: list[Utterance], answers: list[Any], rate: int) -> Response:
-    """Write the transcript in the form that was asked for."""
+def items_of(artefact: Any, content: bytes) -> tuple[list[Utterance], list[Any], float]:
+    """Cut a sound into what is heard at once, and encode each piece; give both, and the seconds of the whole sound."""
+    pieces, _, seconds = captions.cut(artefact, content)
+    return pieces, [captions.item_of(artefact, each) for each in pieces], seconds
+
+
+class Decoder:
+    """Reads sounds in other threads, a few at once; the others wait."""
+
+    def __init__(self, most: int = DECODED) -> None:
+        self.places = asyncio.Semaphore(most)
+
+    async def items_of(self, artefact: Any, content: bytes) -> tuple[list[Utterance], list[Any], float]:
+        """Do `items_of` when there is a place."""
+        async with self.places:
+            return await asyncio.to_thread(items_of, artefact, content)
+
+
+def reply(form: str, pieces: list[Utterance], answers: list[Any], rate: int, seconds: float) -> Response:
+    """Write the transcript in the form that was asked for.
+
+    rate     Hz     of the pieces
+    seconds  float  the whole sound's, pauses and all
+    """
     text = " ".join(each.value for each in answers if each.value)
     if form == "text":
         return PlainTextResponse(text + "\n")
@@ -122,5 +151,4 @@ def reply(form: str, pieces: list[Utterance], answers: list[Any], rate: int) -> 
         }
         for number, (piece, answer) in enumerate(zip(pieces, answers, strict=True))
     ]
-    duration = segments[-1]["end"] if segments else 0.0
-    return JSONResponse({"task": "transcribe", "duration": duration, "text": text, "segments": segments})
+    return JSONResponse({"task": "transcribe", "duration": round(seconds, 3), "text": text, "segments": segments})
