@@ -33,7 +33,9 @@ SHOWN: dict[str, dict[str, list[str]]] = {
         ],
         "nanochat": ["time, ours / nanochat", "time without", "core-seconds, ours / nanochat", "rounds of"],
     },
-    "Best loss, any time": {"losses": ["brief, seed", "models and counts, static", "models and counts, adaptive"]},
+    "Best loss, any time": {
+        "losses": ["brief, seed", "models and counts, static", "brief0 alone, adaptive (", "models and counts, adaptive"]
+    },
     "Speed": {
         "throughput": [
             "dropout 0: tokens a second, other nanoGPT (fp32), ours",
@@ -72,6 +74,7 @@ SHAPE: dict[str, dict[str, list[str]]] = {"Hear": {"hear": []}, "See": {"see": [
 PAGES = {"training": ("Training, measured", SHOWN), "shape": ("Hearing, seeing, privacy, reward, measured", SHAPE)}
 # Rows that a file may lack: where there was no such peer, or that are newer than the file.
 PERHAPS = ("bf16", "dropout 0: tokens a second, other Trainer", "dropout 0.2: tokens a second, other Trainer", "seconds above import")
+PERHAPS += ("models and counts, adaptive",)
 ROW = re.compile(r"^\| (.*) \| (.*) \| (.*) \|$")
 ORIGIN = re.compile(r"^- (command|commit|hardware|versions): (.*)$")
 

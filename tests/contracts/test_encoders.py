@@ -195,6 +195,7 @@ def test_the_kinds_say_what_can_be_trained() -> None:
             "vision",
             "towers",
             "acoustic",
+            "towers",
         }
 
 

@@ -279,12 +279,24 @@ def test_a_sound_that_cannot_be_heard_is_named() -> None:
     assert higher.shape == lower.shape and float(np.abs(higher - lower)[5:-5].mean()) < 0.5
 
 
+def plainly(frames: np.ndarray) -> np.ndarray:
+    """Normalise by all frames alike."""
+    return (frames - frames.mean(0)) / frames.std()
+
+
 def test_frames_are_those_of_the_sound() -> None:
     tones = [sound.log_mel(tone(hertz, 0.3), 8000) for hertz in (300.0, 900.0, 2500.0)]
     peaks = [int(each.mean(0).argmax()) for each in tones]
     assert peaks == sorted(set(peaks)) and all(each.shape == (30, 40) for each in tones)
-    found = sound.normalise(tones[0])
-    assert np.abs(found.mean(0)).max() < 1e-3 and float(found.std()) == pytest.approx(1, abs=1e-3)
+    said = np.concatenate([tone(300.0, 0.2), tone(900.0, 0.3), tone(2500.0, 0.2)])
+    said += np.random.default_rng(0).normal(0, 0.05, len(said)).astype(np.float32)  # as wide as speech is
+    found, softer = (sound.normalise(sound.log_mel(each, 8000)) for each in (said, 0.1 * said))
+    assert np.abs(found - softer).max() < 0.05, "loudness does not matter"
+    rested = np.concatenate([np.zeros(4000, np.float32), said])
+    gaps = [
+        np.abs(norm(sound.log_mel(said, 8000)) - norm(sound.log_mel(rested, 8000))[-len(found) :]) for norm in (sound.normalise, plainly)
+    ]
+    assert gaps[0].mean() < 0.3 * gaps[1].mean(), "nor, much, how long nothing was said before"
     assert sound.mfcc(tone(500.0, 0.3), 8000).shape == (30, 26)
 
 

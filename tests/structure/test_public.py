@@ -169,6 +169,10 @@ def test_commands_of_the_readme_run(
     Path("names.jsonl").write_text("".join(json.dumps(each) + "\n" for each in names))
     sums = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(9) for b in range(9)]
     Path("sums.jsonl").write_text("".join(json.dumps(each) + "\n" for each in sums))
+    draw = random.Random(2)
+    calls = [heard(draw, number) for number in range(40)]
+    Path("calls.jsonl").write_text("".join(json.dumps(each) + "\n" for each in calls))
+    Path("call.wav").write_bytes(content_of(calls[0]["audio"]))
     colours = {"red": (200, 0, 0), "blue": (0, 0, 200)}
     for name, colour in colours.items():
         Path(f"{name}.png").write_bytes(png(np.tile(np.array(colour, np.uint8)[:, None, None], (1, 16, 16))))
@@ -176,10 +180,6 @@ def test_commands_of_the_readme_run(
     Path("pictures.jsonl").write_text("".join(json.dumps(each) + "\n" for each in shown))
     told = [{"image": f"{name}.png", "caption": f"{name} all over, {n}"} for n in range(70) for name in colours]
     Path("captions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in told))
-    draw = random.Random(2)
-    calls = [heard(draw, number) for number in range(40)]
-    Path("calls.jsonl").write_text("".join(json.dumps(each) + "\n" for each in calls))
-    Path("call.wav").write_bytes(content_of(calls[0]["audio"]))
     ran = 0
     for line in commands((root / "README.md").read_text(encoding="utf-8")):
         # A server runs until it is stopped: tests/serving starts and stops it.
@@ -190,10 +190,8 @@ def test_commands_of_the_readme_run(
                 line[line.index(flag) + 1] = value
         sized = line[0] == "train" and line[1] != "corpora/loans" and "--start" not in line  # a start has its own
         extra = ["--size", "tiny"] if line[0] == "compare" or sized else []
-        if line[0] == "train" and line[1] in ("corpora/captions", "corpora/pictures"):
-            extra += ["--batch", "16"]
         if line[0] == "train" and line[1] != "corpora/loans" and not set(SHORTER) & set(line):
-            extra += ["--steps", "3"]
+            extra += ["--steps", "2", *(["--batch", "16"] if line[1] in ("corpora/captions", "corpora/pictures") else [])]
         if line[0] == "compare" and "--models" not in line:
             extra += ["--models", "ngram,lstm,mixture"]  # a whole ladder is for a person's patience as well
         assert main([*line, *extra]) == 0, (line, capsys.readouterr().err)

@@ -16,7 +16,7 @@ import pytest
 
 from zhixing.cli import console as consoles
 from zhixing.cli import failure
-from zhixing.cli.app import VERBS, main, parse
+from zhixing.cli.app import VERBS, join_dashes, main, parse
 from zhixing.cli.console import Console, table
 from zhixing.core.errors import DataError, RunError, UsageError
 from zhixing.core.folder import create
@@ -303,3 +303,11 @@ def test_prompts_come_from_flags_files_and_stdin(tmp_path: Path, monkeypatch: py
         with pytest.raises(DataError) as caught:
             gather(None, source)
         assert caught.value.code == code
+
+
+def test_a_lone_dash_keeps_its_place() -> None:
+    assert parse("predict", ["m", "-", "out.jsonl"])[0] == (Path("m"), "-", Path("out.jsonl"))
+    assert parse("predict", ["m", "-", "out.jsonl", "--force"])[0] == (Path("m"), "-", Path("out.jsonl"))
+    assert join_dashes(["--prompt", "-", "m", "--seed", "3"]) == ["--prompt=-", "m", "--seed", "3"]
+    assert join_dashes(["m", "-", "--seed", "3", "out", "--json"], ["--json"]) == ["--seed", "3", "--json", "--", "m", "-", "out"]
+    assert join_dashes(["a", "--", "-", "--b"]) == ["--", "a", "-", "--b"]

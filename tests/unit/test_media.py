@@ -8,15 +8,18 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from zhixing.core.errors import DataError
 from zhixing.data import media
 from zhixing.data.batch import pad
 from zhixing.data.columns import Columns
 from zhixing.data.schema import Image, Label, Schema, Sound
+from zhixing.tasks.task import encoded
 
 TONE = np.sin(np.arange(4000) / 5).astype(np.float32) / 2
 PIXELS = np.arange(3 * 5 * 7, dtype=np.uint8).reshape(3, 5, 7)
@@ -131,3 +134,77 @@ def test_frames_and_images_are_put_side_by_side() -> None:
     assert batch["frames"].shape == (2, 3, 4) and batch["frames"][0, 2].sum() == 0
     assert batch["frames_lengths"].tolist() == [2, 3] and batch["image"].shape == (2, 3, 5, 7) and batch["image"].dtype == np.uint8
     assert batch["targets"].tolist() == [[1, -100], [1, 2]]
+
+
+def test_a_row_that_cannot_be_learnt_from_is_named() -> None:
+    class Strict:
+        def encode(self, example: dict[str, str], tokenizer: object) -> dict[str, str]:
+            if example["text"] == "bad":
+                raise DataError("task.label_unseen", name="x", among=["y"], count=1)
+            return example
+
+    with pytest.raises(DataError) as caught:
+        list(encoded(Strict(), [{"text": "good"}, {"text": "bad"}], None, "train"))
+    assert caught.value.parts("en")["what"].startswith("train:2: ") and caught.value.parts("zh")["what"].startswith("train:2: ")
+
+
+def test_many_channels_are_refused_before_they_are_unfolded() -> None:
+    soundfile = pytest.importorskip("soundfile")
+    target = io.BytesIO()
+    soundfile.write(target, np.tile(TONE[:, None], (1, 12)), 8000, format="WAV")
+    assert Sound().read(sound_url(target.getvalue()))[1] == "sound_channels"
+    two = io.BytesIO()
+    soundfile.write(two, np.stack([TONE, -TONE / 2], 1), 8000, format="WAV")
+    assert np.abs(media.sound(two.getvalue())[0] - TONE / 4).max() < 1e-3
+
+
+def test_odd_pictures_are_read_or_named() -> None:
+    from PIL import Image as Pillow
+
+    target = io.BytesIO()
+    Pillow.fromarray(np.full((4, 4), 30000, np.uint16)).save(target, "PNG")
+    assert (media.image(target.getvalue()) == 30000 >> 8).all(), "16 bits of grey"
+    turned = Pillow.fromarray(PIXELS.transpose(1, 2, 0))
+    exif = Pillow.Exif()
+    exif[media.ORIENTATION], exif[0x010E] = 6, "hello"
+    whole = io.BytesIO()
+    turned.save(whole, "PNG", exif=exif)
+    assert media.image(whole.getvalue()).shape == (3, 7, 5)
+    jpeg = io.BytesIO()
+    turned.resize((64, 64)).save(jpeg, "JPEG", exif=exif)
+    draw = np.random.default_rng(3)
+    for _ in range(300):  # whatever a decoder stumbles over has a name
+        broken = bytearray(jpeg.getvalue())
+        for place in draw.integers(0, 120, 3):
+            broken[place] = draw.integers(256)
+        try:
+            media.image(bytes(broken))
+        except media.Unreadable as problem:
+            assert str(problem) in ("unreadable_image", "huge_image")
+
+
+def test_damaged_archives_are_named_and_changed_ones_read_anew(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("a.png", media.png(NOISE))
+        packed.writestr("b.png", media.png(PIXELS))
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[60:200] = bytes(140)
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    assert media.named("loop.png", rows)[1] in ("media_damaged", "media_outside", "media_missing")
+    (tmp_path / "z.zip").write_bytes(b"no archive")
+    assert media.named("b.png", rows)[1] is None, "another archive that is broken does not matter"
+    assert media.named("c.png", rows)[1] == "media_damaged"
+    (tmp_path / "a.zip").write_bytes(content)
+    assert media.named("a.png", rows)[1] == "media_damaged"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("b.png", media.png(NOISE))
+    assert media.content_of(media.named("b.png", rows)[0]) == media.png(NOISE)
+
+
+def test_what_is_kept_is_safe_among_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media, "KEPT", 2)
+    ask = media.kept(lambda url: url.upper())
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda number: ask(str(number % 7)), range(4000)))
+    assert found == [str(number % 7) for number in range(4000)]

@@ -23,7 +23,7 @@ from zhixing.preparation.prepare import Prepare
 from zhixing.training import private, trainer
 from zhixing.training.gradients import Gradients
 from zhixing.training.optim import build
-from zhixing.training.settings import TrainSettings
+from zhixing.training.settings import TrainSettings, settle
 
 V, T, ROWS = 29, 11, 7
 BODIES = {
@@ -421,6 +421,19 @@ def test_hashed_runs_do_not_see_beyond_a_text() -> None:
     assert not torch.equal(other[0], other[1]) and list(model.parameters()) == []
     swapped = model.states(Inputs(torch.tensor([[6, 5, 7]]), lengths=torch.tensor([3])))
     assert not torch.allclose(swapped[0], one[0]), "the order of tokens counts"
+
+
+def test_descent_s_usual_rate_is_not_another_s() -> None:
+    usual = settle("classify", {"epsilon": 8.0}).value
+    assert (usual.optimizer, usual.learning_rate, usual.steps, usual.batch) == ("sgd", 200.0, 100, 4096)
+    other = settle("classify", {"epsilon": 8.0, "optimizer": "adamw", "batch": 100, "epochs": 2.0}).value
+    assert other.optimizer == "adamw" and other.learning_rate < 1 and (other.steps, other.accumulate) == (0, 0)
+
+
+def test_hashed_runs_are_of_what_tokens_are() -> None:
+    letters = catalog.configure(settle("classify", {"model": "hashed"}).value, V, 8)
+    octets = catalog.configure(settle("classify", {"model": "hashed", "tokenizer": "bytes"}).value, V, 8)
+    assert letters["grams"] == [1, 2, 3] and letters["inside"] == [] and octets["grams"] == [3, 6, 9] and len(octets["inside"]) == 2
 
 
 def test_hashed_runs_begin_where_characters_do() -> None:

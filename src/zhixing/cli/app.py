@@ -74,21 +74,32 @@ def parse(verb: str, words: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, A
 def join_dashes(words: Sequence[str], switches: Sequence[str] = ()) -> list[str]:
     """Write a flag and the lone dash after it as one word: the parser takes a dash, which is stdin, for another flag.
 
-    A dash that is no flag's value is a word of its own, the last: it goes to the end, where none is taken for a flag.
+    Where a dash is no flag's value but a word of its own, all such words stand last, in their order: there none is taken for a flag.
 
     switches  flags that have no value
     """
     joined: list[str] = []
-    alone: list[str] = []
-    for word in words:
-        valued = joined and joined[-1].startswith("--") and joined[-1] not in ("--", *switches) and "=" not in joined[-1]
+    plain: list[str] = []  # words that are neither flags nor their values
+    for place, word in enumerate(words):
+        if word == "--":
+            plain += words[place + 1 :]
+            break
+        valued = place > 0 and _takes(words[place - 1], switches)
         if word == "-" and valued:
             joined[-1] += "=-"
-        elif word == "-" and "--" not in joined:
-            alone.append(word)
         else:
             joined.append(word)
-    return [*joined, *(["--", *alone] if alone else [])]
+            if not valued and not word.startswith("--"):
+                plain.append(word)
+    if "-" not in plain:
+        return joined + list(words[words.index("--") :] if "--" in words else ())
+    flags = [word for place, word in enumerate(joined) if word.startswith("--") or (place and _takes(joined[place - 1], switches))]
+    return [*flags, "--", *plain]
+
+
+def _takes(word: str, switches: Sequence[str]) -> bool:
+    """Say whether a word is a flag whose value is the next word."""
+    return word.startswith("--") and word not in switches and "=" not in word
 
 
 def run(words: Sequence[str]) -> None:

@@ -24,7 +24,8 @@ class ZhixingError(Exception):
     """An error that says what is wrong, what was expected and what to do.
 
     code    str   the message table is [error.<code>]
-    values        fill the placeholders; `name` together with `among` (the known names) also makes `{hint}`, the nearest name
+    values        fill the placeholders; `name` together with `among` (the known names) also makes `{hint}`, the nearest name; `at`, a
+                  place such as file and line, stands before all
     """
 
     exit_code = 1
@@ -43,7 +44,8 @@ class ZhixingError(Exception):
             values["hint"] = messages.text("word.nearest", language, name=near) if near else ""
             values["among"] = ", ".join(str(each) for each in values["among"])
         values.setdefault("hint", "")
-        return {part: messages.text(f"error.{self.code}.{part}", language, **values).strip() for part in ("what", "expected", "do")}
+        found = {part: messages.text(f"error.{self.code}.{part}", language, **values).strip() for part in ("what", "expected", "do")}
+        return found | {"what": f"{self.values['at']}: {found['what']}"} if "at" in self.values else found
 
     def text(self, language: str | None = None) -> str:
         """Give the whole message as one paragraph."""

@@ -13,10 +13,12 @@ import functools
 import hashlib
 import importlib
 import io
+import lzma
 import tarfile
-import warnings
+import threading
 import wave
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,21 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 MOST_BYTES = 1 << 24  # of one sound or image as a file
 MOST_SECONDS = 300.0
 MOST_PIXELS = 1 << 24
+MOST_CHANNELS, BLOCK = 8, 1 << 16  # of a sound; samples of each that are unfolded at once
 LEAST_RATE, MOST_RATE = 4000, 192_000  # samples a second
+DAMAGE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    NotImplementedError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+ORIENTATION = 0x0112  # of EXIF; by it, how a picture is turned until it stands upright
+TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}
 KEPT = 1 << 13  # images whose pixels are kept: rows often ask several things of one
 # Codes of what may be wrong with a sound or an image.
 REASONS = frozenset(
@@ -87,51 +103,52 @@ def named(name: str, rows: Path) -> Read:
     if kind is None:
         return "", "media_type"
     place, folder = Path(name), rows.absolute().parent
-    if place.is_absolute() or ".." in place.parts or not (folder / place).resolve().is_relative_to(folder.resolve()):
-        return "", "media_outside"
     try:
+        if place.is_absolute() or ".." in place.parts or not (folder / place).resolve().is_relative_to(folder.resolve()):
+            return "", "media_outside"
         if (folder / place).is_file():
             if (folder / place).stat().st_size > MOST_BYTES:
                 return "", "large_media"
             return data_url((folder / place).read_bytes(), kind), None
-        found = [each for each in _archives(folder) if place.as_posix() in each[1]]
+        packed = [_members(each, each.stat().st_mtime_ns) for each in sorted([*folder.glob("*.tar"), *folder.glob("*.zip")])]
+        found = [each for each in packed if each is not None and place.as_posix() in each[1]]
         if len(found) > 1:
             return "", "media_twice"
-        return (data_url(_unpack(*found[0], place.as_posix()), kind), None) if found else ("", "media_missing")
+        if not found:
+            return "", "media_damaged" if None in packed else "media_missing"
+        return data_url(_unpack(*found[0], place.as_posix()), kind), None
     except Unreadable as problem:
         return "", str(problem)
-    except (OSError, tarfile.TarError, zipfile.BadZipFile, RuntimeError, NotImplementedError):
+    except DAMAGE:
         return "", "media_damaged"
 
 
-@functools.lru_cache(maxsize=8)
-def _archives(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """List the archives of a folder with what each holds: {name: a member of a tar, or the size of one of a zip}."""
-    found: list[tuple[Path, dict[str, Any]]] = []
-    for path in sorted(folder.glob("*.tar")):
-        with tarfile.open(path, "r:") as archive:
-            found.append((path, {each.name.removeprefix("./"): each for each in archive if each.isreg()}))
-    for path in sorted(folder.glob("*.zip")):
-        with zipfile.ZipFile(path) as packed:
-            found.append((path, {each.filename: each for each in packed.infolist() if not each.is_dir()}))
-    return found
+@functools.lru_cache(maxsize=64)
+def _members(path: Path, changed: int) -> tuple[Any, dict[str, Any]] | None:
+    """Open an archive, once while it stays as it is, and list what it holds: {name: member}; None: it cannot be read.
+
+    changed  when it was changed last, ns
+    """
+    try:
+        if path.suffix == ".tar":
+            with tarfile.open(path, "r:") as archive:
+                return path, {each.name.removeprefix("./"): each for each in archive if each.isreg()}
+        packed = zipfile.ZipFile(path)
+        return packed, {each.filename: each for each in packed.infolist() if not each.is_dir()}
+    except DAMAGE:
+        return None
 
 
-def _unpack(path: Path, members: dict[str, Any], name: str) -> bytes:
+def _unpack(archive: Any, members: dict[str, Any], name: str) -> bytes:
+    """Read a member of a tar's path, or of an opened zip."""
     member = members[name]
     if getattr(member, "size", 0) > MOST_BYTES or getattr(member, "file_size", 0) > MOST_BYTES:
         raise Unreadable("large_media")
     if isinstance(member, tarfile.TarInfo):
-        with open(path, "rb") as handle:
+        with open(archive, "rb") as handle:
             handle.seek(member.offset_data)
             return handle.read(member.size)
-    return _opened(path).read(member)
-
-
-@functools.lru_cache(maxsize=8)
-def _opened(path: Path) -> zipfile.ZipFile:
-    """Open a .zip once: its list of members is read anew each time, which takes longer than a member."""
-    return zipfile.ZipFile(path)
+    return archive.read(member)
 
 
 def _need(package: str, module: str, extra: str) -> Any:
@@ -142,12 +159,12 @@ def _need(package: str, module: str, extra: str) -> Any:
         raise UsageError("extra.missing", package=package, extra=extra) from missing
 
 
-def sound(content: bytes) -> tuple[np.ndarray, int]:
+def sound(content: bytes, most_seconds: float = MOST_SECONDS) -> tuple[np.ndarray, int]:
     """Give the samples of a sound file and how many of them make a second; several channels become one.
 
     return  (N,) float32 in -1 .. 1, and the rate in Hz
 
-    Raises Unreadable with the code of the reason: unreadable_sound, empty_sound, silent_sound, long_sound, sound_rate.
+    Raises Unreadable with the code of the reason: unreadable_sound, empty_sound, silent_sound, long_sound, sound_rate, sound_channels.
     """
     soundfile = _need("soundfile", "soundfile", "hear")
     try:
@@ -155,14 +172,17 @@ def sound(content: bytes) -> tuple[np.ndarray, int]:
             rate = int(opened.samplerate)
             if not LEAST_RATE <= rate <= MOST_RATE:
                 raise Unreadable("sound_rate")
-            samples = opened.read(int(MOST_SECONDS * rate) + 1, dtype="float32", always_2d=True)  # (N, channels)
+            if opened.channels > MOST_CHANNELS:
+                raise Unreadable("sound_channels")
+            most = int(most_seconds * rate)
+            blocks = opened.blocks(BLOCK, frames=most + 1, dtype="float32", always_2d=True)  # each (N, channels)
+            mono = np.concatenate([np.zeros(0, np.float32), *(each.mean(1) for each in blocks)])  # (N,)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError):
         raise Unreadable("unreadable_sound") from None
-    if len(samples) > MOST_SECONDS * rate:
+    if len(mono) > most:
         raise Unreadable("long_sound")
-    if not len(samples):
+    if not len(mono):
         raise Unreadable("empty_sound")
-    mono = np.ascontiguousarray(samples.mean(1))  # (N,)
     if not np.isfinite(mono).all():
         raise Unreadable("unreadable_sound")
     if not mono.any():
@@ -193,18 +213,19 @@ def image(content: bytes) -> np.ndarray:
     Raises Unreadable with the code of the reason: unreadable_image, huge_image.
     """
     pillow = _need("pillow", "PIL.Image", "see")
-    from PIL import ImageOps
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pillow.DecompressionBombWarning)
-            opened = pillow.open(io.BytesIO(content), formats=FORMATS)
+        opened = pillow.open(io.BytesIO(content), formats=FORMATS)
         if opened.width * opened.height > MOST_PIXELS:
             raise Unreadable("huge_image")
-        upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    except pillow.DecompressionBombError:
+        turn = TURNS.get(opened.getexif().get(ORIENTATION))
+        if opened.mode.startswith("I"):  # 16 bits of grey
+            opened = pillow.fromarray((np.asarray(opened).clip(0, 65535).astype(np.uint32) >> 8).astype(np.uint8))
+        upright = (opened.transpose(getattr(pillow.Transpose, turn)) if turn else opened).convert("RGBA")
+    except Unreadable:
+        raise
+    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning):
         raise Unreadable("huge_image") from None
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError):
+    except Exception:  # a decoder of others, fed with what others sent
         raise Unreadable("unreadable_image") from None
     whole = pillow.new("RGBA", upright.size, "white")
     whole.alpha_composite(upright)
@@ -225,16 +246,20 @@ def png(pixels: np.ndarray) -> bytes:
 def kept(function: Callable[..., Any]) -> Callable[..., Any]:
     """Keep what a function found of the last KEPT media, by a digest of each, so that large ones are not held themselves."""
     found: dict[tuple[Any, ...], Any] = {}
+    lock = threading.Lock()  # a server asks from several threads
 
     @functools.wraps(function)
     def ask(url: str, *how: Any) -> Any:
-        key = (hashlib.blake2b(url.encode(), digest_size=16).digest(), *how)
-        if key not in found:
-            value = function(url, *how)
+        key = (hashlib.blake2b(url.encode("utf-8", "surrogatepass"), digest_size=16).digest(), *how)
+        with lock:
+            if key in found:
+                return found[key]
+        value = function(url, *how)
+        with lock:
             while len(found) >= KEPT:
                 found.pop(next(iter(found)))
             found[key] = value
-        return found[key]
+        return value
 
     return ask
 

@@ -14,11 +14,12 @@ import math
 import torch
 from torch import Tensor
 
-WARP = 0.16  # of the length of the vocal tract, at most
-BEND = 0.05  # of an utterance's length, by which time is moved, at most
+WARP = 0.1  # of the length of the vocal tract, at most
+BEND = 0.03  # of an utterance's length, by which time is moved, at most
 TILT, KNOTS = 0.4, 5  # deviation of the curve that is added, and its points
-MASKS = 2  # of time, and of channels
-TIME_SHARE, CHANNEL_SHARE = 0.08, 0.2  # of each mask, at most
+# Of each mask, at most. In short trainings large masks cost more than they gave: single digits of two unseen speakers, right of all, after
+# nine passes: 0.86 without any change, 0.77 with two masks of 0.08 and 0.2 each, 0.84 with a warp of 0.16 alone, 0.87 with the tilt alone.
+MASKS, TIME_SHARE, CHANNEL_SHARE = 1, 0.05, 0.1
 # A change of frequency by a share moves a channel by that share times this curve, 1 - exp(-CURVE u) over CURVE, u its place from 0 to 1:
 # on the mel scale low frequencies stand evenly and high ones by their logarithm. From 1.9 at 8 kHz to 2.5 at 16.
 CURVE = 2.0

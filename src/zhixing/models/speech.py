@@ -160,6 +160,7 @@ class BiLSTM(nn.Module):
     """An acoustic model: LSTMs both ways over the front's states."""
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"bilstm_ctc": BILSTM_PLANS}
+    TASK: ClassVar[dict[str, str]] = {"num_mel_bins": "bins", "stride": "stride"}
     kinds: ClassVar[tuple[str, ...]] = ("acoustic",)
 
     def __init__(self, config: SpeechConfig) -> None:
@@ -314,6 +315,7 @@ class Conformer(nn.Module):
     """An acoustic model: layers of attention and convolution over the front's states."""
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"conformer": CONFORMER_PLANS}
+    TASK: ClassVar[dict[str, str]] = {"num_mel_bins": "bins", "stride": "stride"}
     kinds: ClassVar[tuple[str, ...]] = ("acoustic",)
 
     def __init__(self, config: ConformerConfig) -> None:

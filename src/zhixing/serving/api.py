@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,7 +116,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
         ]
         return JSONResponse({"model": served.name, "system_fingerprint": served.fingerprint, "answers": told})
 
-    @app.post(sounds.ROUTE, response_model=None, openapi_extra=sounds.BODY)
+    @app.post(sounds.ROUTE, responses={200: sounds.REPLY, 422: {"model": schema.ErrorReply}}, openapi_extra=copy.deepcopy(sounds.BODY))
     async def transcriptions(request: Request) -> Response:
         """Write what is said in a sound file."""
         heard = await sounds.read(request)

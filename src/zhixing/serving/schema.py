@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, m
 
 from zhixing.core.errors import UsageError
 from zhixing.decoding.sampling import SEEDS
-from zhixing.serving.limits import Limits
+from zhixing.serving.limits import SOUNDS, Limits
 
 # OpenAI's fields that are not offered, and the values with which each changes nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -362,6 +362,9 @@ def bound(page: dict[str, Any], limits: Limits, models: Mapping[str, Mapping[str
         fields = requests[request]["properties"]
         names = [name for name, entry in models.items() if route in entry["routes"]]
         fields["model"] |= {"enum": names} if names else {"description": "no model is served here"}
+    heard = [name for name, entry in models.items() if SOUNDS in entry["routes"]]
+    fields_of_form = page["paths"][SOUNDS]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    fields_of_form["model"] |= {"enum": heard} if heard else {"description": "no model is served here"}
     rows = [entry["input_schema"] for entry in models.values() if entry["input_schema"]]
     fields["rows"] |= {"maxItems": limits.predict_rows} | ({"items": rows[0] if len(rows) == 1 else {"anyOf": rows}} if rows else {})
     largest = {

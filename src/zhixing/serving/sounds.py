@@ -45,6 +45,13 @@ BODY: dict[str, Any] = {
     }
 }
 
+REPLY: dict[str, Any] = {
+    "content": {
+        "application/json": {"schema": {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}}},
+        "text/plain": {"schema": {"type": "string"}},
+    }
+}
+
 
 @dataclass(frozen=True)
 class Heard:

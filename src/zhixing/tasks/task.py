@@ -113,6 +113,18 @@ def counted_in(rows: list[Any], held: list[Any], settings: Mapping[str, Any]) ->
     return [*rows, *held] if settings.get("refit", True) else list(rows)
 
 
+def encoded(task: Any, examples: Iterable[Example], tokenizer: Any, place: str) -> Iterator[Item]:
+    """Encode examples one by one; what one of them is refused for is raised with its place.
+
+    place  where they come from: a split
+    """
+    for number, example in enumerate(examples, 1):
+        try:
+            yield task.encode(example, tokenizer)
+        except DataError as error:
+            raise DataError(error.code, **{**error.values, "at": f"{place}:{number}"}) from None
+
+
 def to_dict(task: Any) -> dict[str, Any]:
     """Give a task as JSON-able data."""
     return {"task": task.name, **dataclasses.asdict(task)}

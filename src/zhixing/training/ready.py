@@ -28,7 +28,7 @@ from zhixing.objectives.distil import Distill
 from zhixing.objectives.policy import PolicyGradient
 from zhixing.objectives.prior import PRIORS, Posterior
 from zhixing.tasks.classify import known_rows
-from zhixing.tasks.task import task_class
+from zhixing.tasks.task import encoded, task_class
 from zhixing.tokens.tokenizer import Tokenizer
 from zhixing.training import budget, optim, private, start, teacher, trainer, vectors
 from zhixing.training.gradients import Gradients, refuse_parts
@@ -128,10 +128,10 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
     senses = getattr(task, "senses", ())
     if reads is not None and not set(senses) <= set(reads):
         raise UsageError("train.senses", model=settings.model, reads=", ".join(reads), senses=", ".join(senses))
-    items = [task.encode(example, tokenizer) for example in corpus.examples("train")]
+    items = list(encoded(task, corpus.examples("train"), tokenizer, "train"))
     judged = corpus.counts.get("validation") and not settings.epsilon
     held_rows = known_rows(task, corpus.examples("validation"), tell) if judged else []
-    held_items = [task.encode(example, tokenizer) for example in held_rows]
+    held_items = list(encoded(task, held_rows, tokenizer, "validation"))
     if settings.batch // max(1, settings.rollouts) > len(items) and not settings.epsilon:
         raise UsageError("train.batch_rows", batch=settings.batch, rows=len(items))
     if settings.teacher:

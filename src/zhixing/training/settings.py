@@ -324,9 +324,12 @@ def under_privacy(settled: Settings, task: str, counted: Container[str]) -> Sett
         if settled.origins[name] in ("recipe", "flag") and getattr(value, name) != one:
             raise UsageError("private.setting", setting=name, value=getattr(value, name))
     usual = {"batch": PRIVATE_BATCH, **(PRIVATE_HASHED if value.model == PRIVATE_MODEL else {})}
-    for asked, other in (("epochs", "steps"), ("batch", "accumulate")):
+    others = {"epochs": ("steps",), "batch": ("accumulate",)}
+    if value.optimizer != "sgd":  # the usual rate is that of descent
+        others["optimizer"] = ("learning_rate", "momentum")
+    for asked, of_it in others.items():
         if settled.origins[asked] in ("recipe", "flag"):
-            usual.pop(other, None)
+            usual = {name: one for name, one in usual.items() if name not in of_it}
     wanted |= {name: one for name, one in usual.items() if settled.origins[name] not in ("recipe", "flag")}
     return Settings(replace(value, **wanted), settled.origins | dict.fromkeys(wanted, "privacy"))
 
