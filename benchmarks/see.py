@@ -1,6 +1,6 @@
 """Seeing: easy_vqa by a fusion of picture and question, beside the same model on either alone; nlvr; digits by sound or by text.
 
-    ZHIXING_DATA=... python benchmarks/see.py OUT [--steps 1000] [--seeds 1] [--smoke]
+    ZHIXING_DATA=... python benchmarks/see.py OUT [--steps 4000] [--seeds 1] [--smoke]
 
 easy_vqa: the official test, on pictures that no training row has; 5 % of the training rows, by hash, choose among checkpoints. Questions
 alone, and pictures alone, are given a fifth of the steps: validation shows that they have nothing left to learn by then. nlvr: the
@@ -56,7 +56,7 @@ def beside(place: Path, *archives: Path) -> Path:
 
 
 def main() -> None:
-    given = arguments(__doc__, goes_on=True, steps=1000, seeds=1)
+    given = arguments(__doc__, goes_on=True, steps=4000, seeds=1)
     out, smoke = given.out, given.smoke
     store = out / "found.json"
     found: dict[str, Any] = read_json(store) if store.exists() else {}
@@ -132,7 +132,7 @@ def main() -> None:
     made = corpus("digits-any", files["train"], files["test"], validation=0.1)
 
     def apart() -> dict[str, Any]:
-        whole = judged("digits", made, 0, steps=given.steps // 2)
+        whole = judged("digits", made, 0, steps=given.steps // 8)
         model, examples = load(out / f"{made.name}-0"), list(open_corpus(made).examples("test"))
         for sense in ("audio", "text"):
             some = [each for each in examples if sense in each]

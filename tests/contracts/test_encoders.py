@@ -193,6 +193,7 @@ def test_the_kinds_say_what_can_be_trained() -> None:
             "document",
             "fusion",
             "vision",
+            "towers",
             "acoustic",
             "towers",
         }

@@ -31,6 +31,7 @@ from zhixing.layers.strides import Strides
 REMARKS = frozenset({"architectures", "bos_token_id", "eos_token_id", "pad_token_id"})
 SENSES = ("image", "text", "audio")
 TABLE_SCALE = 0.06  # of words, sorts and the summary, beside places of the same size
+TURN_SCALE = 0.1  # what is asked changes little of what is seen at first, so that it is one picture for all questions
 PLANS = {
     "tiny": {"layers": 1, "width": 64, "heads": 4, "window": 32, "batch": 32, "epochs": 8.0},
     "small": {"layers": 2, "width": 128, "heads": 4, "window": 64, "batch": 64, "epochs": 8.0},
@@ -196,7 +197,7 @@ class Fusion(nn.Module):
                 each.weight.normal_(0.0, TABLE_SCALE)
         for name, each in self.named_modules():
             if name.startswith("turns.") or name.endswith("_glance"):
-                each.weight.normal_(0.0, self.width**-0.5)
+                each.weight.normal_(0.0, (TURN_SCALE if name.startswith("turns.") else 1.0) * self.width**-0.5)
 
 
 def _rows(inputs: Inputs) -> int:

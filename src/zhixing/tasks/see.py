@@ -72,9 +72,15 @@ class See:
     }
     default: ClassVar[str] = "fusion"
     eras: ClassVar[tuple[str, ...]] = ("fusion",)
-    # Norms follow the convolutions, so that decay shrinks their matrices until each step turns them too far: with a decay of 0.5, 800 steps
-    # told colours of easy_vqa (94 %) and no shape (34 % of three).
-    dial: ClassVar[dict[str, Any]] = {"tokenizer": "words", "window": 64, "learning_rate": 0.004, "weight_decay": 0.02}
+    # Norms follow the convolutions: decay shrinks their matrices until each step turns them too far. After 150 steps on easy_vqa 98 % of
+    # questions for a colour were answered; with the usual rate of 0.02 and decay of 0.5 (and no glance yet) 74 %.
+    dial: ClassVar[dict[str, Any]] = {
+        "tokenizer": "words",
+        "window": 64,
+        "learning_rate": 0.004,
+        "matrix_rate": 0.008,
+        "weight_decay": 0.02,
+    }
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = "zhixing.tasks.see:calibrated"
 
