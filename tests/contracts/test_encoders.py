@@ -195,7 +195,6 @@ def test_the_kinds_say_what_can_be_trained() -> None:
             "vision",
             "towers",
             "acoustic",
-            "towers",
         }
 
 

@@ -37,6 +37,7 @@ UNKNOWN_BYTES = 0x7FFFF000  # of samples, from which on sox, arecord and ffmpeg 
 HELD_BYTES = 1 << 15  # that a pipe can surely hold
 AROUND = 10  # samples of the lower rate on each side, on which one depends: the filter of scipy's resample_poly
 SAMPLE_BYTES = {1: {16: np.dtype("<i2"), 32: np.dtype("<i4")}, 3: {32: np.dtype("<f4")}}  # {format: {bits: how a sample is written}}
+LONGEST_SECONDS = 14_400.0  # of a person's own file, which is cut at pauses
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,14 @@ def voice(artefact: Artefact, beam: int | None, language: Artefact | None = None
     return Voice(max(plain.width, LEAST_BEAM), weight, weight), Beside(language.model, places, other.end_id)
 
 
-def cut(artefact: Artefact, content: bytes) -> tuple[list[Utterance], int, float]:
+def cut(artefact: Artefact, content: bytes, most_seconds: float = media.MOST_SECONDS) -> tuple[list[Utterance], int, float]:
     """Read a sound file, and cut it into what is heard at once; give these, their rate, and the seconds of the whole sound.
 
     Raises UsageError when the model does not hear, DataError when the sound cannot be used.
     """
     task = check(artefact)
     try:
-        samples, rate = media.sound(content)
+        samples, rate = media.sound(content, most_seconds)
     except media.Unreadable as problem:
         raise DataError("sound.unreadable", reason=str(problem)) from None
     seconds = len(samples) / rate
@@ -138,7 +139,7 @@ def hear(artefact: Artefact, content: bytes, decoding: Any = None) -> list[Capti
 
     Raises UsageError when the model does not hear, DataError when the sound cannot be used.
     """
-    pieces, rate, _ = cut(artefact, content)
+    pieces, rate, _ = cut(artefact, content, LONGEST_SECONDS)
     items = [item_of(artefact, each) for each in pieces]
     answers = artefact.task.answers(artefact.model, items, artefact.tokenizer, decoding)
     return [
