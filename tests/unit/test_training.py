@@ -20,6 +20,9 @@ from zhixing.data.stream import Windows
 from zhixing.models import catalog
 from zhixing.objectives.loss import Batch, Loss, Term
 from zhixing.objectives.tokens import IGNORED, NextToken
+from zhixing.tasks.match import Match
+from zhixing.tasks.see import See
+from zhixing.tasks.transcribe import Transcribe
 from zhixing.training import budget, optim, trainer
 from zhixing.training.checkpoint import Checkpoints, State, model_tensors
 from zhixing.training.gradients import Gradients
@@ -352,7 +355,14 @@ def test_recipe_weaker_than_flag(tmp_path: Path) -> None:
 def task_of(name: str) -> str:
     """Name a task that the family can be trained for."""
     kinds = catalog.find({"model_type": name}).kinds
-    return "translate" if "encoder_decoder" in kinds else "classify" if kinds in (("encoder",), ("document",)) else "language"
+    own = {"encoder_decoder": "translate", "acoustic": "transcribe", "fusion": "see", "vision": "see", "towers": "match"}
+    return next((own[kind] for kind in kinds if kind in own), "classify" if kinds in (("encoder",), ("document",)) else "language")
+
+
+def config_of(name: str, settings: TrainSettings) -> dict[str, Any]:
+    """Give the config of a family at some settings, for a task of 999 tokens where the task has its say in it."""
+    said = {"see": See(("a", "b")), "match": Match(), "transcribe": Transcribe(8000)}.get(task_of(name))
+    return catalog.configure(settings, 999, settings.window, said)
 
 
 @pytest.mark.parametrize("name", catalog.trained())
@@ -362,7 +372,7 @@ def test_a_trained_family_has_a_plan_of_each_size(name: str) -> None:
         settled = settle(task_of(name), {"model": name, "size": size})
         assert all(settled.origins[key] == "dial" for key in catalog.plan(name, size))
         with torch.device("meta"):
-            made = catalog.build(catalog.configure(settled.value, 999, settled.value.window))
+            made = catalog.build(config_of(name, settled.value))
         sizes.append(sum(p.numel() for p in made.parameters()) or made.width)  # of hashed n-grams nothing is learnt but the head
     assert sizes == sorted(set(sizes)) and sizes[0] < 2_000_000
 
@@ -370,7 +380,7 @@ def test_a_trained_family_has_a_plan_of_each_size(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in catalog.trained() if name != "hashed"])
 def test_tables_are_not_orthogonalised(name: str) -> None:
     settings = settle(task_of(name), {"model": name, "size": "tiny"}).value
-    made = catalog.build(catalog.configure(settings, 999, settings.window))
+    made = catalog.build(config_of(name, settings))
     named = optim.build(made, settings, low_precision=False)
     matrices = [p for part in named.parts if isinstance(part, optim.Muon) for group in part.param_groups for p in group["params"]]
     tables = [named.names[p] for p in matrices if {999, 1000} & set(p.shape)]  # BERT has one token more than its tokenizer, the mask
