@@ -40,7 +40,7 @@ SMALL = {
     "precision": "fp32",
     "threads": 1,
     "learning_rate": 0.02,
-    "steps": 120,
+    "steps": 200,
 }
 
 

@@ -21,6 +21,7 @@ from zhixing.preparation.prepare import Prepare
 from zhixing.tasks.reason import Reason
 from zhixing.tokens.tokenizer import make_bytes, train_characters
 from zhixing.training.rollouts import Rollouts
+from zhixing.training.settings import settle
 
 DECODER = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
 
@@ -181,6 +182,10 @@ def test_from_given_answers_to_rewards(corpus: Path, tmp_path: Path) -> None:
     folder = train(corpus, tmp_path / "grpo", {**REWARD, "start": str(tmp_path / "sft")})
     log = [json.loads(line) for line in (folder.path / "run.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {"policy", "kl", "entropy", "reward", "length"} <= set(log[0]["loss"]) and abs(log[0]["loss"]["kl"]) < 1e-4
+    settled = folder.card["settings"]
+    assert (settled["optimizer"], settled["learning_rate"]) == ("adamw", 0.00015), "gentle where nothing else was asked for"
+    asked = settle("reason", {**REWARD, "start": str(tmp_path / "sft"), "optimizer": "muon"}).value
+    assert asked.optimizer == "muon" and asked.learning_rate > 0.001
     report = evaluate(folder.path, corpus, tell=lambda *a, **v: None)
     figures = {each.name: each.value for each in report.figures}
     assert {"reward", "exact", "rewarded_not_right", "characters", "variety"} <= set(figures) and 0 <= figures["reward"] <= 1

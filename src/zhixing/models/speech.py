@@ -1,6 +1,6 @@
 """Acoustic models: frames of a sound become states, and each state says a token or nothing (`objectives/ctc.py`).
 
-Two families share a front that makes one state of every few frames by convolution: `bilstm_ctc` reads them both ways with LSTMs;
+Two families share a front that makes one state of every few frames by convolutions: `bilstm_ctc` reads them both ways with LSTMs;
 `conformer` by layers of attention, for what lies far apart, and convolution, for what lies near. In training, and only then, frames are
 changed as another speaker might have said them (`layers/augment.py`).
 Source: Graves, Mohamed and Hinton 2013 (BiLSTM); Gulati et al. 2020, arXiv:2005.08100 (Conformer). Names are those of Hugging Face's
@@ -32,7 +32,8 @@ from zhixing.models.recurrent import KEEPING
 from zhixing.tokens.layout import END
 
 REMARKS = frozenset({"architectures", "bos_token_id", "eos_token_id", "pad_token_id"})
-KERNEL = 5  # frames that one step of the front sees
+KERNEL = 5  # frames, and channels, that one step of the front sees
+FILTERS, LEAST_CONVS = 16, 2  # of each convolution of the front, and how many there are at least
 THETA = 10_000.0  # of the rotary positions
 BILSTM_PLANS = {
     "tiny": {"layers": 1, "width": 128, "embedding": 64, "batch": 16, "epochs": 30.0, "learning_rate": 0.01},
@@ -106,16 +107,21 @@ def real_frames(lengths: Tensor | None, steps: int, device: torch.device) -> Ten
 
 
 class Front(nn.Module):
-    """Frames become states, one of every `stride`: convolutions of stride 2, or one of stride 1."""
+    """Frames become states, one of every `stride`: convolutions over time and channels, each of which halves the channels.
+
+    What a filter finds it finds wherever it lies on the channels' axis, so that a voice a little higher or lower looks much the same.
+    """
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
-        halvings = stride.bit_length() - 1
-        steps = [2] * halvings or [1]
-        widths = [channels, *[width] * len(steps)]
+        steps = [2] * (stride.bit_length() - 1)
+        steps += [1] * (LEAST_CONVS - len(steps))
         self.convs = nn.ModuleList(
-            nn.Conv1d(one, two, KERNEL, step, KERNEL // 2) for one, two, step in zip(widths[:-1], widths[1:], steps, strict=True)
+            nn.Conv2d(FILTERS if place else 1, FILTERS, KERNEL, (step, 2), KERNEL // 2) for place, step in enumerate(steps)
         )
+        for _ in steps:
+            channels = (channels - 1) // 2 + 1
+        self.out = nn.Linear(FILTERS * channels, width)
 
     def lengths(self, frames: Tensor) -> Tensor:
         """Give how many states so many frames become."""
@@ -130,11 +136,13 @@ class Front(nn.Module):
         lengths  (B,) int           None: all of a row is real
         return   (B, F', D) float, zero beyond a row's length, and the rows' lengths
         """
+        x = x.unsqueeze(1)  # (B, 1, F, C)
         for conv in self.convs:
-            real = real_frames(lengths, x.shape[1], x.device)
-            x = x if real is None else torch.where(real, x, 0.0)
-            x = F.silu(conv(x.mT)).mT  # (B, F', D)
+            real = real_frames(lengths, x.shape[2], x.device)
+            x = x if real is None else torch.where(real.unsqueeze(1), x, 0.0)
+            x = F.silu(conv(x))  # (B, filters, F', C')
             lengths = None if lengths is None else (lengths - 1) // conv.stride[0] + 1
+        x = self.out(x.transpose(1, 2).flatten(2))  # (B, F', D)
         real = real_frames(lengths, x.shape[1], x.device)
         return (x if real is None else torch.where(real, x, 0.0)), lengths
 
