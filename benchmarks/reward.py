@@ -1,6 +1,6 @@
 """Reward: two-digit arithmetic, generated; a small decoder taught until it is right at times, then GRPO, and SFT given the same minutes.
 
-    python benchmarks/reward.py OUT [--sft-steps 340] [--steps 500] [--seeds 3] [--smoke]
+    python benchmarks/reward.py OUT [--sft-steps 340] [--steps 480] [--seeds 3] [--smoke]
 
 Prompts a+b= and a-b= with a, b below 100, a fifth of all pairs for the test, by hash; the reward is of the checker `arithmetic`, on the
 test prompts, greedily answered, by `evaluate`. "The same minutes" are the core-seconds that GRPO's command took, given to a training on
@@ -23,7 +23,7 @@ from zhixing.preparation.prepare import Prepare
 
 SIZE = {"model": "qwen3", "layers": 4, "width": 128, "heads": 4, "groups": 4, "window": 24, "checker": "arithmetic"}
 SFT = {**SIZE, "batch": 128, "evaluations": 0, "saves": 1}
-GRPO: dict[str, Any] = {"checker": "arithmetic", "rollouts": 8, "batch": 256, "saves": 1}
+GRPO: dict[str, Any] = {"checker": "arithmetic", "rollouts": 8, "batch": 256, "kl": 0.01, "saves": 1}
 SMOKE = {"layers": 1, "width": 32, "heads": 2, "groups": 2}
 
 
@@ -35,7 +35,7 @@ def rows(most: int) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    given = arguments(__doc__, sft_steps=340, steps=500, seeds=3)
+    given = arguments(__doc__, sft_steps=340, steps=480, seeds=3)
     out, smoke = given.out, given.smoke
     (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(12 if smoke else 100)), encoding="utf-8")
     corpus = prepare(out / "rows.jsonl", out / "corpus", Prepare(task="reason", split="hash", validation=0.0, test=0.2), tell=tell).path

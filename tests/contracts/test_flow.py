@@ -38,7 +38,7 @@ from zhixing.tokens.tokenizer import train_characters
 from zhixing.training import settings
 
 LONGER = {"grade": {"steps": 200}}
-SLACK = 4.0  # seconds by which a busy machine may end a search of a few seconds too late
+SLACK = 9.0  # seconds by which a busy machine may end a search too late: a call into a library is not broken off before it returns
 TRAINED = {
     "classify": "bigru",
     "tag": "bilstm",

@@ -183,7 +183,7 @@ def test_from_given_answers_to_rewards(corpus: Path, tmp_path: Path) -> None:
     log = [json.loads(line) for line in (folder.path / "run.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {"policy", "kl", "entropy", "reward", "length"} <= set(log[0]["loss"]) and abs(log[0]["loss"]["kl"]) < 1e-4
     settled = folder.card["settings"]
-    assert (settled["optimizer"], settled["learning_rate"]) == ("adamw", 0.00015), "gentle where nothing else was asked for"
+    assert (settled["optimizer"], settled["learning_rate"]) == ("adamw", 0.0002), "gentle where nothing else was asked for"
     asked = settle("reason", {**REWARD, "start": str(tmp_path / "sft"), "optimizer": "muon"}).value
     assert asked.optimizer == "muon" and asked.learning_rate > 0.001
     report = evaluate(folder.path, corpus, tell=lambda *a, **v: None)
