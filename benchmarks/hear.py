@@ -6,7 +6,7 @@ Strings are spliced from real recordings of one speaker with short gaps of quiet
 and with noise, as well.
 Each of the six speakers in turn is left out whole, and only strings of that one are judged. Steps are fixed, and the last weights are used.
 The settings were chosen on held-out speakers too, for there are only six: steps, rates and the search on strings of theo, how frames are
-made on single digits of jackson, nicolas and yweweler; those of george and lucas chose nothing.
+made on single digits of jackson, nicolas and yweweler, the front on strings of jackson; george was looked at once, lucas never.
 Beside greedy search stand a beam, a beam with an n-gram of the training texts, and dynamic time warping of training recordings.
 Results are written after every speaker; started again in the same folder, what is there is not done again.
 """
