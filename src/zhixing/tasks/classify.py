@@ -101,10 +101,7 @@ class Classify:
         items = iter(items)
         pad_id = 0 if tokenizer is None else tokenizer.pad_id
         while chunk := list(itertools.islice(items, READ_AHEAD)):
-            probabilities = np.exp(log_probabilities(self, model, chunk, pad_id))  # (B, labels)
-            for row in probabilities:
-                best = int(row.argmax())
-                yield Answer(self.labels[best], float(row[best]), dict(zip(self.labels, map(float, row), strict=True)))
+            yield from likeliest(self.labels, np.exp(log_probabilities(self, model, chunk, pad_id)))
 
     def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
         """Give per example: correct (0 or 1), nats (-log p of the true label), confidence, and the two labels by number.
@@ -112,6 +109,16 @@ class Classify:
         A label that training never saw is a class of its own, all such labels the same one.
         """
         return judge(self.labels, answers, examples)
+
+
+def likeliest(labels: tuple[str, ...], probabilities: np.ndarray) -> Iterator[Answer]:
+    """Give each row's most probable label with its probability, and every label's.
+
+    probabilities  (B, labels) float
+    """
+    for row in probabilities:
+        best = int(row.argmax())
+        yield Answer(labels[best], float(row[best]), dict(zip(labels, map(float, row), strict=True)))
 
 
 def judge(labels: tuple[str, ...], answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from zhixing.data import media, sound
 from zhixing.data.schema import Image, Label, Schema, Sound, Text
 from zhixing.metrics import labels as judged
 from zhixing.metrics.figures import Figures, Mean, Whole
-from zhixing.tasks.classify import FEW, READ_AHEAD, Classify, calibrate, fit_bag, judge, unsettled
+from zhixing.tasks.classify import FEW, READ_AHEAD, Classify, calibrate, fit_bag, judge, likeliest, unsettled
 from zhixing.tasks.reading import read_out
 from zhixing.tasks.task import Answer, Example, Item
 
@@ -152,9 +152,7 @@ class See:
         """Give each item's most probable label with its probability; streams in pieces."""
         items = iter(items)
         while chunk := list(itertools.islice(items, READ_AHEAD)):
-            for row in np.exp(log_probabilities(self, model, chunk, tokenizer)):
-                best = int(row.argmax())
-                yield Answer(self.labels[best], float(row[best]), dict(zip(self.labels, map(float, row), strict=True)))
+            yield from likeliest(self.labels, np.exp(log_probabilities(self, model, chunk, tokenizer)))
 
     def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
         """Give per example what `classify` gives: correct, nats, confidence, and the two labels by number."""

@@ -1,9 +1,9 @@
-"""Several processes as one: each reads its share of a step's micro-batches, and what they made is added up.
+"""Several processes as one: what each made of its share of a step's micro-batches is added up.
 
-Micro-batch m of a step is that of rank m modulo their number, and draws from the generator of its own number, so that any number of ranks
-computes what one computes with as many micro-batches, but for the order of sums. Sums are added, never means: each term is divided by its
-denominator over all ranks. torch's own process groups carry them; nothing is pickled.
-Leaves out: who starts the processes, and weights that no one process holds.
+Where micro-batch m of a step is given to rank m modulo their number, it draws from the generator of its own number, so that any number of
+ranks computes what one computes with as many micro-batches, but for the order of sums. Sums are added, never means: each term is divided
+by its denominator over all ranks. torch's own process groups carry them, on CPUs (gloo); nothing is pickled.
+Leaves out, so far: who starts the processes and gives each its share (the loop reads all of a step), and weights that no one process holds.
 """
 
 from __future__ import annotations
