@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import tarfile
 import zipfile
@@ -208,3 +209,10 @@ def test_what_is_kept_is_safe_among_threads(monkeypatch: pytest.MonkeyPatch) -> 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda number: ask(str(number % 7)), range(4000)))
     assert found == [str(number % 7) for number in range(4000)]
+
+
+def test_every_reason_has_its_advice() -> None:
+    """`prepare` tells of these by a message of their own; the last codes are of rows that name nothing."""
+    source = Path(media.__file__).read_text(encoding="utf-8")
+    codes = set(re.findall(r'Unreadable\("(\w+)"\)', source)) | set(re.findall(r'"((?:media|large)_\w+)"', source))
+    assert len(codes) > 10 and codes <= media.REASONS

@@ -58,15 +58,15 @@ TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSP
 KEPT = 1 << 13  # images whose pixels are kept: rows often ask several things of one
 # Codes of what may be wrong with a sound or an image.
 REASONS = frozenset(
-    "not_data_url large_media media_type media_outside media_twice media_missing media_damaged sound_rate unreadable_sound long_sound "
-    "empty_sound silent_sound huge_image unreadable_image".split()
+    "not_data_url large_media media_type media_outside media_twice media_missing media_damaged sound_rate sound_channels unreadable_sound "
+    "long_sound empty_sound silent_sound huge_image unreadable_image".split()
 )
 Read = tuple[Any, str | None]  # the value, and None or the code of what is wrong
 
 
 def bounds() -> dict[str, Any]:
     """Say, for a message, what a sound or an image may be at most."""
-    return {"mib": MOST_BYTES >> 20, "pixels": MOST_PIXELS >> 20, "seconds": f"{MOST_SECONDS:g}"}
+    return {"mib": MOST_BYTES >> 20, "pixels": MOST_PIXELS >> 20, "seconds": f"{MOST_SECONDS:g}", "channels": MOST_CHANNELS}
 
 
 class Unreadable(Exception):
