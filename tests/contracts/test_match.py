@@ -186,7 +186,7 @@ def test_what_the_loss_cannot_bear_is_refused_before_anything_is_written(place: 
 
     found = refusal(accumulate=2)
     assert found.code == "train.not_additive" and found.values == {"objective": "PairNats", "setting": "accumulate", "value": 2}
-    assert refusal(epsilon=8.0).code == "private.model"
+    assert refusal(epsilon=8.0).code == "private.task"
     monkeypatch.setenv("WORLD_SIZE", "2")
     found = refusal()
     assert found.code == "train.not_additive" and found.values["setting"] == "ranks"

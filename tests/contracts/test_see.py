@@ -22,6 +22,7 @@ from zhixing.core.stop import Stopped
 from zhixing.data import media
 from zhixing.data.columns import choose
 from zhixing.data.stream import Rows
+from zhixing.evaluation.predict import predict_rows
 from zhixing.layers import pictures
 from zhixing.layers.kinds import Encoder, Fusion, Headed, Inputs, Vision
 from zhixing.models import catalog
@@ -282,6 +283,16 @@ def test_a_picture_that_cannot_be_read_is_named_wherever_it_comes_in(place: Path
     with pytest.raises(DataError, match=r"bad\.jsonl:8") as caught:
         prepare(place / "bad.jsonl", place / "bad", Prepare(task="see"))
     assert "unreadable_image" in caught.value.text()
+
+
+def test_what_is_missing_or_misspelt_is_told(place: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, Any]] = []
+    train(place / "corpus", tmp_path / "model", {**SMALL, "steps": 1})
+    image = next(each["image"] for each in rows(20) if "image" in each)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"image": image, "qestion": "x"}) + "\n" + '{"image": "no.png"}\n', encoding="utf-8")
+    counts = predict_rows(tmp_path / "model", tmp_path / "rows.jsonl", tmp_path / "out.jsonl", tell=lambda *a, **v: told.append((a, v)))
+    assert (("predict.lacking",), {"name": "text", "columns": "image, qestion"}) in told
+    assert counts["problems"] == 1 and "(no.png)" in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()[1]
 
 
 @pytest.mark.parametrize(

@@ -102,11 +102,12 @@ class Running:
         connection = self.connect()
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, content, {"content-type": "application/json", **named})
-        answer = connection.getresponse()
-        reply = Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
-        connection.close()
-        return reply
+        try:
+            connection.request(method, path, content, {"content-type": "application/json", **named})
+            answer = connection.getresponse()
+            return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
 
     def post(self, path: str, **body: Any) -> Reply:
         return self.ask("POST", path, body)

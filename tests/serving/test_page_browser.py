@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from zhixing.cli.app import main
+from zhixing.data import media
 from zhixing.serving.guard import Door
 
 pytestmark = pytest.mark.system
@@ -70,7 +72,20 @@ def rows_of(task: str, draw: random.Random) -> dict[str, Any]:
         else {"tokens": ["with", name], "tags": ["O", "B-person"]},
         "multilabel": {"text": f"{number} {'fish' if up else 'bird'} and tree", "labels": ["fish" if up else "bird", "tree"]},
         "translate": {"source": text, "target": text},
+        "see": {"image": square(up, number), "label": "warm" if up else "cold"},
+        "transcribe": {"audio": tone(up), "text": "hoch" if up else "低"},
     }[task]
+
+
+def square(up: bool, number: int) -> str:
+    """Draw a picture of one colour, as a data URL."""
+    colour = np.array([200 + number % 50, 10, 40] if up else [40, 10, 200 + number % 50], np.uint8)
+    return media.data_url(media.png(np.tile(colour[:, None, None], (1, 16, 16))), "image/png")
+
+
+def tone(up: bool) -> str:
+    """Make half a second of a tone, as a data URL."""
+    return media.data_url(media.wav(0.5 * np.sin(np.arange(4000) * (1.9 if up else 0.4)), 8000), "audio/wav")
 
 
 ASKED: dict[str, dict[str, Any]] = {
@@ -82,7 +97,10 @@ ASKED: dict[str, dict[str, Any]] = {
     "moderate": {"text": "with 王芳 <b>x</b> awful 差"},
     "multilabel": {"text": "1 fish and tree"},
     "translate": {"source": "Ada says fine"},
+    "see": {"image": square(True, 7)},
+    "transcribe": {"audio": tone(True)},
 }
+COUNTED = {"translate": "copy", "see": "pixels", "transcribe": "dtw"}  # where the default is trained
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +112,7 @@ def answering(kit: Path, start: Callable[..., Any]) -> Any:
         (kit / f"{task}.jsonl").write_text("".join(lines), encoding="utf-8")
         words = [str(kit / f"{task}.jsonl"), str(kit / f"{task}-rows"), "--task", task, "--drop-bad"]
         assert main(["prepare", *words, "--validation", "0.2", "--test", "0.1"]) == 0
-        model = ["--model", "copy"] if task == "translate" else []
+        model = ["--model", COUNTED[task]] if task in COUNTED else []
         assert main(["train", str(kit / f"{task}-rows"), str(kit / f"{task}-model"), *model]) == 0
     return start(*(f"{task}-model" for task in ASKED), "classifier")
 
@@ -378,10 +396,16 @@ def test_every_task_is_asked_by_its_own_form(watch: Any, answering: Any) -> None
     for task, row in ASKED.items():
         choose(page, f"{task}-model")
         schema = next(each for each in answering.ask("GET", "/v1/models").json["data"] if each["id"] == f"{task}-model")["input_schema"]
-        boxes = page.locator("#predict-fields textarea")
+        boxes = page.locator("#predict-fields [name]")
         assert [boxes.nth(place).get_attribute("name") for place in range(boxes.count())] == list(schema["properties"])
         for name in schema["properties"]:
-            page.fill(f"#predict-{name}", typed(row.get(name, "")))
+            value = row.get(name, "")
+            if page.locator(f"#predict-{name}").get_attribute("type") == "file":
+                sort = {"image": "image/png", "audio": "audio/wav"}[name]
+                files = [{"name": "chosen", "mimeType": sort, "buffer": media.content_of(value)}] if value else []
+                page.set_input_files(f"#predict-{name}", files)
+            else:
+                page.fill(f"#predict-{name}", typed(value))
         page.click("#predict-run")
         until(page, "document.getElementById('predict-told').childElementCount > 0 || !document.getElementById('notice').hidden")
         assert page.locator("#notice").is_hidden(), (task, page.locator("#notice").text_content())

@@ -136,8 +136,9 @@ def test_a_long_file_is_cut_at_its_pauses(model: Path) -> None:
 
 def test_a_language_model_is_asked_in_its_own_tokens(model: Path) -> None:
     opened, counted = load(model), load(model.parent / "ngram")
-    voice, beside = captions.voice(opened, 1, counted, 0.3)
+    voice, beside = captions.voice(opened, None, counted, 0.3)
     assert voice.width == captions.LEAST_BEAM
+    assert captions.voice(opened, 3, counted)[0].width == 3, "as many as were asked for"
     token = int(opened.tokenizer.encode("d")[0])
     beside.ask([()])
     assert beside.log((), token) == pytest.approx(float(counted.score("d").log_probabilities[0]), abs=1e-5)
@@ -326,6 +327,20 @@ def test_the_verb_writes_what_is_said(model: Path, tmp_path: Path, capsys: pytes
     assert main(["transcribe", str(model), str(tmp_path / "a.wav"), "--lm", str(model.parent / "ngram"), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["text"] == "re do" and value["segments"][0]["final"]
+
+
+
+def test_that_nothing_was_heard_is_told(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.wav").write_bytes(media.wav(said("re"), RATE))
+    monkeypatch.setattr(captions, "hear", lambda *given: [captions.Caption("", 0.0, 0.5)])
+    assert main(["transcribe", str(model), str(tmp_path / "a.wav")]) == 0
+    out = capsys.readouterr()
+    assert out.out == "\n" and "No word was heard in 0.5 seconds" in out.err
+    monkeypatch.setattr(captions, "follow", lambda *given: iter(()))
+    assert main(["transcribe", str(model), str(tmp_path / "a.wav"), "--follow", "--patience", "0.1"]) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "No caption."
 
 
 class Piped(io.StringIO):

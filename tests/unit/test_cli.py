@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,7 +99,6 @@ def test_preparing_flags_are_preparing_settings() -> None:
 
 
 def test_examples_of_the_help_parse() -> None:
-    import re
     import shlex
 
     from zhixing.core.messages import catalogue
@@ -110,6 +110,21 @@ def test_examples_of_the_help_parse() -> None:
     for line in lines:
         verb, *words = shlex.split(line)
         parse(verb, words)
+
+
+def test_the_help_names_every_task_and_every_model() -> None:
+    from zhixing.core.messages import catalogue
+    from zhixing.models.catalog import MODELS
+    from zhixing.preparation.settings import CHOICES
+    from zhixing.tasks.task import TASKS, task_class
+
+    counted = {name for task in TASKS for name in task_class(task).counted}
+    inner = {"bag", "several"}  # families that other names make
+    for language in ("en", "zh"):
+        words = catalogue(language)
+        models = set(re.findall(r"[a-z_0-9]+", words["help.train.model"]))
+        assert not ({*MODELS, *counted} - inner) - models, language
+        assert not {*CHOICES["task"]} - set(re.findall(r"[a-z_]+", words["help.prepare.task"])), language
 
 
 def test_help_in_both_languages(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

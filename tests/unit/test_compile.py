@@ -10,6 +10,7 @@ import torch
 
 from zhixing import prepare, train
 from zhixing.core.errors import RunError, UsageError
+from zhixing.layers import machine
 from zhixing.layers.machine import compiled, worth_compiling
 from zhixing.preparation.prepare import Prepare
 from zhixing.tasks.artefact import load
@@ -40,6 +41,19 @@ def test_only_long_trainings_on_a_gpu_are_compiled_by_themselves(monkeypatch: py
     assert worth_compiling(1e18) and not worth_compiling(1e15)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert not worth_compiling(1e18), "without its compiler nothing is compiled"
+
+
+@pytest.mark.parametrize(("native", "gain", "fast"), [(True, 2.2, True), (True, 0.5, False), (False, 9.0, False)])
+def test_the_faster_precision_is_taken_not_the_newer(monkeypatch: pytest.MonkeyPatch, native: bool, gain: float, fast: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    monkeypatch.setattr(machine, "gain_of_bf16", lambda: gain)
+    assert machine.fast_bf16.__wrapped__() is fast
+
+
+def test_precisions_are_timed_and_threads_are_as_before() -> None:
+    threads = torch.get_num_threads()
+    assert 0.001 < machine.gain_of_bf16() < 1000 and torch.get_num_threads() == threads
 
 
 def test_where_nothing_can_be_compiled(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,7 @@ def test_what_is_written_is_read() -> None:
         ("name.wav", "not_data_url"),
         ("data:audio/wav;base64,@@@", "not_data_url"),
         (sound_url(b"RIFF nothing"), "unreadable_sound"),
+        (sound_url(media.wav(np.ones(900) / 2, 8000)[:-100]), "truncated_sound"),
         (sound_url(media.wav(TONE[:0], 8000)), "empty_sound"),
         (sound_url(media.wav(0 * TONE, 8000)), "silent_sound"),
         (sound_url(media.wav(TONE, 2000)), "sound_rate"),

@@ -48,5 +48,5 @@ def page(report: Any) -> str:
     overlap = report.details.get("overlap", 0)
     blocks.append(text(f"verdict.{known}", figure=report.figures[0].name, rival=report.verdict, overlap=overlap, **values))
     if overlap is None:
-        blocks.append(text("verdict.unchecked"))
+        blocks.append(text("verdict.withheld" if report.details.get("withheld") else "verdict.unchecked"))
     return "\n\n".join(blocks)

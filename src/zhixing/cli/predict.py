@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zhixing.cli.console import Console
+from zhixing.core.errors import DataError
 
 
 def predict(
@@ -31,3 +32,5 @@ def predict(
     counts = predict_rows(model, source, out, **how, tell=console.tell, force=force, stop=stop)
     console.answer(str(out), {"path": str(out), **counts})
     console.tell("cli.predict.done", out=out, **counts)
+    if counts["rows"] and counts["problems"] == counts["rows"]:
+        raise DataError("predict.no_row", rows=counts["rows"], path=str(out))

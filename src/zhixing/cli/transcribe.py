@@ -62,7 +62,11 @@ def transcribe(
         found = captions.hear(opened, Path(sound).read_bytes(), decoding)
         words = " ".join(each.text for each in found if each.text)
         console.answer(words, {"text": words, "segments": [dataclasses.asdict(each) for each in found]})
-        console.tell("cli.transcribe.done", seconds=found[-1].end if found else 0.0, words=len(words.split()))
+        seconds = found[-1].end if found else 0.0
+        if words:
+            console.tell("cli.transcribe.done", seconds=seconds, words=len(words.split()))
+        else:
+            console.tell("cli.transcribe.silent", seconds=seconds)
         return
     delays, stop = captions.Delays(), Stop().install()
     terminal = sys.stdout.isatty() and not json
@@ -82,8 +86,11 @@ def transcribe(
             stop.check()  # a head that was broken off is no fault of the file's
             raise
         finally:
-            told = {"median": 1000 * delays.median, "worst": 1000 * delays.worst}
-            console.tell("cli.transcribe.delay", captions=len(delays.seconds), **told)
+            if delays.seconds:
+                told = {"median": 1000 * delays.median, "worst": 1000 * delays.worst}
+                console.tell("cli.transcribe.delay", captions=len(delays.seconds), **told)
+            else:
+                console.tell("cli.transcribe.none")
     stop.check()
 
 

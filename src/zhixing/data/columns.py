@@ -105,6 +105,12 @@ class Columns:
             return None, "empty"
         return (None, "no_answer") if len(told) > 1 and not set(found) & set(told) else (found, None)
 
+    def files(self, value: Any) -> list[str]:
+        """List the files that a row names for its sounds and pictures."""
+        fields = [name for name, kind in self.schema.fields.items() if isinstance(kind, Sound | Image)]
+        cells = [value.get(self.column(name)) for name in fields] if isinstance(value, dict) else []
+        return [each.strip() for each in cells if isinstance(each, str) and each.strip() and not each.startswith("data:")]
+
 
 def spell(row: dict[str, Any], pairs: Iterable[tuple[str | None, str | None]]) -> dict[str, Any]:
     """Cut into letters every pair of columns that hold as many letters each and no space: a sequence, and a letter for each place in it."""

@@ -42,6 +42,7 @@ MOST_SECONDS = 300.0
 MOST_PIXELS = 1 << 24
 MOST_CHANNELS, BLOCK = 8, 1 << 16  # of a sound; samples of each that are unfolded at once
 LEAST_RATE, MOST_RATE = 4000, 192_000  # samples a second
+UNKNOWN_BYTES = 0x7FFFF000  # of a WAV's samples, from which on sox, arecord and ffmpeg mean that they could not know
 DAMAGE = (
     OSError,
     RuntimeError,
@@ -59,7 +60,7 @@ KEPT = 1 << 13  # images whose pixels are kept: rows often ask several things of
 # Codes of what may be wrong with a sound or an image.
 REASONS = frozenset(
     "not_data_url large_media media_type media_outside media_twice media_missing media_damaged sound_rate sound_channels unreadable_sound "
-    "long_sound empty_sound silent_sound huge_image unreadable_image".split()
+    "truncated_sound long_sound empty_sound silent_sound huge_image unreadable_image".split()
 )
 Read = tuple[Any, str | None]  # the value, and None or the code of what is wrong
 
@@ -164,7 +165,8 @@ def sound(content: bytes, most_seconds: float = MOST_SECONDS) -> tuple[np.ndarra
 
     return  (N,) float32 in -1 .. 1, and the rate in Hz
 
-    Raises Unreadable with the code of the reason: unreadable_sound, empty_sound, silent_sound, long_sound, sound_rate, sound_channels.
+    Raises Unreadable with the code of the reason: unreadable_sound, truncated_sound, empty_sound, silent_sound, long_sound, sound_rate,
+    sound_channels.
     """
     soundfile = _need("soundfile", "soundfile", "hear")
     try:
@@ -181,6 +183,8 @@ def sound(content: bytes, most_seconds: float = MOST_SECONDS) -> tuple[np.ndarra
         raise Unreadable("unreadable_sound") from None
     if len(mono) > most:
         raise Unreadable("long_sound")
+    if cut_off(content):
+        raise Unreadable("truncated_sound")
     if not len(mono):
         raise Unreadable("empty_sound")
     if not np.isfinite(mono).all():
@@ -188,6 +192,17 @@ def sound(content: bytes, most_seconds: float = MOST_SECONDS) -> tuple[np.ndarra
     if not mono.any():
         raise Unreadable("silent_sound")
     return mono, rate
+
+
+def cut_off(content: bytes) -> bool:
+    """Say whether a WAV file ends before the samples do that its header counts; who writes to a pipe cannot know how many there will be."""
+    at = 12
+    while content[:4] == b"RIFF" and at + 8 <= len(content):
+        size = int.from_bytes(content[at + 4 : at + 8], "little")
+        if content[at : at + 4] == b"data":
+            return at + 8 + size > len(content) and size < UNKNOWN_BYTES
+        at += 8 + size + size % 2
+    return False
 
 
 def wav(samples: np.ndarray, rate: int) -> bytes:

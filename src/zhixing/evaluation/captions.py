@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import functools
 import math
 import os
 import select
@@ -30,14 +31,14 @@ from zhixing.tasks.artefact import Artefact
 from zhixing.tasks.transcribe import item_of as item_of_samples
 from zhixing.tokens.layout import FIRST_PIECE
 
-LEAST_BEAM = 8  # prefixes kept where a language model is asked
+LEAST_BEAM = 8  # prefixes kept where a language model is asked, unless it is said how many
 LEAST_SECONDS = 0.05  # of an utterance under way, before it is heard for the first time
 WAIT_SECONDS = 0.05  # between two looks at a file that may grow
-UNKNOWN_BYTES = 0x7FFFF000  # of samples, from which on sox, arecord and ffmpeg mean that they could not know
 HELD_BYTES = 1 << 15  # that a pipe can surely hold
 AROUND = 10  # samples of the lower rate on each side, on which one depends: the filter of scipy's resample_poly
 SAMPLE_BYTES = {1: {16: np.dtype("<i2"), 32: np.dtype("<i4")}, 3: {32: np.dtype("<f4")}}  # {format: {bits: how a sample is written}}
 LONGEST_SECONDS = 14_400.0  # of a person's own file, which is cut at pauses
+Unfold = Callable[[bytes], tuple[np.ndarray, int]]
 
 
 @dataclass(frozen=True)
@@ -110,17 +111,20 @@ def voice(artefact: Artefact, beam: int | None, language: Artefact | None = None
     if (places[FIRST_PIECE:] < 0).any():
         strange = of.decode([FIRST_PIECE + int(np.argmin(places[FIRST_PIECE:]))])
         raise UsageError("transcribe.tokens", path=str(language.folder.path), token=strange, model=str(artefact.folder.path))
-    return Voice(max(plain.width, LEAST_BEAM), weight, weight), Beside(language.model, places, other.end_id)
+    width = plain.width if beam is not None else max(plain.width, LEAST_BEAM)
+    return Voice(width, weight, weight), Beside(language.model, places, other.end_id)
 
 
-def cut(artefact: Artefact, content: bytes, most_seconds: float = media.MOST_SECONDS) -> tuple[list[Utterance], int, float]:
+def cut(artefact: Artefact, content: bytes, unfold: Unfold = media.sound) -> tuple[list[Utterance], int, float]:
     """Read a sound file, and cut it into what is heard at once; give these, their rate, and the seconds of the whole sound.
+
+    unfold  gives a file's (N,) float samples and its rate; raises Unreadable
 
     Raises UsageError when the model does not hear, DataError when the sound cannot be used.
     """
     task = check(artefact)
     try:
-        samples, rate = media.sound(content, most_seconds)
+        samples, rate = unfold(content)
     except media.Unreadable as problem:
         raise DataError("sound.unreadable", reason=str(problem)) from None
     seconds = len(samples) / rate
@@ -139,7 +143,7 @@ def hear(artefact: Artefact, content: bytes, decoding: Any = None) -> list[Capti
 
     Raises UsageError when the model does not hear, DataError when the sound cannot be used.
     """
-    pieces, rate, _ = cut(artefact, content, LONGEST_SECONDS)
+    pieces, rate, _ = cut(artefact, content, functools.partial(media.sound, most_seconds=LONGEST_SECONDS))
     items = [item_of(artefact, each) for each in pieces]
     answers = artefact.task.answers(artefact.model, items, artefact.tokenizer, decoding)
     return [
@@ -307,7 +311,7 @@ def _header(source: Growing) -> tuple[int, int, np.dtype[Any], float]:
         if name == b"data":
             if found is None:
                 raise DataError("transcribe.header")
-            return *found, size if 0 < size < UNKNOWN_BYTES else math.inf
+            return *found, size if 0 < size < media.UNKNOWN_BYTES else math.inf
         if size > media.MOST_BYTES:
             raise DataError("transcribe.header")
         content = source.read(size + size % 2, whole=True)

@@ -115,7 +115,8 @@ def doubt(report: Report, artefact: Artefact, corpus: Corpus, split: str) -> Rep
         settled = artefact.task.fitted or (card.get("training") or {}).get("best_step") is not None
         return replace(report, verdict="chosen") if split == "validation" and settled else report
     overlap = count_overlap(card.get("corpus", {}), corpus, split)
-    return replace(report, verdict="overlap" if overlap else report.verdict, details={**report.details, "overlap": overlap})
+    details = {**report.details, "overlap": overlap, **({"withheld": True} if "private" in card else {})}
+    return replace(report, verdict="overlap" if overlap else report.verdict, details=details)
 
 
 def open_origin(origin: dict[str, Any]) -> Corpus | None:

@@ -22,6 +22,7 @@ from zhixing.core.folder import MANIFEST, check_place, locked, ours
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
 from zhixing.data.columns import Columns, choose, read_words
+from zhixing.data.media import REASONS
 from zhixing.data.readers import Record, Source, records, survey
 from zhixing.data.schema import Schema
 from zhixing.tasks.artefact import Artefact, load
@@ -123,7 +124,8 @@ def _predict(
             handle.truncate(size_bytes)
             handle.seek(size_bytes)
             for chunk in _chunks(rows):
-                columns = columns or find_columns(artefact, chunk, words)
+                if columns is None and (columns := find_columns(artefact, chunk, words)) is not None:
+                    tell_lacking(artefact, columns, chunk, tell)
                 answered = list(answer(artefact, chunk, columns or Columns(artefact.task.schema.asked), threshold, counts))
                 handle.write(render(answered, out, names).encode("utf-8"))
                 handle.flush()
@@ -177,6 +179,14 @@ def find_columns(artefact: Artefact, chunk: list[Record], words: dict[str, str])
     return choose(found, schema, {n: learned[n] for n in schema.fields if learned.get(n) in found} | words)
 
 
+def tell_lacking(artefact: Artefact, columns: Columns, chunk: list[Record], tell: Tell) -> None:
+    """Tell of each field that rows may lack, that the model was trained on, and that no column holds: it may be misspelt."""
+    found = list(dict.fromkeys(name for record in chunk if isinstance(record.value, dict) for name in record.value))
+    for name in getattr(artefact.task, "senses", ()) if found else ():
+        if columns.column(name) not in found:
+            tell("predict.lacking", name=name, columns=", ".join(found))
+
+
 def answer(
     artefact: Artefact, chunk: list[Record], columns: Columns, threshold: float | None, counts: dict[str, int]
 ) -> Iterator[dict[str, Any]]:
@@ -210,11 +220,11 @@ def encoded(artefact: Artefact, record: Record, columns: Columns) -> tuple[Any, 
     """Give a record as the task encodes it, or None with the reason why it cannot be: that row alone is then a problem."""
     example, reason = columns.example(record.value, record.path) if record.reason is None else (None, record.reason)
     if example is None:
-        return None, reason
+        return None, f"{reason} ({', '.join(files)})" if reason in REASONS and (files := columns.files(record.value)) else reason
     try:
         return artefact.task.encode(example, artefact.tokenizer), None
     except DataError as error:
-        return None, error.code
+        return None, f"{error.code}: {error.parts()['what']}"
 
 
 def _chunks(rows: Iterator[Record]) -> Iterator[list[Record]]:

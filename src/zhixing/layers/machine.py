@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import math
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+SIDE, ROUNDS = 256, 30  # of the matrices by which precisions are timed, and how often: a fiftieth of a second in all
+WORTH = 1.3  # times as fast
 LONG_OPERATIONS = 1e17  # of a training: some minutes on a large GPU; compiling takes most of one
 
 
@@ -27,10 +32,34 @@ def machine(precision: str) -> dict[str, Any]:
     }
 
 
-def native_bf16() -> bool:
-    """Say whether this machine multiplies bfloat16 natively, so that it is worth its rounding."""
+@functools.cache
+def fast_bf16() -> bool:
+    """Say whether this machine multiplies bfloat16 so much faster than float32 that it is worth its rounding.
+
+    A processor that has the instructions need not: some do as many operations a second in float32, or more. They are timed, once.
+    """
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return torch.cuda.is_available() or bool(native())
+    return torch.cuda.is_available() or (bool(native()) and gain_of_bf16() >= WORTH)
+
+
+def gain_of_bf16() -> float:
+    """Measure how many times as fast as in float32 a product of matrices is in bfloat16: the best of some rounds of each, in turns.
+
+    One thread multiplies: several wait for each other where other programs run, and then the clock tells nothing.
+    """
+    seconds = {torch.float32: math.inf, torch.bfloat16: math.inf}
+    matrices = {dtype: torch.ones(SIDE, SIDE, dtype=dtype) for dtype in seconds}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(ROUNDS):
+            for dtype, matrix in matrices.items():
+                began = time.perf_counter()
+                torch.mm(matrix, matrix)
+                seconds[dtype] = min(seconds[dtype], time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
 def worth_compiling(operations: float) -> bool:

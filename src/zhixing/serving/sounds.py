@@ -20,6 +20,7 @@ from zhixing.core.errors import UsageError
 from zhixing.data.pauses import Utterance
 from zhixing.evaluation import captions
 from zhixing.serving import asks
+from zhixing.serving.decoder import DECODER
 from zhixing.serving.limits import SOUNDS
 from zhixing.serving.problems import SHOWN, show
 from zhixing.serving.served import Served
@@ -113,8 +114,8 @@ def find(models: dict[str, Served], name: str) -> Served:
 
 
 def items_of(artefact: Any, content: bytes) -> tuple[list[Utterance], list[Any], float]:
-    """Cut a sound into what is heard at once, and encode each piece; give both, and the seconds of the whole sound."""
-    pieces, _, seconds = captions.cut(artefact, content)
+    """Cut a sound, unfolded in a process of its own, into what is heard at once, and encode each piece; give both, and its seconds."""
+    pieces, _, seconds = captions.cut(artefact, content, DECODER.samples)
     return pieces, [captions.item_of(artefact, each) for each in pieces], seconds
 
 

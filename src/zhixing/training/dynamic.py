@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zhixing.core.log import quiet
 from zhixing.layers.kinds import Inputs
-from zhixing.layers.machine import native_bf16
+from zhixing.layers.machine import fast_bf16
 from zhixing.layers.scoring import score
 from zhixing.models.mixture import Mixture, fit_weights
 from zhixing.models.ngram import NGram
@@ -117,7 +117,7 @@ class Learner:
         self.tokens, self.step = torch.from_numpy(tokens.astype(np.int64)), 0
         self.window = model.window or WINDOW
         self.device = next(self.model.parameters()).device
-        self.precision = "bf16" if native_bf16() else "fp32"
+        self.precision = "bf16" if fast_bf16() else "fp32"
         self.gradients = Gradients(self.model, NextToken(), self.precision, 0)
         self.optimizer = optim.build(self.model, settings, self.precision == "bf16")
         self.pace = trainer.Pace(1 << 62, warmup=0.0, decay=0.0, clip=settings.clip)

@@ -21,7 +21,7 @@ from zhixing.data.shards import shard
 from zhixing.data.stream import ROW_WORDS, Masked, Mixture, Rows, Windows
 from zhixing.data.stream import rows as rows_of
 from zhixing.layers.kinds import Headed
-from zhixing.layers.machine import native_bf16, wait
+from zhixing.layers.machine import fast_bf16, wait
 from zhixing.metrics.checkers import CHECKERS
 from zhixing.models import catalog
 from zhixing.objectives.distil import Distill
@@ -77,12 +77,12 @@ class Plan:
 
 
 def choose(settings: TrainSettings, task: str) -> TrainSettings:
-    """Settle what depends on the machine: "auto" becomes bf16 where it is multiplied natively, and a step becomes micro-batches.
+    """Settle what depends on the machine: "auto" becomes bf16 where products are faster in it, and a step becomes micro-batches.
 
     On a CPU what a micro-batch computes should stay in the caches; a model that reads place by place has nothing to gain.
     """
     if settings.precision == "auto":
-        settings = replace(settings, precision="bf16" if native_bf16() else "fp32")
+        settings = replace(settings, precision="bf16" if fast_bf16() else "fp32")
     if settings.accumulate:
         return settings
     split = task in ("language", "masked") and settings.heads and not torch.cuda.is_available()

@@ -83,7 +83,7 @@ class TrainSettings:
     evaluations, patience     how often to validate in the whole run, at most (seldomer where that would cost over 8 % of it), and after how
                               many without a gain to stop; 0: never
     saves                     checkpoints in the whole run, besides those of new bests
-    precision                 "fp32", "bf16" or "auto": bf16 where the machine multiplies it natively
+    precision                 "fp32", "bf16" or "auto": bf16 where products of matrices are measured to be faster in it
     compile                   "yes", "no" or "auto": a model's layers by torch.compile; "auto": on a GPU, where the training is long enough
     threads                   0: as the environment says
     negatives, subsample, minimum   of vectors of words: words drawn against each true pair (0: the exact softmax), share of the text above
@@ -316,11 +316,15 @@ def under_privacy(settled: Settings, task: str, counted: Container[str]) -> Sett
     """
     value = settled.value
     if not value.epsilon:
-        if settled.origins["delta"] == "flag":
+        if settled.origins["epsilon"] == "flag":
+            raise UsageError("settings.range", setting="epsilon", value=value.epsilon, origin="flag")
+        if settled.origins["delta"] == "flag" or (value.delta and settled.origins["delta"] == "recipe"):
             raise UsageError("private.no_epsilon")
         return settled
-    if task not in PRIVATE_TASKS or value.model in counted or value.model in TASK_OF:
-        raise UsageError("private.model", model=value.model, task=task, among=PRIVATE_TASKS)
+    if task not in PRIVATE_TASKS:
+        raise UsageError("private.task", task=task, among=PRIVATE_TASKS)
+    if value.model in counted or value.model in TASK_OF:
+        raise UsageError("private.model", model=value.model)
     if value.minutes or value.core_seconds or value.teacher:
         named = next(name for name in ("minutes", "core_seconds", "teacher") if getattr(value, name))
         raise UsageError("private.setting", setting=named, value=getattr(value, named))

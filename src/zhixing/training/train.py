@@ -313,6 +313,8 @@ def finish(
         served, about["chosen"] = counted.mix(corpus, tokenizer, [model], settings.order, tell)
     if settings.epsilon:
         about["private"] = private.account(out)
+        spent = {name: about["private"][name] for name in ("epsilon", "delta", "steps_spent")}
+        tell("private.spent", **spent, path=str(out / private.LEDGER))
     elif task.fitted and corpus.counts.get("validation"):
         task = function(task.fitted)(task, model, known_rows(task, corpus.examples("validation"), quiet), tokenizer)
     if settings.teacher:

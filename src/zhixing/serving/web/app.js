@@ -1,7 +1,7 @@
 // The page: four views over the server's own routes. What a model writes is only ever shown as text.
 import { bars, make, share, told } from "./answers.js";
 import { Problem, ask, pieces, use } from "./api.js";
-import { fields, row as rowOf } from "./fields.js";
+import { content, fields, row as rowOf } from "./fields.js";
 import { parse, plain, render } from "./rows.js";
 import { language, say, speak } from "./words.js";
 
@@ -305,7 +305,8 @@ at("next-back").addEventListener("click", () => { if (trail.length) { at("next-p
 
 // Answering
 
-const FIELDS = { text: "field_text", tokens: "field_tokens", source: "field_source", reference: "field_reference", question: "field_question", items: "field_items", correct: "field_correct", row: "field_row" };
+const FIELDS = { text: "field_text", tokens: "field_tokens", source: "field_source", reference: "field_reference", question: "field_question", items: "field_items", correct: "field_correct", row: "field_row", image: "field_image", audio: "field_audio" };
+const FILES = { image: "image/*", sound: "audio/*,.flac,.ogg,.opus" };
 const HINTS = { text: "hint_text", number: "hint_number", list: "hint_list", flags: "hint_flags", record: "hint_record" };
 const KNOWN = {
   text: ["sentence", "content", "review", "comment", "message", "answer", "文本", "内容", "正文", "句子", "评论", "回答"],
@@ -319,13 +320,19 @@ function question() {
   at("predict-fields").replaceChildren(...wanted.map((field) => {
     const named = field.name in FIELDS ? say(FIELDS[field.name]) : field.name;
     const label = make("label", "", { className: "wide" });
+    label.append(make("span", field.needed ? named : say("optional", { name: named })));
+    if (field.sort in FILES) {
+      const kept = before[field.name]?.type === "file" ? before[field.name] : null; // what was chosen cannot be put into another one
+      label.append(kept ?? make("input", "", { type: "file", name: field.name, id: `predict-${field.name}`, accept: FILES[field.sort] }));
+      return label;
+    }
     const lines = field.sort === "number" || field.sort === "flags" ? 1 : field.sort === "record" ? Math.min(12, Math.max(4, Object.keys(field.form.properties ?? {}).length)) : 3;
     const box = make("textarea", "", { name: field.name, id: `predict-${field.name}`, rows: lines, placeholder: say(HINTS[field.sort]) });
     const columns = Object.keys(field.form.properties ?? {}).map((each) => `${each}: `).join("\n");
     box.defaultValue = columns;
     const kept = before[field.name];
     if (kept && kept.value !== kept.defaultValue) box.value = kept.value;
-    label.append(make("span", field.needed ? named : say("optional", { name: named })), box);
+    label.append(box);
     return label;
   }));
   if (wanted.map(({ name }) => name).join() !== Object.keys(before).join()) at("predict-told").replaceChildren();
@@ -336,15 +343,16 @@ const troubled = (problem) => (problem.field ? say("wrong_field", { name: proble
 at("predict-form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (!fits(false)) return;
-  const model = current();
-  let row;
-  try {
-    row = rowOf(fields(model.input_schema), ({ name }) => at("predict-fields").querySelector(`[name="${name}"]`).value);
-  } catch (problem) {
-    warn(troubled(problem));
-    return;
-  }
+  const model = current(), boxes = [...at("predict-fields").querySelectorAll("[name]")];
   guarded(["predict-run", "predict-run"], async (signal) => {
+    let row;
+    try {
+      const given = await Promise.all(boxes.map(async (each) => [each.name, each.type === "file" ? await content(each.files[0]) : each.value]));
+      row = rowOf(fields(model.input_schema), ({ name }) => Object.fromEntries(given)[name]);
+    } catch (problem) {
+      warn(troubled(problem));
+      return;
+    }
     const [found] = (await ask("/v1/predict", { model: model.id, rows: [row] }, signal)).answers;
     at("predict-told").replaceChildren(...told(row, found, model.output_schema));
   }).then(() => { at("predict-run").disabled = false; });

@@ -2,7 +2,7 @@
 
 const NUMBER = /^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$/i;
 
-// Give [{name, form, needed, sort}]; sort is one of text, number, list, flags, record.
+// Give [{name, form, needed, sort}]; sort is one of text, number, list, flags, record, image, sound.
 export function fields(schema) {
   return Object.entries(schema?.properties ?? {}).map(([name, form]) => ({ name, form, needed: schema.required.includes(name), sort: sortOf(form) }));
 }
@@ -10,6 +10,7 @@ export function fields(schema) {
 function sortOf(form) {
   if (form.type === "object") return "record";
   if (form.type === "array") return form.items.type === "number" ? "flags" : "list";
+  if (form.pattern?.startsWith("^data:")) return form.pattern.startsWith("^data:image/") ? "image" : "sound";
   return form.type === "number" ? "number" : "text";
 }
 
@@ -51,7 +52,7 @@ export function read({ sort, needed }, given) {
     if (needed) throw new Error("problem_empty");
     return undefined;
   }
-  if (sort === "text") {
+  if (["text", "image", "sound"].includes(sort)) {
     const text = Array.isArray(given) && given.every((each) => typeof each === "string") ? given.join("\n") : given;
     if (typeof text !== "string") throw new Error("problem_text");
     return text;
@@ -69,6 +70,17 @@ export function read({ sort, needed }, given) {
   const flags = parts.map((each) => ({ 0: 0, 1: 1, false: 0, true: 1 })[String(each)]);
   if (flags.includes(undefined)) throw new Error("problem_flags");
   return flags;
+}
+
+// Give a chosen file as it is sent, a data URL; undefined when none is chosen.
+export function content(file) {
+  return new Promise((resolve, reject) => {
+    if (!file) { resolve(undefined); return; }
+    const reader = new FileReader();
+    reader.addEventListener("load", () => resolve(reader.result));
+    reader.addEventListener("error", () => reject(new Error("problem_file")));
+    reader.readAsDataURL(file);
+  });
 }
 
 // Give a row as it is sent; get(field) is what stands there. Throws the word of what is wrong, with the field's name.
