@@ -25,7 +25,7 @@ from zhixing.core.errors import DataError, ShapeError, UsageError
 from zhixing.data import media, sound
 from zhixing.decoding import ctc
 from zhixing.evaluation.predict import predict_rows
-from zhixing.layers.augment import augment
+from zhixing.layers.augment import at_lengths, augment, paced
 from zhixing.layers.kinds import Acoustic, Encoder, Inputs
 from zhixing.metrics.transcripts import differ, words_of
 from zhixing.models import catalog
@@ -181,6 +181,30 @@ def test_augmenting_keeps_lengths_and_silence() -> None:
     assert torch.equal(augment(read, lengths, 0.0), read)
     ramp = torch.arange(C, dtype=torch.float32).expand(1, 3, C).contiguous()
     assert bool((augment(ramp, None, 0.01) - ramp).abs().amax() < 8), "a little strength changes a little"
+
+
+def test_another_pace_changes_how_long_is_spoken_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    lengths = torch.tensor([40, 1, 200])
+    drawn = torch.stack([paced(lengths) for _ in range(200)])
+    assert drawn.min() >= 1 and drawn[:, 2].min() < 150 and drawn[:, 2].max() > 280 and drawn[:, 2].max() <= 320
+    assert torch.equal(paced(lengths, 0.0), lengths)
+    ramp = torch.arange(10.0).view(1, 10, 1).expand(3, 10, C).contiguous()
+    found = at_lengths(ramp, torch.tensor([10, 4, 1]), torch.tensor([19, 7, 3]))
+    assert torch.allclose(found[0, :, 0], torch.arange(19) / 2) and torch.allclose(found[1, :7, 1], torch.arange(7) / 2)
+    assert not found[1, 7:].any() and not found[2].any() and found.shape == (3, 19, C)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_no_pace_makes_a_sound_too_short_for_its_text(name: str) -> None:
+    """As many states as the text needs, and one frame less would be too few: every shorter pace must be left."""
+    model = make(name, augment=3.0, stride=2).train()
+    lengths, targets = torch.tensor([13, 7]), torch.tensor([[2, 2, 3, 3, 2], [2, 3, 2, 3, -100]])
+    batch = {"frames": frames(2)[:, :13], "frames_lengths": lengths, "targets": targets}
+    for seed in range(40):
+        torch.manual_seed(seed)
+        (term,) = TextNats()(model, batch)
+        assert bool(term.total.isfinite())
 
 
 # The objective, and what reads it out.

@@ -142,6 +142,10 @@ def heard_cases():
     gather, mask = model.layers[0].self_attn, torch.ones(3, 1, 5, 5, dtype=torch.bool)
     yield type(gather).forward, {"x": x, "turn": turn, "mask": mask, "return": gather(x, turn, mask)}, sizes
     yield augment.augment, {"frames": frames, "lengths": lengths, "return": augment.augment(frames, lengths)}, sizes
+    yield augment.paced, {"lengths": lengths, "return": augment.paced(lengths)}, sizes
+    wanted = torch.tensor([5, 4, 1])
+    found = augment.at_lengths(frames, lengths, wanted)
+    yield augment.at_lengths, {"frames": frames, "lengths": lengths, "wanted": wanted, "return": found}, sizes
     yield augment.pick, {"frames": frames, "places": torch.zeros(3, 9), "return": augment.pick(frames, torch.zeros(3, 9))}, sizes
 
 

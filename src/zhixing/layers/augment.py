@@ -1,8 +1,9 @@
 """Sounds as other speakers might have said them: what training draws anew for each utterance, on its frames.
 
-The channel axis is stretched as by a longer or shorter vocal tract, the time axis is bent, so that parts are said faster and others more
-slowly, a smooth curve over the channels is added (another microphone), and bands of time and of channels are hidden. All draws are of
-torch's generator, which the loop keys by step and micro-batch. Lengths stay as they are.
+An utterance becomes longer or shorter as a whole (`paced`). The channel axis is stretched as by a longer or shorter vocal tract, the time
+axis is bent, so that parts are said faster and others more slowly, a smooth curve over the channels is added (another microphone), and
+bands of time and of channels are hidden (`augment`, which leaves lengths as they are). All draws are of torch's generator, which the loop
+keys by step and micro-batch.
 Source: Jaitly and Hinton 2013 (vocal tract lengths); Park et al. 2019, arXiv:1904.08779 (masks). Differs: time is bent by two waves, not at
 one point; the masks' sizes are shares, for utterances are short here.
 """
@@ -14,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+PACE = 1.6  # times as long, or as short, at most
 WARP = 0.1  # of the length of the vocal tract, at most
 BEND = 0.03  # of an utterance's length, by which time is moved, at most
 TILT, KNOTS = 0.4, 5  # deviation of the curve that is added, and its points
@@ -58,6 +60,31 @@ def hide(size: Tensor, steps: int, share: float) -> Tensor:
     start = torch.rand_like(size) * (size - width)  # (B, 1)
     place = torch.arange(steps, device=size.device)  # (N,)
     return (place >= start) & (place < start + width)
+
+
+def paced(lengths: Tensor, strength: float = 1.0) -> Tensor:
+    """Draw how long utterances of these lengths become, said faster or more slowly, each at a pace of its own.
+
+    lengths   (B,) int, frames
+    strength  float               1: as far as PACE says; 0: not at all
+    return    (B,) int, frames
+    """
+    pace = (spread(len(lengths), math.log(PACE) * strength, lengths)).exp().squeeze(1)  # (B,)
+    return (lengths * pace).round().long().clamp(min=1)
+
+
+def at_lengths(frames: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
+    """Read each row's real frames at as many even places as are wanted; the pitch stays as it is.
+
+    frames           (B, F, C) float
+    lengths, wanted  (B,) int
+    return           (B, F', C) float, zeros beyond what is wanted
+    """
+    place = torch.arange(int(wanted.max()), device=frames.device)  # (F',)
+    step = (lengths - 1).clamp(min=0) / (wanted - 1).clamp(min=1)  # (B,)
+    places = (place * step.unsqueeze(1)).minimum((lengths - 1).clamp(min=0).unsqueeze(1))  # (B, F')
+    real = (place < wanted.unsqueeze(1)).unsqueeze(2)  # (B, F', 1)
+    return torch.where(real, pick(frames, places), 0.0)
 
 
 def augment(frames: Tensor, lengths: Tensor | None, strength: float = 1.0) -> Tensor:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zhixing.data.batch import IGNORED
+from zhixing.layers.augment import at_lengths, paced
 from zhixing.layers.kinds import Inputs
 from zhixing.objectives.loss import Batch, Loss, Term
 from zhixing.tokens.layout import END
@@ -34,8 +36,19 @@ class TextNats:
 
         batch   frames (B, F, C) float, frames_lengths (B,) int, targets (B, T) int
         """
-        states = model.states(Inputs(None, frames=batch["frames"], frames_lengths=batch["frames_lengths"]))  # (B, F', D)
-        logs = model.logits(states).float().log_softmax(-1).transpose(0, 1)  # (F', B, V)
         told = batch["targets"] != IGNORED  # (B, T)
-        targets, lengths = batch["targets"].clamp(min=0), model.lengths(batch["frames_lengths"])
+        frames, lengths = self._heard(model, batch, told)
+        states = model.states(Inputs(None, frames=frames, frames_lengths=lengths))  # (B, F', D)
+        logs = model.logits(states).float().log_softmax(-1).transpose(0, 1)  # (F', B, V)
+        targets, lengths = batch["targets"].clamp(min=0), model.lengths(lengths)
         return (Term("nats", F.ctc_loss(logs, targets, lengths, told.sum(1), blank=END, reduction="sum", zero_infinity=False)),)
+
+    def _heard(self, model: nn.Module, batch: Batch, told: Tensor) -> tuple[Tensor, Tensor]:
+        """Give frames and lengths; in training at another pace, where that leaves the states that the text needs."""
+        frames, lengths, targets = batch["frames"], batch["frames_lengths"], batch["targets"]
+        if not model.training or model.config.augment <= 0:
+            return frames, lengths
+        needed = told.sum(1) + ((targets[:, 1:] == targets[:, :-1]) & told[:, 1:]).sum(1)  # (B,): one a token, a blank between equal ones
+        sizes = paced(lengths, model.config.augment)
+        sizes = torch.where(model.lengths(sizes) < needed, lengths, sizes)
+        return at_lengths(frames, lengths, sizes), sizes
