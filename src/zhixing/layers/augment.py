@@ -76,9 +76,10 @@ def paced(lengths: Tensor, strength: float = 1.0) -> Tensor:
 def at_lengths(frames: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
     """Read each row's real frames at as many even places as are wanted; the pitch stays as it is.
 
-    frames           (B, F, C) float
-    lengths, wanted  (B,) int
-    return           (B, F', C) float, zeros beyond what is wanted
+    frames   (B, F, C) float
+    lengths  (B,) int
+    wanted   (B,) int
+    return   (B, F', C) float, zeros beyond what is wanted
     """
     place = torch.arange(int(wanted.max()), device=frames.device)  # (F',)
     step = (lengths - 1).clamp(min=0) / (wanted - 1).clamp(min=1)  # (B,)
