@@ -21,6 +21,7 @@ from zhixing.core.errors import DataError, ShapeError, UsageError
 from zhixing.core.stop import Stopped
 from zhixing.data import media
 from zhixing.data.columns import choose
+from zhixing.data.corpus import open_corpus
 from zhixing.data.stream import Rows
 from zhixing.evaluation.predict import predict_rows
 from zhixing.layers import pictures
@@ -269,6 +270,14 @@ def test_an_optional_field_takes_no_column_that_says_nothing_of_it() -> None:
     assert choose(["img", "question", "answer"], of, {"label": "answer"}).names == {"image": "img", "text": "question", "label": "answer"}
     assert choose(["img", "question", "answer"], of, {"label": "answer"}, without=["img"]).names == {"text": "question", "label": "answer"}
     assert choose(["wav", "class"], of, {}).names == {"audio": "wav", "label": "class"}
+
+
+def test_a_column_that_is_left_out_is_not_read_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows(80)), encoding="utf-8")
+    how = Prepare(task="see", without="image", validation=0.1, test=0.1, drop_bad=True)
+    prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", how)
+    found = list(open_corpus(tmp_path / "corpus").examples("train"))
+    assert found and not any("image" in each for each in found)
 
 
 def test_a_picture_that_cannot_be_read_is_named_wherever_it_comes_in(place: Path) -> None:

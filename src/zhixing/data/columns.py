@@ -61,8 +61,8 @@ class Columns:
     without: tuple[str, ...] = ()
 
     def column(self, field: str) -> str | None:
-        """Name the column of a field: the one that was given or, unless that is another field's, the one of its own name."""
-        return self.names.get(field, None if field in self.names.values() else field)
+        """Name the column of a field: the one that was given or, unless that is another field's or left out, the one of its own name."""
+        return self.names.get(field, None if field in (*self.names.values(), *self.without) else field)
 
     def example(self, value: Any, rows: str | Path = "") -> tuple[dict[str, Any] | None, str | None]:
         """Make the example of a row: (example, None), or (None, reason) when the row is bad.
