@@ -302,6 +302,11 @@ def test_what_is_missing_or_misspelt_is_told(place: Path, tmp_path: Path) -> Non
     counts = predict_rows(tmp_path / "model", tmp_path / "rows.jsonl", tmp_path / "out.jsonl", tell=lambda *a, **v: told.append((a, v)))
     assert (("predict.lacking",), {"name": "text", "columns": "image, qestion"}) in told
     assert counts["problems"] == 1 and "(no.png)" in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()[1]
+    columns = choose(["image", "audio", "label"], See.schema, {})
+    (tmp_path / "ok.png").write_bytes(media.content_of(image))
+    row = {"image": "ok.png", "audio": "no.wav", "label": "red"}
+    assert columns.files(row, tmp_path / "rows.jsonl", "media_missing") == ["no.wav"], "only what is at fault"
+    assert columns.files({"image": f" {image}", "audio": 7}, tmp_path / "rows.jsonl", "media_missing") == []
 
 
 @pytest.mark.parametrize(

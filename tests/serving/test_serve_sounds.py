@@ -127,6 +127,7 @@ def test_openai_s_own_client_is_understood(server: Any) -> None:
         ((("file", "a.wav", b"x"), ("model", None, b"classifier")), 400, "serve.wrong_route", "'classifier' is for classify"),
         ((("file", "a.wav", b"RIFF nothing"), ("model", None, b"hearing")), 422, "sound.unreadable", "WAV"),
         ((("file", "a.wav", media.wav(np.zeros(900), RATE)), ("model", None, b"hearing")), 422, "sound.unreadable", "silent"),
+        ((("file", "a.wav", media.wav(np.ones(900), RATE)[:-200]), ("model", None, b"hearing")), 422, "sound.truncated", "whole"),
         ((("file", "a.wav", media.wav(np.sin(np.arange(4000)), 4000)), ("model", None, b"hearing")), 422, "sound.rate", "4000"),
     ],
 )  # fmt: skip
@@ -144,3 +145,4 @@ def test_what_is_no_form_or_too_large_is_refused(server: Any) -> None:
     large = send(server, ("file", "a.wav", b"x" * 700_000), ("model", None, b"hearing"))
     assert (large.status, large.error["code"]) == (413, "serve.body_large") and "600000" in large.error["message"]
     assert server.ask("POST", "/v1/completions", b"x" * 5000).status == 413
+    assert server.ask("POST", "/v1/predict", b"x" * 5000).status == 400, "a file as a data URL may be as large as a file"

@@ -120,17 +120,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_whole_file_is_heard_as_predict_hears_it(model: Path) -> None:
     opened = load(model)
     content = media.wav(said("do", "mi"), RATE)
-    (caption,) = captions.hear(opened, content)
+    (caption,), seconds = captions.hear(opened, content)
     (answer,) = opened.predict([{"audio": media.data_url(content, "audio/wav")}])
     assert (caption.text, caption.confidence) == (answer.value, answer.confidence)
     assert caption.text == "do mi" and caption.final and caption.delay_seconds is None
+    assert seconds == pytest.approx(len(said("do", "mi")) / RATE)
+    with pytest.raises(DataError) as caught:
+        captions.hear(opened, content[:-400])
+    assert caught.value.code == "sound.truncated"
 
 
 def test_a_long_file_is_cut_at_its_pauses(model: Path) -> None:
     opened = load(model)
     whole = np.concatenate([np.concatenate([quiet(8.0, 2 * n), said("do", "re"), quiet(8.0, 2 * n + 1)]) for n in range(3)])
-    found = captions.hear(opened, media.wav(whole, RATE))
-    assert len(whole) > opened.task.seconds * RATE and len(found) == 3
+    found, seconds = captions.hear(opened, media.wav(whole, RATE))
+    assert len(whole) > opened.task.seconds * RATE and len(found) == 3 and seconds == pytest.approx(len(whole) / RATE)
     assert [each.start for each in found] == pytest.approx([7.9, 24.5, 41.1], abs=0.6)
 
 
@@ -142,7 +146,7 @@ def test_a_language_model_is_asked_in_its_own_tokens(model: Path) -> None:
     token = int(opened.tokenizer.encode("d")[0])
     beside.ask([()])
     assert beside.log((), token) == pytest.approx(float(counted.score("d").log_probabilities[0]), abs=1e-5)
-    (caption,) = captions.hear(opened, media.wav(said("do", "mi"), RATE), (voice, beside))
+    (caption,), _ = captions.hear(opened, media.wav(said("do", "mi"), RATE), (voice, beside))
     assert caption.text == "do mi"
     with pytest.raises(UsageError, match="transcribe"):
         captions.voice(opened, 1, opened)
@@ -329,12 +333,11 @@ def test_the_verb_writes_what_is_said(model: Path, tmp_path: Path, capsys: pytes
     assert value["text"] == "re do" and value["segments"][0]["final"]
 
 
-
 def test_that_nothing_was_heard_is_told(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.wav").write_bytes(media.wav(said("re"), RATE))
-    monkeypatch.setattr(captions, "hear", lambda *given: [captions.Caption("", 0.0, 0.5)])
+    monkeypatch.setattr(captions, "hear", lambda *given: ([captions.Caption("", 0.0, 0.1)], 0.5))
     assert main(["transcribe", str(model), str(tmp_path / "a.wav")]) == 0
     out = capsys.readouterr()
     assert out.out == "\n" and "No word was heard in 0.5 seconds" in out.err

@@ -10,10 +10,12 @@ import torch
 
 from zhixing import prepare, train
 from zhixing.core.errors import RunError, UsageError
+from zhixing.core.stop import Stopped
 from zhixing.layers import machine
 from zhixing.layers.machine import compiled, worth_compiling
 from zhixing.preparation.prepare import Prepare
 from zhixing.tasks.artefact import load
+from zhixing.training import ready
 
 SETTINGS = {
     "model": "gpt2",
@@ -49,6 +51,24 @@ def test_the_faster_precision_is_taken_not_the_newer(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
     monkeypatch.setattr(machine, "gain_of_bf16", lambda: gain)
     assert machine.fast_bf16.__wrapped__() is fast
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_with(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def tell(code: str, **values: object) -> None:
+        told.append(code)
+        if code == "train.progress" and values["step"] >= 4 and "train.resumed" not in told:
+            raise Stopped(15)
+
+    how = {**SETTINGS, "precision": "auto", "saves": 3}
+    monkeypatch.setattr(ready, "fast_bf16", lambda: True)
+    with pytest.raises(Stopped):
+        train(corpus, tmp_path / "model", how, tell=tell)
+    monkeypatch.setattr(ready, "fast_bf16", lambda: False)
+    folder = train(corpus, tmp_path / "model", how, tell=tell)
+    assert "train.resumed" in told and "train.other_machine" not in told
+    assert json.loads((folder.path / "run.json").read_text(encoding="utf-8"))["machine"]["precision"] == "bf16"
 
 
 def test_precisions_are_timed_and_threads_are_as_before() -> None:

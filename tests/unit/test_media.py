@@ -68,6 +68,16 @@ def test_a_bad_sound_is_named(value: object, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("more", "whole"), [(0, True), (44, True), (2, True), (200, False), (2_000_000_000, True), (0xFFFFFFFF - 1800, True)]
+)
+def test_a_count_of_samples_that_writers_get_wrong_is_no_cut(more: int, whole: bool) -> None:
+    content = media.wav(np.ones(900) / 2, 8000)
+    counted = content[:40] + (1800 + more).to_bytes(4, "little") + content[44:]
+    assert media.cut_off(counted) is not whole and not media.cut_off(b"RF64" + content[4:])
+    assert len(media.sound(counted)[0]) == 900, "what a corpus holds is read as ever"
+
+
+@pytest.mark.parametrize(
     ("value", "reason"),
     [
         ("", "no_image"),

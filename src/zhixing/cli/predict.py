@@ -30,7 +30,7 @@ def predict(
     stop = Stop().install()
     how = {"text": text, "columns": columns, "precision": precision, "encoding": encoding}
     counts = predict_rows(model, source, out, **how, tell=console.tell, force=force, stop=stop)
-    console.answer(str(out), {"path": str(out), **counts})
-    console.tell("cli.predict.done", out=out, **counts)
     if counts["rows"] and counts["problems"] == counts["rows"]:
         raise DataError("predict.no_row", rows=counts["rows"], path=str(out))
+    console.answer(str(out), {"path": str(out), **counts})
+    console.tell("cli.predict.done", out=out, **counts)

@@ -59,10 +59,9 @@ def transcribe(
     task = captions.check(opened)
     decoding = captions.voice(opened, beam, None if lm is None else load(lm), WEIGHT if weight is None else weight)
     if not follow:
-        found = captions.hear(opened, Path(sound).read_bytes(), decoding)
+        found, seconds = captions.hear(opened, Path(sound).read_bytes(), decoding)
         words = " ".join(each.text for each in found if each.text)
         console.answer(words, {"text": words, "segments": [dataclasses.asdict(each) for each in found]})
-        seconds = found[-1].end if found else 0.0
         if words:
             console.tell("cli.transcribe.done", seconds=seconds, words=len(words.split()))
         else:
@@ -89,9 +88,9 @@ def transcribe(
             if delays.seconds:
                 told = {"median": 1000 * delays.median, "worst": 1000 * delays.worst}
                 console.tell("cli.transcribe.delay", captions=len(delays.seconds), **told)
-            else:
-                console.tell("cli.transcribe.none")
     stop.check()
+    if not delays.seconds:
+        console.tell("cli.transcribe.none")
 
 
 def drawn(text: str, final: bool, columns: int) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zhixing.core.errors import UsageError
-from zhixing.data.media import named
+from zhixing.data.media import REASONS, named
 from zhixing.data.schema import Flags, Image, Labels, Number, Record, Schema, Sound, Tags, Text
 
 # What a field may be called in a person's table, the best name first; a field that is not here goes by its own name.
@@ -42,6 +42,7 @@ KNOWN = {
     "correct": ("correct", "right", "对错", "正误"),
 }  # fmt: skip
 VAGUE = ("file", "path")  # names that say nothing of what they hold: taken only for what must be there
+SHOWN = 80  # characters of a file's name in a message, at most
 PLAIN = Schema({"text": Text()})
 
 
@@ -87,7 +88,13 @@ class Columns:
                 cell, reason = kind.read({each: cell for each, cell in value.items() if each not in left_out})
             else:
                 cell, reason = value.get(self.column(name)), None
-                if rows and isinstance(kind, Sound | Image) and isinstance(cell, str) and cell.strip() and not cell.startswith("data:"):
+                if (
+                    rows
+                    and isinstance(kind, Sound | Image)
+                    and isinstance(cell, str)
+                    and cell.strip()
+                    and not cell.strip().startswith("data:")
+                ):
                     cell, reason = named(cell.strip(), Path(rows))
                 if reason is None:
                     cell, reason = kind.read(cell)
@@ -105,11 +112,25 @@ class Columns:
             return None, "empty"
         return (None, "no_answer") if len(told) > 1 and not set(found) & set(told) else (found, None)
 
-    def files(self, value: Any) -> list[str]:
-        """List the files that a row names for its sounds and pictures."""
-        fields = [name for name, kind in self.schema.fields.items() if isinstance(kind, Sound | Image)]
-        cells = [value.get(self.column(name)) for name in fields] if isinstance(value, dict) else []
-        return [each.strip() for each in cells if isinstance(each, str) and each.strip() and not each.startswith("data:")]
+    def files(self, value: Any, rows: str | Path, reason: str | None) -> list[str]:
+        """List the files that a row names for its sounds and pictures and that cannot be used for a reason.
+
+        rows    the file that the row stands in
+        reason  as `example` gives it
+        """
+        found = []
+        for name, kind in self.schema.fields.items():
+            medium = reason in REASONS and isinstance(kind, Sound | Image) and isinstance(value, dict)
+            if medium and (file := _file(value.get(self.column(name)))):
+                content, problem = named(file, Path(rows))
+                found += [file[:SHOWN]] if reason == (problem or kind.read(content)[1]) else []
+        return found
+
+
+def _file(cell: Any) -> str | None:
+    """Give the file that a cell names, where it names one: what is no data URL."""
+    name = cell.strip() if isinstance(cell, str) else ""
+    return None if not name or name.startswith("data:") else name
 
 
 def spell(row: dict[str, Any], pairs: Iterable[tuple[str | None, str | None]]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ MOST_SECONDS = 300.0
 MOST_PIXELS = 1 << 24
 MOST_CHANNELS, BLOCK = 8, 1 << 16  # of a sound; samples of each that are unfolded at once
 LEAST_RATE, MOST_RATE = 4000, 192_000  # samples a second
+HEADER_BYTES, LEAST_UNKNOWN_BYTES = 64, 1_900_000_000  # by which a count may be too large; and from which on it counts nothing
 UNKNOWN_BYTES = 0x7FFFF000  # of a WAV's samples, from which on sox, arecord and ffmpeg mean that they could not know
 DAMAGE = (
     OSError,
@@ -160,15 +161,19 @@ def _need(package: str, module: str, extra: str) -> Any:
         raise UsageError("extra.missing", package=package, extra=extra) from missing
 
 
+def need(sort: str) -> Any:
+    """Give the library that reads a "sound" or an "image"; raises UsageError with what to install when it is missing."""
+    return _need(*{"sound": ("soundfile", "soundfile", "hear"), "image": ("pillow", "PIL.Image", "see")}[sort])
+
+
 def sound(content: bytes, most_seconds: float = MOST_SECONDS) -> tuple[np.ndarray, int]:
     """Give the samples of a sound file and how many of them make a second; several channels become one.
 
     return  (N,) float32 in -1 .. 1, and the rate in Hz
 
-    Raises Unreadable with the code of the reason: unreadable_sound, truncated_sound, empty_sound, silent_sound, long_sound, sound_rate,
-    sound_channels.
+    Raises Unreadable with the code of the reason: unreadable_sound, empty_sound, silent_sound, long_sound, sound_rate, sound_channels.
     """
-    soundfile = _need("soundfile", "soundfile", "hear")
+    soundfile = need("sound")
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as opened:
             rate = int(opened.samplerate)
@@ -183,8 +188,6 @@ def sound(content: bytes, most_seconds: float = MOST_SECONDS) -> tuple[np.ndarra
         raise Unreadable("unreadable_sound") from None
     if len(mono) > most:
         raise Unreadable("long_sound")
-    if cut_off(content):
-        raise Unreadable("truncated_sound")
     if not len(mono):
         raise Unreadable("empty_sound")
     if not np.isfinite(mono).all():
@@ -195,12 +198,15 @@ def sound(content: bytes, most_seconds: float = MOST_SECONDS) -> tuple[np.ndarra
 
 
 def cut_off(content: bytes) -> bool:
-    """Say whether a WAV file ends before the samples do that its header counts; who writes to a pipe cannot know how many there will be."""
+    """Say whether a WAV file (RIFF, not its forms for more than 4 GB) ends well before the samples do that its header counts.
+
+    Some writers count the header with the samples, and who writes to a pipe cannot know how many there will be: both are whole.
+    """
     at = 12
     while content[:4] == b"RIFF" and at + 8 <= len(content):
         size = int.from_bytes(content[at + 4 : at + 8], "little")
         if content[at : at + 4] == b"data":
-            return at + 8 + size > len(content) and size < UNKNOWN_BYTES
+            return HEADER_BYTES < at + 8 + size - len(content) and size < LEAST_UNKNOWN_BYTES
         at += 8 + size + size % 2
     return False
 
@@ -227,7 +233,7 @@ def image(content: bytes) -> np.ndarray:
 
     Raises Unreadable with the code of the reason: unreadable_image, huge_image.
     """
-    pillow = _need("pillow", "PIL.Image", "see")
+    pillow = need("image")
     try:
         opened = pillow.open(io.BytesIO(content), formats=FORMATS)
         if opened.width * opened.height > MOST_PIXELS:
@@ -252,7 +258,7 @@ def png(pixels: np.ndarray) -> bytes:
 
     pixels  (C, Y, X) uint8, three channels
     """
-    pillow = _need("pillow", "PIL.Image", "see")
+    pillow = need("image")
     target = io.BytesIO()
     pillow.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(target, "PNG")
     return target.getvalue()
@@ -283,10 +289,11 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
 def flaw_of(url: str, sort: str) -> str | None:
     """Say by a code why a data URL cannot be used as a "sound" or an "image"; None: it can."""
     try:
-        {"sound": sound, "image": image}[sort](content_of(url))
+        content = content_of(url)
+        {"sound": sound, "image": image}[sort](content)
     except Unreadable as problem:
         return str(problem)
-    return None
+    return "truncated_sound" if sort == "sound" and cut_off(content) else None
 
 
 @kept
@@ -307,7 +314,7 @@ def square(found: np.ndarray, size: int) -> np.ndarray:
     """Make a picture a square, its shape kept and the rest filled up with white: (C, Y, X) uint8 to (C, Y', X') uint8."""
     if found.shape[1:] == (size, size):
         return found
-    pillow = _need("pillow", "PIL.Image", "see")
+    pillow = need("image")
     from PIL import ImageOps
 
     padded = ImageOps.pad(pillow.fromarray(found.transpose(1, 2, 0)), (size, size), color="white")

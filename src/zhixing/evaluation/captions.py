@@ -126,7 +126,11 @@ def cut(artefact: Artefact, content: bytes, unfold: Unfold = media.sound) -> tup
     try:
         samples, rate = unfold(content)
     except media.Unreadable as problem:
+        if str(problem) == "truncated_sound":
+            raise DataError("sound.truncated") from None
         raise DataError("sound.unreadable", reason=str(problem)) from None
+    if media.cut_off(content):
+        raise DataError("sound.truncated")
     seconds = len(samples) / rate
     samples, rate = sound.resample(samples, rate, task.rate), task.rate
     whole = len(samples) <= task.seconds * rate
@@ -138,18 +142,19 @@ def item_of(artefact: Artefact, utterance: Utterance) -> Any:
     return item_of_samples(artefact.task, utterance.samples, artefact.task.rate, artefact.tokenizer is not None)
 
 
-def hear(artefact: Artefact, content: bytes, decoding: Any = None) -> list[Caption]:
-    """Give the captions of a sound file's content.
+def hear(artefact: Artefact, content: bytes, decoding: Any = None) -> tuple[list[Caption], float]:
+    """Give the captions of a sound file's content, and its seconds.
 
     Raises UsageError when the model does not hear, DataError when the sound cannot be used.
     """
-    pieces, rate, _ = cut(artefact, content, functools.partial(media.sound, most_seconds=LONGEST_SECONDS))
+    pieces, rate, seconds = cut(artefact, content, functools.partial(media.sound, most_seconds=LONGEST_SECONDS))
     items = [item_of(artefact, each) for each in pieces]
     answers = artefact.task.answers(artefact.model, items, artefact.tokenizer, decoding)
-    return [
+    captions = [
         Caption(answer.value, each.start, each.start + len(each.samples) / rate, confidence=answer.confidence)
         for answer, each in zip(answers, pieces, strict=True)
     ]
+    return captions, seconds
 
 
 def follow(

@@ -22,7 +22,6 @@ from zhixing.core.folder import MANIFEST, check_place, locked, ours
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop
 from zhixing.data.columns import Columns, choose, read_words
-from zhixing.data.media import REASONS
 from zhixing.data.readers import Record, Source, records, survey
 from zhixing.data.schema import Schema
 from zhixing.tasks.artefact import Artefact, load
@@ -180,10 +179,13 @@ def find_columns(artefact: Artefact, chunk: list[Record], words: dict[str, str])
 
 
 def tell_lacking(artefact: Artefact, columns: Columns, chunk: list[Record], tell: Tell) -> None:
-    """Tell of each field that rows may lack, that the model was trained on, and that no column holds: it may be misspelt."""
+    """Tell of each field that rows may lack, that the model reads, and that the first rows have no column for: it may be misspelt."""
     found = list(dict.fromkeys(name for record in chunk if isinstance(record.value, dict) for name in record.value))
-    for name in getattr(artefact.task, "senses", ()) if found else ():
-        if columns.column(name) not in found:
+    senses = getattr(artefact.task, "senses", ())
+    if hasattr(artefact.model, "probabilities"):  # of counted rivals each reads one
+        senses = [name for name in senses if name == getattr(artefact.model, "sense", "text")]
+    for name in senses if found else ():
+        if columns.column(name) not in found and not (name == "text" and columns.form is not None):
             tell("predict.lacking", name=name, columns=", ".join(found))
 
 
@@ -220,7 +222,8 @@ def encoded(artefact: Artefact, record: Record, columns: Columns) -> tuple[Any, 
     """Give a record as the task encodes it, or None with the reason why it cannot be: that row alone is then a problem."""
     example, reason = columns.example(record.value, record.path) if record.reason is None else (None, record.reason)
     if example is None:
-        return None, f"{reason} ({', '.join(files)})" if reason in REASONS and (files := columns.files(record.value)) else reason
+        files = columns.files(record.value, record.path, reason)
+        return None, f"{reason} ({', '.join(files)})" if files else reason
     try:
         return artefact.task.encode(example, artefact.tokenizer), None
     except DataError as error:

@@ -192,10 +192,9 @@ class Fusion(nn.Module):
         if inputs.frames is not None:
             x, lengths = self.audio(inputs.frames, inputs.frames_lengths)  # (B, T, D)
             x, heard = self.audio_norm(x), _first(B, x.shape[1], lengths, device)  # (B, T, D) and (B, T)
-            if x.shape[1]:
-                most = x.masked_fill(~heard[..., None], float("-inf")).amax(1)  # (B, D)
-                glance = self._met("audio", torch.where(heard[:, :1], most, 0.0), asked) * heard[:, :1]
-                parts[0] = parts[0] + glance.unsqueeze(1)
+            most = x.masked_fill(~heard[..., None], float("-inf")).amax(1)  # (B, D)
+            glance = self._met("audio", torch.where(heard[:, :1], most, 0.0), asked) * heard[:, :1]
+            parts[0] = parts[0] + glance.unsqueeze(1)
             parts.append(TABLE_SCALE * (x + waves(x.shape[1], self.width, device)) + self.sorts.weight[2])
             real.append(heard)
         return parts, real

@@ -106,7 +106,7 @@ def _prepare(source: str | Path, out: Path, settings: Prepare, tell: Callable[..
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(plan.bad.items()))
         place, count = f"{first.path}:{first.line}", plan.bad.total()
         if first.reason in REASONS:
-            place = ", ".join([place, *columns.files(first.value)])
+            place = ", ".join([place, *columns.files(first.value, first.path, first.reason)])
             raise DataError("prepare.bad_media", place=place, reason=first.reason, count=count, reasons=reasons, **bounds())
         raise DataError("prepare.bad_rows", place=place, reason=first.reason, count=count, reasons=reasons)
     if split == "auto":

@@ -11,6 +11,7 @@ Leaves out: shielding from what a taken-over process could do besides (it may re
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import resource
 import struct
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from zhixing.core.errors import RunError
+from zhixing.core.errors import RunError, UsageError
 from zhixing.data import media
 
 MEMORY_BYTES = 1 << 30  # of the process: the largest picture takes about a quarter of it
@@ -78,7 +79,8 @@ class Decoder:
             raise media.Unreadable("undecodable") from None
 
     def _numbers(self, sort: str, content: bytes, size: int = 0) -> bytes:
-        """Ask the process, one question at a time; raises Unreadable with what it tells."""
+        """Ask the process, one question at a time; raises Unreadable with what it tells, UsageError when a library is missing."""
+        media.need(sort)
         with self._lock:
             good, found = self._ask(SORTS.index(sort), size, content)
         if not good:
@@ -176,12 +178,16 @@ def unfolded(sort: str, size: int, content: bytes) -> bytes:
         pixels = media.square(pixels, size) if size else pixels
         return PICTURE.pack(*pixels.shape[1:]) + pixels.tobytes()
     samples, rate = media.sound(content)
+    if media.cut_off(content):
+        raise media.Unreadable("truncated_sound")
     return HEARD.pack(rate) + samples.astype("<f4").tobytes()
 
 
 def limit() -> None:
     """Bound this process: memory, no files written, few open, none of its memory left on the disk when it dies."""
-    media.image(media.png(np.zeros((3, 1, 1), np.uint8)))  # what is loaded at first use is loaded before files are few
+    for use in (lambda: media.image(media.png(np.zeros((3, 1, 1), np.uint8))), lambda: media.sound(media.wav(np.ones(9) / 2, 8000))):
+        with contextlib.suppress(UsageError):  # whoever serves pictures alone may not have what reads sounds
+            use()  # what is loaded at first use is loaded before files are few
     for what, bound in (
         (resource.RLIMIT_AS, MEMORY_BYTES),
         (resource.RLIMIT_FSIZE, 0),

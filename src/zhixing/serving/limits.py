@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from zhixing.core.errors import UsageError
 
-SOUNDS = "/v1/audio/transcriptions"
+SOUNDS, ROWS = "/v1/audio/transcriptions", "/v1/predict"
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Limits:
     requests          requests under way at once, of whatever sort; one more is refused with 429
     body_bytes        largest body of a request
     sound_bytes       the same, where a sound file is sent
+    predict_bytes     the same, where rows are sent, if that is more than body_bytes; a server whose models read sounds or pictures sets it
     prompt_tokens     longest prompt
     max_tokens        most new tokens of one text
     prompts, choices  prompts of one request, and texts of one prompt (`n`)
@@ -36,6 +37,7 @@ class Limits:
     requests: int = 512
     body_bytes: int = 1 << 20
     sound_bytes: int = 16 << 20
+    predict_bytes: int = 1
     prompt_tokens: int = 8192
     max_tokens: int = 4096
     prompts: int = 64
@@ -51,7 +53,7 @@ class Limits:
 
     def body(self, path: str) -> int:
         """Give the most bytes of a body that is sent to a route."""
-        return max(self.body_bytes, self.sound_bytes) if path == SOUNDS else self.body_bytes
+        return max(self.body_bytes, {SOUNDS: self.sound_bytes, ROWS: self.predict_bytes}.get(path, 0))
 
     def __post_init__(self) -> None:
         """Check that every bound lets something through; only the drain may take no time. Raises UsageError naming the first."""

@@ -9,6 +9,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import uvicorn
 from zhixing.core.errors import DataError, RunError, UsageError
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop, Stopped
+from zhixing.data.schema import Image, Sound
 from zhixing.serving.api import make_app
 from zhixing.serving.engine import Engine
 from zhixing.serving.guard import Door
@@ -38,9 +40,12 @@ class Server:
     """
 
     def __init__(self, paths: Sequence[Path], door: Door, limits: Limits, port: int, tell: Callable[..., None] = quiet) -> None:
-        self.limits = limits
         self.meter = Meter()
         self.models = open_models(paths)
+        kinds = [kind for each in self.models.values() for kind in each.artefact.task.schema.fields.values()]
+        if any(isinstance(kind, Sound | Image) for kind in kinds):  # as large a file as elsewhere, written as a data URL
+            limits = replace(limits, predict_bytes=limits.sound_bytes * 4 // 3 + (1 << 12))
+        self.limits = limits
         self.engine = Engine({name: each.artefact for name, each in self.models.items()}, limits, self.meter, tell)
         self.app = make_app(self.models, self.engine, door, limits, self.meter, tell)
         config = uvicorn.Config(

@@ -350,7 +350,7 @@ def refuse_unused(model: str, flags: dict[str, Any], counted: Container[str]) ->
 
     counted  the models that are fitted without the loop
     """
-    told = ("model", "seed", "threads", *TOLD.get(model, ()))
+    told = ("model", "seed", "threads", "epsilon", "delta", *TOLD.get(model, ()))  # of privacy `under_privacy` tells
     for name, value in flags.items():
         of_another = name in ("strength", "classes") or (name == "order" and model != "mixture")
         if value is not None and name not in told and (model in counted or of_another):

@@ -116,8 +116,9 @@ def _train(opened: Corpus, out: Path, settled: Settings, began: tuple[float, flo
         return count(opened, out, settled, tell, begin)
     if settled.value.epsilon and settled.value.start:
         private.check_start(settled.value.start, opened)
+    task = task_of(settled.value.model, opened.task)
     tokenizer = Tokenizer.load(out) if continued and (out / "tokenizer.json").exists() else make_tokenizer(opened, settled.value)
-    made = ready(opened, Settings(choose(settled.value, task_of(settled.value.model, opened.task)), settled.origins), tokenizer, tell)
+    made = ready(opened, Settings(choose(_as_begun(settled.value, out, continued), task), settled.origins), tokenizer, tell)
     if settled.value.epsilon and not continued:  # whatever it may refuse, before anything is replaced
         planned = budget.schedule(made.settings, None, made.tokens_a_step, made.train_tokens, (0.0, 0.0), 0)
         private.mechanism(made.settings, planned.steps, made.train_tokens)
@@ -152,6 +153,12 @@ def _begin(out: Path, run: dict[str, Any]) -> None:
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
+
+
+def _as_begun(settings: TrainSettings, out: Path, continued: bool) -> TrainSettings:
+    """Keep the precision that a run began with: what "auto" means is measured, and a measurement may come out otherwise."""
+    begun = read_json(out / "run.json").get("machine", {}) if continued else {}
+    return replace(settings, precision=begun["precision"]) if settings.precision == "auto" and "precision" in begun else settings
 
 
 def count(corpus: Corpus, out: Path, settled: Settings, tell: Tell, begin: Callable[[], None]) -> Folder:
