@@ -278,7 +278,6 @@ CASES = [
     Case("answers-of-corpus", "predict {k}/classifier {k}/table {p}/out.csv", 2, "predict.ours", "zhixing evaluate"),
     Case("answers-beside-corpus", "predict {k}/classifier {p} {p}/out.csv", 2, "predict.ours", "/copy'", setup=copy("table")),
     Case("answers-in-model", "predict {k}/classifier {k}/rows.csv {k}/classifier/out.csv", 2, "output.inside", "out.csv"),
-    Case("answers-none", "predict {k}/classifier {p}/a.csv {p}/o.csv", 3, "predict.no_row", "problem", {"a.csv": b"text,id\n,1\n"}),
     Case("answers-columns", "predict {k}/classifier {k}/rows.csv {p}/o.csv --columns text", 2, "prepare.columns", "source=de"),
     # tasks of other rows
     Case("task-unknown", "prepare {k}/rows.csv {p}/c --task tagg", 2, "prepare.choice", "tag"),

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from zhixing.cli.app import main
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.folder import locked
 from zhixing.core.stop import Stop, Stopped
@@ -225,6 +226,14 @@ def test_rows_that_cannot_be_read_are_kept_with_file_and_line(
         assert f"in.jsonl:{place}:" in reason
         assert found[place - 1]["answer"] == "" and str(found[place - 1]["confidence"]) == ""
     assert found[2]["review"] == '{"review": "cut', "what stood there is kept"
+
+
+def test_a_run_that_answers_no_row_fails_and_leaves_the_reasons(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.csv").write_text("text,problem\n,mine\n  ,mine\n", encoding="utf-8")
+    assert main(["predict", str(model), str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert out == "" and json.loads(err.splitlines()[-1])["code"] == "predict.no_row"
+    assert [each["zhixing_problem"].endswith("empty") for each in read(tmp_path / "out.csv")] == [True, True]
 
 
 def test_a_table_with_a_short_row_loses_nothing(model: Path, tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ def secret(name: str = "textcnn", kind: type = private.PrivateGradients, **how: 
 @pytest.mark.parametrize("together", [True, False])
 def test_without_noise_and_clip_they_are_the_plain_ones(name: str, together: bool) -> None:
     model, objective, batch = make(name)
-    model = model.double()  # what is compared is the arithmetic, not how a processor rounds it: in fp32 some differ by 2e-6
+    if name == "qwen3":  # what is compared is the arithmetic, not how a processor rounds it: in fp32 some differ by 2e-6 here
+        model = model.double()
     weights = objective.weights(batch)["nats"]
     gradients = private.PrivateGradients(model, objective, "fp32", 0, clip=math.inf, noise=0.0, expected=weights)
     gradients.together = together
