@@ -33,8 +33,11 @@ class BPE:
     portable = True
 
     def __init__(self, parts: Parts) -> None:
-        byte = {letter: number for number, letter in enumerate(alphabet())}
-        self.pieces = [bytes(byte[letter] for letter in name) for name in parts.names[FIRST_PIECE:]]
+        byte = {ord(letter): number for number, letter in enumerate(alphabet())}
+        names = parts.names[FIRST_PIECE:]
+        if odd := [letter for letter in set("".join(names)) if ord(letter) not in byte]:
+            raise KeyError(odd[0])
+        self.pieces = [name.translate(byte).encode("latin-1") for name in names]
         self._library = parts.library()
 
     def cut(self, text: str, start: int, end: int) -> int:
