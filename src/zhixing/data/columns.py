@@ -88,14 +88,8 @@ class Columns:
                 cell, reason = kind.read({each: cell for each, cell in value.items() if each not in left_out})
             else:
                 cell, reason = value.get(self.column(name)), None
-                if (
-                    rows
-                    and isinstance(kind, Sound | Image)
-                    and isinstance(cell, str)
-                    and cell.strip()
-                    and not cell.strip().startswith("data:")
-                ):
-                    cell, reason = named(cell.strip(), Path(rows))
+                if rows and isinstance(kind, Sound | Image) and (file := _file(cell)):
+                    cell, reason = named(file, Path(rows))
                 if reason is None:
                     cell, reason = kind.read(cell)
             if reason is None and isinstance(kind, Flags) and not 0 <= len(found[kind.of]) - len(cell) <= 1:
