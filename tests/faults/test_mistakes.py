@@ -123,6 +123,8 @@ CASES = [
     Case("picture-outside", "prepare {p}/a.jsonl {p}/out --task see", 3, "prepare.bad_media", "(media_outside)", OUTSIDE),
     Case("picture-huge", "prepare {p}/a.jsonl {p}/out --task see", 3, "prepare.bad_media", "16 million pixels", {**PICTURED, **HUGE}),
     Case("sound-broken", "prepare {p}/a.jsonl {p}/out --task see", 3, "prepare.bad_media", "(unreadable_sound)", SOUNDED),
+    Case("steps-none", "train {k}/corpus {p}/out --steps 0", 2, "settings.range", "steps"),
+    Case("minutes-none", "train {k}/corpus {p}/out --minutes 0", 2, "settings.range", "minutes"),
     Case("private-counted", "train {k}/table {p}/out --model logistic --epsilon 8", 2, "private.model", "Leave --model out"),
     Case("private-task", "train {k}/corpus {p}/out --epsilon 8", 2, "private.task", "language"),
     Case("private-nothing", "train {k}/table {p}/out --epsilon 0", 2, "settings.range", "epsilon"),

@@ -163,6 +163,7 @@ NOT_NEGATIVE = (
     *("table_decay", "clip", "evaluations", "patience", "saves", "threads", "classes", "order", "strength", "seed"),
     *("accumulate", "negatives", "subsample", "minimum", "epsilon", "delta", "rollouts", "kl"),
 )
+LENGTHS = ("steps", "minutes", "core_seconds")  # of a training, of which one is given, or none
 PRIVATE_TASKS = ("classify", "multilabel")
 PRIVATE_MODEL = "hashed"
 UNDER_PRIVACY: dict[str, Any] = {"tokenizer": "bytes", "evaluations": 0, "patience": 0, "clip": 0.0, "dropout": 0.0}  # clipped row by row
@@ -210,6 +211,8 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     """
     of = task_class(task)
     from_recipe = read_recipe(recipe)
+    if any(flags.get(name) for name in LENGTHS):  # one that was asked for stands instead of the recipe's
+        from_recipe = {name: value for name, value in from_recipe.items() if name not in LENGTHS}
     first = resolve(TrainSettings, ("recipe", from_recipe), ("flag", flags)).value
     begun = of_start(first.start, task, first.model, flags, from_recipe) if first.start else {}
     default = PRIVATE_MODEL if first.epsilon and task in PRIVATE_TASKS else of.default
@@ -371,7 +374,10 @@ def check(settled: Settings) -> None:
         raise UsageError("settings.range", setting="teacher_weight", value=value.teacher_weight, origin=settled.origins["teacher_weight"])
     if not (value.dropout == -1.0 or 0.0 <= value.dropout < 1.0):
         raise UsageError("settings.dropout", value=value.dropout)
-    given = [name for name in ("steps", "minutes", "core_seconds") if getattr(value, name)]
+    for name in LENGTHS:
+        if settled.origins[name] == "flag" and not getattr(value, name):
+            raise UsageError("settings.range", setting=name, value=getattr(value, name), origin="flag")
+    given = [name for name in LENGTHS if getattr(value, name)]
     if len(given) > 1:
         raise UsageError("settings.lengths", given=", ".join(given))
     if value.dictionary and value.tokenizer != "words":
