@@ -345,14 +345,14 @@ def test_recipe_weaker_than_flag(tmp_path: Path) -> None:
     settled = settle("language", {"steps": 3}, str(recipe))
     assert (settled.value.batch, settled.value.steps, settled.origins["batch"]) == (6, 3, "recipe")
     assert settled.value.width == catalog.plan("qwen3", "tiny")["width"]
+    timed = settle("language", {"minutes": 2.0}, str(recipe)).value
+    assert (timed.minutes, timed.steps) == (2.0, 0), "a length that was asked for stands instead of the recipe's"
+    assert settle("language", {"batch": 2}, str(recipe)).value.steps == 9
     with pytest.raises(UsageError):
         read_recipe("no_such_recipe")
     recipe.write_text("batch = = 6", encoding="utf-8")
     with pytest.raises(DataError):
         read_recipe(str(recipe))
-    timed = settle("language", {"minutes": 2.0}, str(recipe)).value
-    assert (timed.minutes, timed.steps) == (2.0, 0), "a length that was asked for stands instead of the recipe's"
-    assert settle("language", {"batch": 2}, str(recipe)).value.steps == 9
 
 
 def task_of(name: str) -> str:
