@@ -56,6 +56,8 @@ SHOWN: dict[str, dict[str, list[str]]] = {
             "seconds of `zhixing --help`",
             "BPE of 32,768 pieces, brown, 6.1 MB: seconds of both",
             "BPE of 32,768 pieces, all texts, 27.0 MB: seconds of both",
+            "BPE of 32,768 pieces, all texts, 27.0 MB: tokens, ours",
+            "BPE of 32,768 pieces, all texts, 27.0 MB: tokens, library",
             "characters, brown, a row a line",
             "characters, lctt_zh, a row a line",
         ]

@@ -27,6 +27,11 @@ def evaluate(
     console.tell("cli.evaluate.done", model=model)
 
 
+def signed(difference: float) -> str:
+    """Give a difference with four places, or with as many as tell it from none."""
+    return f"{difference:+.4f}" if abs(difference) >= 5e-5 or not difference else f"{difference:+.0e}"
+
+
 def page(report: Any) -> str:
     """Set a report as text: its figures beside the rivals', the paired differences in the first figure, and what follows from them."""
     from zhixing.evaluation.report import DOUBTED
@@ -39,7 +44,7 @@ def page(report: Any) -> str:
     if report.comparisons:
         heads = tuple(text(f"verdict.head.{name}") for name in ("rival", "difference", "ends", "p"))
         rows = [
-            (name, f"{gap['value']:+.4f}", "" if gap["low"] is None else f"{gap['low']:+.4f} .. {gap['high']:+.4f}", gap["p"])
+            (name, signed(gap["value"]), "" if gap["low"] is None else f"{signed(gap['low'])} .. {signed(gap['high'])}", gap["p"])
             for name, gap in report.comparisons.items()
         ]
         blocks.append(table([heads, *rows]))

@@ -36,7 +36,12 @@ def language_rivals(
     return  {name: (N-1,) float64 log-probabilities in nats}
     """
     models = language_models(corpus, tokenizer, family, tell, split)
-    return {name: reader(model, tokens, tokenizer.end_id, tell) if reader else model.score(tokens) for name, model in models.items()}
+    found = {}
+    for name, model in models.items():
+        if reader:
+            tell("evaluate.rival_read", name=name)
+        found[name] = reader(model, tokens, tokenizer.end_id, tell) if reader else model.score(tokens)
+    return found
 
 
 def language_models(corpus: Corpus, tokenizer: Any, family: str, tell: Tell, split: str = "test") -> dict[str, Any]:

@@ -194,7 +194,7 @@ def score_text(model: Any, tokenizer: Any, corpus: Corpus, split: str, tell: Tel
     sizes = token_bytes(tokenizer, tokens[1:])
     if sizes.sum() != piece.size_bytes:
         raise DataError("evaluate.bytes", path=str(corpus.path), counted=int(sizes.sum()), wanted=piece.size_bytes)
-    tell("evaluate.scoring", tokens=len(tokens) - 1)
+    tell("evaluate.learning" if reader else "evaluate.scoring", tokens=len(tokens) - 1)
     logs = reader(model, tokens, tokenizer.end_id, tell) if reader else score(model, tokens)
     closes = np.flatnonzero(tokens[1:] == tokenizer.end_id)
     if piece.documents >= FEW_DOCUMENTS:

@@ -40,6 +40,7 @@ class Row:
     core_seconds: float | None
     memory_bytes: int | None
     parameters: int | None
+    dynamic: bool  # the model learnt from the split as it read it
 
 
 def gather(places: Iterable[Path]) -> list[Row]:
@@ -89,6 +90,7 @@ def read(path: Path) -> Row | None:
         core_seconds=card.get("measured", {}).get("core_seconds"),
         memory_bytes=card.get("measured", {}).get("memory_bytes"),
         parameters=card.get("parameters") or weights(folder),
+        dynamic="reader" in report.get("details", {}),
     )
 
 
@@ -112,7 +114,8 @@ def as_text(rows: list[Row]) -> str:
         beside = "" if row.rival_value is None else f"{row.rival_value:.4f}"
         corpus = row.corpus if row.split == "test" else f"{row.corpus} ({row.split})"
         verdict = row.verdict if row.verdict in ("model", "tie", *DOUBTED) else f"{row.verdict} is better"
-        cells = (row.task, corpus, row.model, row.figure, f"{row.value:.4f}", ends, row.rival, beside, verdict, str(row.examples))
+        model = f"{row.model} ({Path(row.place).name}{', dynamic' if row.dynamic else ''})"
+        cells = (row.task, corpus, model, row.figure, f"{row.value:.4f}", ends, row.rival, beside, verdict, str(row.examples))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
