@@ -192,9 +192,10 @@ class BiLSTM(nn.Module):
 
     @classmethod
     def configure(cls, settings: Any, vocabulary: int, longest: int) -> dict[str, Any]:
-        """Give the config that training settings describe: layers, width (half of it each way), embedding (of the front), dropout."""
+        """Give the config that training settings describe: layers, width (half each way), embedding (of the front), dropout, augment."""
         form = {"embedding_dim": settings.embedding, "hidden_dim": settings.width // 2, "num_layers": settings.layers}
-        return {"model_type": settings.model, "vocab_size": vocabulary, **form, "dropout": max(0.0, settings.dropout)}
+        form |= {"dropout": max(0.0, settings.dropout), "augment": settings.augment}
+        return {"model_type": settings.model, "vocab_size": vocabulary, **form}
 
     def to_dict(self) -> dict[str, Any]:
         """Give the config.json."""
@@ -353,8 +354,9 @@ class Conformer(nn.Module):
 
     @classmethod
     def configure(cls, settings: Any, vocabulary: int, longest: int) -> dict[str, Any]:
-        """Give the config that training settings describe: layers, width, heads, dropout."""
+        """Give the config that training settings describe: layers, width, heads, dropout, augment."""
         form = {"hidden_size": settings.width, "num_hidden_layers": settings.layers, "num_attention_heads": settings.heads}
+        form |= {"augment": settings.augment}
         form |= {"intermediate_size": 4 * settings.width, "hidden_dropout": max(0.0, settings.dropout)}
         return {"model_type": settings.model, "vocab_size": vocabulary, **form}
 

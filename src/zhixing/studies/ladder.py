@@ -281,7 +281,10 @@ def as_text(rungs: list[Rung], lines: list[Line], curves: list[prior_study.Curve
             f"| {rung.name} | {rung.bits_per_byte:.4f} | {rung.low:.4f} .. {rung.high:.4f} | {rung.nats_per_token:.4f} "
             f"| {rung.core_seconds:.1f} | {rung.parameters:,} |"
         )
-    rows += ["", *(f"- {c.winner} is below {c.loser} after {c.x:.0f} core-seconds, at {c.y:.4f} bits per byte of validation" for c in crossings(lines)), ""]
+    passed = (
+        f"- {c.winner} is below {c.loser} after {c.x:.0f} core-seconds, at {c.y:.4f} bits per byte of validation" for c in crossings(lines)
+    )
+    rows += ["", *passed, ""]
     if curves:
         rows += ["| prior | best strength | of each | held-out bits per byte | weakest | strongest |", "|---|---|---|---|---|---|"]
         for each in curves:

@@ -80,6 +80,7 @@ class TrainSettings:
     teacher                   a Model folder whose probabilities of the training rows are learnt beside the labels; "": none
     teacher_weight, teacher_temperature   its share of the objective, 0..1, and what flattens both models' probabilities
     dropout                   -1: derived from the number of passes
+    augment                   how far the frames of sounds are changed in training, of what `layers/augment.py` says; 0: not at all
     evaluations, patience     how often to validate in the whole run, at most (seldomer where that would cost over 8 % of it), and after how
                               many without a gain to stop; 0: never
     saves                     checkpoints in the whole run, besides those of new bests
@@ -134,6 +135,7 @@ class TrainSettings:
     decay: float = 0.6
     clip: float = 1.0
     dropout: float = -1.0
+    augment: float = 1.0
     evaluations: int = 20
     patience: int = 8
     saves: int = 10
@@ -161,7 +163,7 @@ POSITIVE = ("window", "batch", "learning_rate", "matrix_rate", "epochs", "prior_
 NOT_NEGATIVE = (
     *("vocabulary", "steps", "minutes", "core_seconds", "layers", "width", "heads", "groups", "embedding", "context", "weight_decay"),
     *("table_decay", "clip", "evaluations", "patience", "saves", "threads", "classes", "order", "strength", "seed"),
-    *("accumulate", "negatives", "subsample", "minimum", "epsilon", "delta", "rollouts", "kl"),
+    *("accumulate", "negatives", "subsample", "minimum", "epsilon", "delta", "rollouts", "kl", "augment"),
 )
 LENGTHS = ("steps", "minutes", "core_seconds")  # of a training, of which one is given, or none
 PRIVATE_TASKS = ("classify", "multilabel")
