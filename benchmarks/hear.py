@@ -4,7 +4,7 @@
 
 Strings are spliced from real recordings of one speaker with short gaps of quiet noise. A training string is said by somebody else than the
 one who was recorded (`voices.py`): five speakers differ from a sixth in how long they say which digit, in their pitch, vocal tracts, rooms,
-microphones and loudness, and a model takes each of these for what is said. Half of the training strings are of machines' voices, where
+microphones and loudness, and a model takes each of these for what is said. A third of the training strings are of machines' voices, where
 espeak-ng and flite are installed; the table tells how many there were. Templates are made of plain strings.
 Each of the six speakers in turn is left out whole, and only strings of that one are judged. Steps are fixed, and the last weights are used.
 The settings were chosen on held-out speakers too, for there are only six: on strings of george, theo, yweweler and nicolas, and earlier of
@@ -182,8 +182,8 @@ def digits(out: Path, number: int, size: int, settings: dict[str, Any], smoke: b
         test = strings([row for row in rows if row["speaker"] == speaker], 12 if smoke else TEST_STRINGS, source, False)
         near = strings(known, size // 8, source, False) + alone(known, 1 if smoke else ALONE)
         machine = [] if smoke else rows_of_machines()
-        training = strings(known, size // 2 if machine else size, source, True) + alone(known, 1 if smoke else ALONE)
-        training += strings(machine, size // 2, source, True) if machine else []
+        training = strings(known, size * 2 // 3 if machine else size, source, True) + alone(known, 1 if smoke else ALONE)
+        training += strings(machine, size // 3, source, True) if machine else []
         corpora = corpus_of(place, training, test), corpus_of(place / "plain", near, test)
         one(place, corpora[0], {**settings, "seed": number}, corpora[1])
     return speaker, read_json(place / "result.json")

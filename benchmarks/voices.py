@@ -35,9 +35,10 @@ OWN_PITCH, OWN_FORMANTS, OWN_SLOW = (0.95, 1.05), (0.98, 1.02), (0.75, 1.33)
 GAIN = 12.0  # decibels by which a word is louder or quieter, at most
 TILT = 0.5  # of the microphone: how much of each sample is added to the next, at most, or taken off it
 OPENS, SHARE_OPENS = (20.0, 45.0), 0.5  # decibels below the loudest from which on sound is recorded; how many record so
-ROOM, SHARE_ROOM = (0.05, 0.3), 0.2  # seconds of echo
-ECHO = (0.1, 0.5)  # of what is heard straight
-DECIBELS, SHARE_NOISY = (15.0, 50.0), 0.8  # of a string over the noise under it
+# Echo: seconds, in how many rooms, its size beside what is heard straight, and how dull it is at most. The tail of a vowel in a room passes
+# for a voiced end: george's "four" was heard as "five" 45 times while a fifth of the rooms had short echoes, 13 times with many long ones.
+ROOM, SHARE_ROOM, ECHO, DULL = (0.1, 0.5), 0.6, (0.1, 0.8), 0.9
+DECIBELS, SHARE_NOISY = (8.0, 45.0), 0.9  # of a string over the noise under it
 COLOUR = 0.95  # of that noise: how much of a sample stays in the next, at most
 LEAST = 640  # samples that a word keeps when its quiet ends are cut
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
@@ -118,7 +119,7 @@ class Someone:
         echo = np.ones(1)
         if source.random() < SHARE_ROOM:
             place = np.arange(int(source.uniform(*ROOM) * RATE))
-            late = source.normal(0, 1, len(place)) * 1000.0 ** (-place / len(place))
+            late = lfilter([1], [1, -source.uniform(0, DULL)], source.normal(0, 1, len(place))) * 1000.0 ** (-place / len(place))
             echo = late * source.uniform(*ECHO) / np.sqrt(np.square(late).sum())
             echo[0] = 1
         return cls(*factors, tilt, opens, echo)
