@@ -1,6 +1,6 @@
 """Hearing: strings of 1 to 5 digits of a speaker no model has heard (fsdd); Chinese and English words of unseen speakers (dspspeech20).
 
-    ZHIXING_DATA=... python benchmarks/hear.py OUT [--speakers 6] [--strings 8000] [--steps 3000] [--words-steps 1500] [--smoke]
+    ZHIXING_DATA=... python benchmarks/hear.py OUT [--speakers 6] [--strings 8000] [--steps 2500] [--words-steps 1500] [--smoke]
 
 Strings are spliced from real recordings of one speaker with short gaps of quiet noise. A training string is said by somebody else than the
 one who was recorded (`voices.py`): five speakers differ from a sixth in how long they say which digit, in their pitch, vocal tracts, rooms,
@@ -90,7 +90,8 @@ def splice(rows: list[dict[str, Any]], source: np.random.Generator, other: bool)
         gap = source.normal(0, NOISE * level + 1e-5, int(source.uniform(0.02, GAP_SECONDS) * RATE))
         parts.append(gap.astype(np.float32))
     whole = np.concatenate(parts)
-    if other:
+    if who:
+        whole = who.recorded(whole)
         whole = whole + noise(whole, source)
     peak = max(float(np.abs(whole).max()), 1e-6)
     url = media.data_url(media.wav(whole / peak * 0.7, RATE), "audio/wav")
@@ -277,7 +278,7 @@ def told(out: Path, found: dict[str, dict[str, Any]], settings: dict[str, Any], 
 
 
 def main() -> None:
-    given = arguments(__doc__, goes_on=True, speakers=6, strings=8000, steps=3000, words_steps=1500)
+    given = arguments(__doc__, goes_on=True, speakers=6, strings=8000, steps=2500, words_steps=1500)
     out, smoke = given.out, given.smoke
     settings = SMOKE if smoke else {**SETTINGS, "steps": given.steps}
     found: dict[str, dict[str, Any]] = {}

@@ -134,9 +134,16 @@ class Someone:
             sound = cut(sound, *(self.opens + source.uniform(-5, 5, 2)))
         own = [between(source, each) for each in (OWN_PITCH, OWN_FORMANTS, OWN_SLOW)]
         sound = said(sound, self.pitch * own[0], self.formants * own[1], self.slow * own[2])
-        sound = sound + self.tilt * np.concatenate([[0], sound[:-1]])
-        sound = sound if len(self.echo) == 1 else fftconvolve(sound, self.echo)
         return (sound * 10 ** (source.uniform(-GAIN, GAIN) / 20)).astype(np.float32)
+
+    def recorded(self, string: np.ndarray) -> np.ndarray:
+        """Give a string of his words as his room and his microphone make it.
+
+        string  (N,) float
+        return  (N,) float32
+        """
+        heard = string if len(self.echo) == 1 else fftconvolve(string, self.echo)[: len(string)]
+        return (heard + self.tilt * np.concatenate([[0], heard[:-1]])).astype(np.float32)
 
 
 def cut(sound: np.ndarray, before: float, after: float) -> np.ndarray:
@@ -151,7 +158,7 @@ def cut(sound: np.ndarray, before: float, after: float) -> np.ndarray:
 
 
 def noise(sound: np.ndarray, source: np.random.Generator) -> np.ndarray:
-    """Draw noise that lies under a string, of some colour: (N,) float; often none."""
+    """Draw noise that lies under a string, of some colour: (N,) float; now and then none."""
     if source.random() >= SHARE_NOISY:
         return np.zeros(len(sound))
     made = lfilter([1], [1, -source.uniform(-COLOUR, COLOUR)], source.normal(0, 1, len(sound)))
