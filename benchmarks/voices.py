@@ -1,7 +1,8 @@
 """Other voices for `hear.py`: what a recording would be, said by somebody else, elsewhere, into another microphone; and machines' voices.
 
 Somebody is drawn for a whole string, for it is by a string's other words that a listener knows what is usual in it: how high and how fast
-he speaks, how long his vocal tract is, his room, his microphone, and whether it lets quiet sounds through. Each word varies a little more.
+he speaks, how long his vocal tract is, his room, his microphone, and whether it
+lets quiet sounds through. Each word varies in pitch a little, in pace as much again.
 Source: Flanagan and Golden 1966 (phase vocoder); Oppenheim and Schafer 1968 (envelope by the cepstrum); Jaitly and Hinton 2013 (lengths of
 the vocal tract). Machines' voices are those of espeak-ng and flite, where these programs are installed.
 """
@@ -27,8 +28,8 @@ RATE = 8000
 WINDOW, HOP = 256, 64  # samples, of the spectra
 QUEFRENCY = 20  # samples: the envelope is what changes more slowly over frequency; a voice of 400 Hz has its first peak there
 MOST = 3.5  # nats by which an envelope is raised or lowered at a frequency, at most
-SIXTIETH = 40  # the largest denominator of a change of pitch
-# What is drawn for somebody, evenly in the logarithm: times as high, as long a vocal tract's resonances, as slow.
+FINEST = 40  # the largest denominator of a change of pitch
+# What is drawn for somebody, evenly in the logarithm: times as high a voice, as high resonances (a shorter vocal tract), as long words.
 PITCH, FORMANTS, SLOW = (0.75, 1.45), (0.84, 1.19), (0.75, 1.33)
 # The same for each of his words beside that.
 OWN_PITCH, OWN_FORMANTS, OWN_SLOW = (0.95, 1.05), (0.98, 1.02), (0.75, 1.33)
@@ -36,7 +37,7 @@ GAIN = 12.0  # decibels by which a word is louder or quieter, at most
 TILT = 0.5  # of the microphone: how much of each sample is added to the next, at most, or taken off it
 OPENS, SHARE_OPENS = (20.0, 45.0), 0.5  # decibels below the loudest from which on sound is recorded; how many record so
 # Echo: seconds, in how many rooms, its size beside what is heard straight, and how dull it is at most. The tail of a vowel in a room passes
-# for a voiced end: george's "four" was heard as "five" 45 times while a fifth of the rooms had short echoes, 13 times with many long ones.
+# for a voiced end: while developing, george's "four" was heard as "five" 45 times where few rooms had echoes, short ones, 13 times after.
 ROOM, SHARE_ROOM, ECHO, DULL = (0.1, 0.5), 0.6, (0.1, 0.8), 0.9
 DECIBELS, SHARE_NOISY = (8.0, 45.0), 0.9  # of a string over the noise under it
 COLOUR = 0.95  # of that noise: how much of a sample stays in the next, at most
@@ -55,11 +56,14 @@ def between(source: np.random.Generator, ends: tuple[float, float]) -> float:
 def said(sound: np.ndarray, pitch: float, formants: float, longer: float) -> np.ndarray:
     """Say a sound with another pitch, another length of the vocal tract, and faster or more slowly: each apart from the others.
 
+    Not wholly: lowered in pitch, a sound has little left in the highest part of the band, as from a worse microphone. One that is too
+    short for three spectra stays as it is.
+
     sound     (N,) float, a second has 8,000
     pitch     times as high; formants: times as high are the resonances; longer: times as long is it
     return    (N',) float32
     """
-    speed = Fraction(1 / pitch).limit_denominator(SIXTIETH)
+    speed = Fraction(1 / pitch).limit_denominator(FINEST)
     sound = np.asarray(sound, np.float64)
     raised = sound if speed == 1 else resample_poly(sound, speed.numerator, speed.denominator)
     shape = np.hanning(WINDOW + 1)[:WINDOW]

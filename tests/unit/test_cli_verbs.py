@@ -158,6 +158,33 @@ def test_a_dry_run_shows_settings_and_writes_nothing(corpus: Path, place: Path, 
     assert not (place / "never").exists()
 
 
+def test_a_mixture_and_its_reading_are_told_apart(corpus: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is mixed says how much its counts weigh; `results` tells two reports of one model apart by how it read."""
+    made = place / "mixed"
+    ask(capsys, "train", corpus, place / "gru", "--model", "gru", "--steps", 8, "--size", "tiny")
+    _, err = ask(capsys, "mix", corpus, made, place / "gru", "--order", 3)
+    chosen = json.loads((made / "card.json").read_text(encoding="utf-8"))["chosen"]
+    assert f"{chosen['validation_nats']:.4f} nats" in err and f"0: {chosen['weights'][0][-1]:.2f}" in err
+    ask(capsys, "evaluate", made, corpus, "--samples", 0)
+    _, err = ask(capsys, "evaluate", made, corpus, "--dynamic")
+    assert "learning from each stretch" in err and "as the rival unigram" in err
+    out, _ = ask(capsys, "results", made)
+    assert f"mixture ({place.name}/mixed) |" in out and f"mixture ({place.name}/mixed, dynamic) |" in out
+    report = next((made / "evaluation").glob("*.json"))
+    report.write_text(json.dumps({**json.loads(report.read_text(encoding="utf-8")), "details": None}), encoding="utf-8")
+    assert "mixture" in ask(capsys, "results", made)[0]
+
+
+@pytest.mark.parametrize(
+    ("difference", "shown"),
+    [(0.25, "+0.2500"), (-0.00005, "-0.0001"), (-0.000012, "-1e-05"), (0.0, "+0.0000"), (-0.0, "+0.0000"), (0.1 + 0.2 - 0.3, "+0.0000")],
+)
+def test_a_small_difference_is_not_shown_as_none_nor_rounding_as_one(difference: float, shown: str) -> None:
+    from zhixing.cli.evaluate import signed
+
+    assert signed(difference) == shown
+
+
 def test_compare_ends_with_a_table_and_a_plot(corpus: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("compare", corpus, place / "ladder", "--models", "unigram,ngram", "--core-seconds", 1)
     out, err = ask(capsys, *words)

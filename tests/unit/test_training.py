@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -424,3 +426,29 @@ def test_replaying_a_timed_run_keeps_its_steps(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(run))
     settled = settle("language", {}, str(tmp_path / "run.json"))
     assert (settled.value.steps, settled.value.minutes, settled.value.dropout) == (77, 0.0, 0.05)
+
+
+def test_how_far_sounds_are_changed_is_told_to_models_that_hear_alone() -> None:
+    for name in ("conformer", "bilstm_ctc"):
+        settled = settle("transcribe", {"model": name, "augment": 0.3}).value
+        assert catalog.configure(settled, 20, 100, Transcribe(8000))["augment"] == 0.3
+        assert settle("transcribe", {"model": name}).value.augment == 1
+    for value in (-0.1, float("nan"), 2.5, 1e9):
+        with pytest.raises(UsageError, match="augment"):
+            settle("transcribe", {"model": "conformer", "augment": value})
+    for task, name in (("language", "qwen3"), ("transcribe", "dtw"), ("see", "fusion")):
+        with pytest.raises(UsageError, match="augment"):
+            settle(task, {"model": name, "augment": 0.3})
+
+
+@pytest.mark.parametrize("path", sorted(resources.files("zhixing.recipes").iterdir(), key=str), ids=lambda path: path.name)
+def test_every_recipe_is_one_of_its_task(path) -> None:
+    """A recipe settles for the task that it is named after, or says in its first lines; a wrong key or value would be refused."""
+    name = path.name.removesuffix(".toml")
+    task = {"judge": "language", "poems": "language", "quick": "language", "shakespeare": "language", "sequences": "classify"}.get(
+        name, name
+    )
+    settled = settle(task, {}, name)
+    assert {key: getattr(settled.value, key) for key in tomllib.loads(path.read_text(encoding="utf-8"))} == tomllib.loads(
+        path.read_text(encoding="utf-8")
+    )

@@ -8,6 +8,8 @@ from typing import Any
 from zhixing.cli.console import Console, table
 from zhixing.core.messages import text
 
+ROUNDING = 1e-12  # a difference below it is that of sums of the same numbers in another order
+
 
 def evaluate(
     model: Path, corpus: Path, /, *, split: str = "test", samples: int | None = None, dynamic: bool = False, json: bool = False
@@ -28,8 +30,10 @@ def evaluate(
 
 
 def signed(difference: float) -> str:
-    """Give a difference with four places, or with as many as tell it from none."""
-    return f"{difference:+.4f}" if abs(difference) >= 5e-5 or not difference else f"{difference:+.0e}"
+    """Give a difference with four places, or a smaller one by its power of ten; what rounding alone makes is none."""
+    if abs(difference) < ROUNDING:
+        return f"{0.0:+.4f}"
+    return f"{difference:+.4f}" if abs(difference) >= 5e-5 else f"{difference:+.0e}"
 
 
 def page(report: Any) -> str:

@@ -90,7 +90,7 @@ def read(path: Path) -> Row | None:
         core_seconds=card.get("measured", {}).get("core_seconds"),
         memory_bytes=card.get("measured", {}).get("memory_bytes"),
         parameters=card.get("parameters") or weights(folder),
-        dynamic="reader" in report.get("details", {}),
+        dynamic="reader" in (report.get("details") or {}),
     )
 
 
@@ -114,7 +114,7 @@ def as_text(rows: list[Row]) -> str:
         beside = "" if row.rival_value is None else f"{row.rival_value:.4f}"
         corpus = row.corpus if row.split == "test" else f"{row.corpus} ({row.split})"
         verdict = row.verdict if row.verdict in ("model", "tie", *DOUBTED) else f"{row.verdict} is better"
-        model = f"{row.model} ({Path(row.place).name}{', dynamic' if row.dynamic else ''})"
+        model = f"{row.model} ({'/'.join(Path(row.place).resolve().parts[-2:])}{', dynamic' if row.dynamic else ''})"
         cells = (row.task, corpus, model, row.figure, f"{row.value:.4f}", ends, row.rival, beside, verdict, str(row.examples))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -80,7 +80,7 @@ class TrainSettings:
     teacher                   a Model folder whose probabilities of the training rows are learnt beside the labels; "": none
     teacher_weight, teacher_temperature   its share of the objective, 0..1, and what flattens both models' probabilities
     dropout                   -1: derived from the number of passes
-    augment                   how far the frames of sounds are changed in training, of what `layers/augment.py` says; 0: not at all
+    augment                   of a model that hears: how far frames are changed in training, of what `layers/augment.py` says; 0: not at all
     evaluations, patience     how often to validate in the whole run, at most (seldomer where that would cost over 8 % of it), and after how
                               many without a gain to stop; 0: never
     saves                     checkpoints in the whole run, besides those of new bests
@@ -165,6 +165,8 @@ NOT_NEGATIVE = (
     *("table_decay", "clip", "evaluations", "patience", "saves", "threads", "classes", "order", "strength", "seed"),
     *("accumulate", "negatives", "subsample", "minimum", "epsilon", "delta", "rollouts", "kl", "augment"),
 )
+MOST_AUGMENT = 2.0
+HEARING = ("conformer", "bilstm_ctc")  # models that are told how far to change frames
 LENGTHS = ("steps", "minutes", "core_seconds")  # of a training, of which one is given, or none
 PRIVATE_TASKS = ("classify", "multilabel")
 PRIVATE_MODEL = "hashed"
@@ -358,6 +360,7 @@ def refuse_unused(model: str, flags: dict[str, Any], counted: Container[str]) ->
     told = ("model", "seed", "threads", "epsilon", "delta", *TOLD.get(model, ()))  # of privacy `under_privacy` tells
     for name, value in flags.items():
         of_another = name in ("strength", "classes") or (name == "order" and model != "mixture")
+        of_another |= name == "augment" and model not in HEARING
         if value is not None and name not in told and (model in counted or of_another):
             raise UsageError("settings.unused", setting=name, model=model)
 
@@ -374,6 +377,8 @@ def check(settled: Settings) -> None:
             raise UsageError("settings.range", setting=name, value=number, origin=settled.origins[name])
     if not 0.0 <= value.teacher_weight <= 1.0:
         raise UsageError("settings.range", setting="teacher_weight", value=value.teacher_weight, origin=settled.origins["teacher_weight"])
+    if value.augment > MOST_AUGMENT:
+        raise UsageError("settings.augment", value=value.augment, origin=settled.origins["augment"], most=MOST_AUGMENT)
     if not (value.dropout == -1.0 or 0.0 <= value.dropout < 1.0):
         raise UsageError("settings.dropout", value=value.dropout)
     for name in LENGTHS:
