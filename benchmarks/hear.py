@@ -146,10 +146,11 @@ def judged(folder: Path, corpus: Path, decoding: Any = None) -> dict[str, Any]:
     return {**found, "errors": values["word_errors"].tolist(), "words": values["words"].tolist()}
 
 
-def one(place: Path, corpus: Path, settings: dict[str, Any], plain: Path | None = None) -> dict[str, Any]:
+def one(place: Path, corpus: Path, settings: dict[str, Any], plain: Path | None = None, voices: int = 0) -> dict[str, Any]:
     """Train on a corpus and judge it, greedily, with a beam and with an n-gram; and templates beside it. Done once, it is read again.
 
-    plain  the corpus of the templates, if it is another one
+    plain   the corpus of the templates, if it is another one
+    voices  machines' voices among those of training, to be told beside the figures
     """
     kept = place / "result.json"
     if kept.exists():
@@ -168,7 +169,7 @@ def one(place: Path, corpus: Path, settings: dict[str, Any], plain: Path | None 
         "dtw": judged(templates, corpus),
     }
     measured = read_json(model / "card.json")["measured"]
-    write_json(kept, {**found, "measured": measured, "settings": settings, "rows": len(texts)})
+    write_json(kept, {**found, "measured": measured, "settings": settings, "rows": len(texts), "voices": voices})
     return read_json(kept)
 
 
@@ -186,8 +187,7 @@ def digits(out: Path, number: int, size: int, settings: dict[str, Any], smoke: b
         training = strings(known, size * 2 // 3 if machine else size, source, True) + alone(known, 1 if smoke else ALONE)
         training += strings(machine, size // 3, source, True) if machine else []
         corpora = corpus_of(place, training, test), corpus_of(place / "plain", near, test)
-        found = one(place, corpora[0], {**settings, "seed": number}, corpora[1])
-        write_json(place / "result.json", {**found, "voices": len({row["speaker"] for row in machine})})
+        one(place, corpora[0], {**settings, "seed": number}, corpora[1], len({row["speaker"] for row in machine}))
     return speaker, read_json(place / "result.json")
 
 

@@ -1,8 +1,8 @@
 """Other voices for `hear.py`: what a recording would be, said by somebody else, elsewhere, into another microphone; and machines' voices.
 
 Somebody is drawn for a whole string, for it is by a string's other words that a listener knows what is usual in it: how high and how fast
-he speaks, how long his vocal tract is, his room, his microphone, and whether it
-lets quiet sounds through. Each word varies in pitch a little, in pace as much again.
+he speaks, how long his vocal tract is, his room, his microphone, and whether it lets quiet sounds through. Each word varies in pitch a
+little, in pace as much again.
 Source: Flanagan and Golden 1966 (phase vocoder); Oppenheim and Schafer 1968 (envelope by the cepstrum); Jaitly and Hinton 2013 (lengths of
 the vocal tract). Machines' voices are those of espeak-ng and flite, where these programs are installed.
 """

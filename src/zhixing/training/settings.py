@@ -166,7 +166,6 @@ NOT_NEGATIVE = (
     *("accumulate", "negatives", "subsample", "minimum", "epsilon", "delta", "rollouts", "kl", "augment"),
 )
 MOST_AUGMENT = 2.0
-HEARING = ("conformer", "bilstm_ctc")  # models that are told how far to change frames
 LENGTHS = ("steps", "minutes", "core_seconds")  # of a training, of which one is given, or none
 PRIVATE_TASKS = ("classify", "multilabel")
 PRIVATE_MODEL = "hashed"
@@ -360,7 +359,7 @@ def refuse_unused(model: str, flags: dict[str, Any], counted: Container[str]) ->
     told = ("model", "seed", "threads", "epsilon", "delta", *TOLD.get(model, ()))  # of privacy `under_privacy` tells
     for name, value in flags.items():
         of_another = name in ("strength", "classes") or (name == "order" and model != "mixture")
-        of_another |= name == "augment" and model not in HEARING
+        of_another |= name == "augment" and model not in catalog.trained(("acoustic",))
         if value is not None and name not in told and (model in counted or of_another):
             raise UsageError("settings.unused", setting=name, model=model)
 
