@@ -183,6 +183,29 @@ def test_a_body_is_counted_whatever_its_head_says(locked: Any) -> None:
     assert locked.ask("POST", "/v1/completions", b"{}", content_length="-5", authorization=bearer(KEY)).status in (400, 413)
 
 
+def test_who_sends_all_before_reading_sees_why_it_was_refused(locked: Any) -> None:
+    body = b" " * 4_000_000  # more than a connection holds on its way
+    for key, status in ((KEY, b" 413 "), ("wrong", b" 401 ")):
+        with socket.create_connection((locked.host, locked.port), timeout=20) as line:
+            head = (
+                f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: {bearer(key)}\r\ncontent-length: {len(body)}\r\n\r\n"
+            )
+            line.sendall(head.encode())
+            time.sleep(0.1)
+            line.sendall(body)
+            answer = line.makefile("rb").read()
+        assert status in answer.split(b"\r\n")[0] and answer.endswith(b"}}")
+
+
+def test_a_refused_body_is_not_read_for_long_nor_asked_for(locked: Any) -> None:
+    for more in ("content-length: 90000\r\n", "content-length: 90000\r\nexpect: 100-continue\r\n"):
+        start = time.monotonic()
+        with socket.create_connection((locked.host, locked.port), timeout=20) as line:
+            line.sendall(f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: {bearer(KEY)}\r\n{more}\r\n".encode())
+            answer = line.makefile("rb").read()
+        assert b" 413 " in answer.split(b"\r\n")[0] and answer.endswith(b"}}") and time.monotonic() - start < 5
+
+
 def test_a_body_that_dribbles_is_not_waited_for(locked: Any) -> None:
     start = time.monotonic()
     assert b" 408 " in chunked(locked, 1500, 100, 0.3)

@@ -88,6 +88,44 @@ def name_of(host: str) -> str:
     return host.partition(":")[0].rstrip(".")
 
 
+class Body:
+    """A request's body as it comes in, counted."""
+
+    def __init__(self, path: str, source: Receive, limits: Limits) -> None:
+        self.path, self.source, self.limits = path, source, limits
+        self.size, self.ended = 0, False
+        self.deadline = asyncio.get_running_loop().time() + limits.body_seconds
+
+    async def receive(self) -> Message:
+        """Give the next message, but stop at the limit, whatever the request's head says, and do not wait for a body for ever.
+
+        Raises UsageError beyond the limit of bytes and RunError beyond that of seconds.
+        """
+        if self.ended:
+            return await self.source()
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                message = await self._next()
+        except TimeoutError:
+            raise RunError("serve.body_late", seconds=self.limits.body_seconds) from None
+        if self.size > self.limits.body(self.path):
+            raise UsageError("serve.body_large", size=self.size, limit=self.limits.body(self.path))
+        return message
+
+    async def drain(self) -> None:
+        """Read what is still coming, for a moment, and keep none of it: a client that sends all before it reads sees why it was refused."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                while not self.ended:
+                    await self._next()
+
+    async def _next(self) -> Message:
+        message = await self.source()
+        self.size += len(message.get("body", b""))
+        self.ended = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return message
+
+
 class Guard:
     """An ASGI application around another."""
 
@@ -102,7 +140,8 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         began: list[int] = []
-        streams = False
+        streams, refused = False, False
+        body = Body(scope["path"], receive, self.limits)
         extra: list[tuple[bytes, bytes]] = []
 
         async def answer(message: Message) -> None:
@@ -124,23 +163,29 @@ class Guard:
                     await preflight(answer)
                 else:
                     async with asyncio.timeout(self.limits.request_seconds):
-                        await self.app(scope, self._counted(scope["path"], receive), answer)
+                        await self.app(scope, body.receive, answer)
             except TimeoutError:
                 raise RunError("serve.late", seconds=self.limits.request_seconds) from None
         except ZhixingError as error:
-            if not began:
+            refused = not began
+            if refused:
                 await self.refuse(error, headers, scope, answer)
             elif streams:
                 await last_word(error, headers, answer)
         except Exception as fault:
             where = traceback.extract_tb(fault.__traceback__)[-1]
             self.tell("serve.fault", problem=f"{type(fault).__name__}: {fault} ({where.name}, line {where.lineno})")
-            if not began:
+            refused = not began
+            if refused:
                 await self.refuse(RunError("serve.fault"), headers, scope, answer)
         finally:
             self.under_way -= 1
             route = getattr(scope.get("route"), "path", "other")
             self.meter.requests.labels(route, str(began[0]) if began else "none").inc()
+        if refused:
+            if "expect" not in headers:  # who asks first whether to send a body sends none now
+                await body.drain()
+            await send({"type": "http.response.body", "body": b""})
 
     def admit(self, scope: Message, headers: dict[str, str]) -> str | None:
         """Check a request's head; gives the other server's origin that is allowed, if it comes from one.
@@ -187,30 +232,8 @@ class Guard:
             return False
         return hmac.compare_digest(shown.encode(), str(self.door.key).encode())
 
-    def _counted(self, path: str, receive: Receive) -> Receive:
-        """Give a receive that stops at the limit, whatever the request's head says, and does not wait for a body for ever."""
-        size, ended = 0, False
-        deadline = asyncio.get_running_loop().time() + self.limits.body_seconds
-
-        async def counted() -> Message:
-            nonlocal size, ended
-            if ended:
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise RunError("serve.body_late", seconds=self.limits.body_seconds) from None
-            size += len(message.get("body", b""))
-            ended = message["type"] == "http.disconnect" or not message.get("more_body", False)
-            if size > self.limits.body(path):
-                raise UsageError("serve.body_large", size=size, limit=self.limits.body(path))
-            return message
-
-        return counted
-
     async def refuse(self, error: ZhixingError, headers: dict[str, str], scope: Message, send: Send) -> None:
-        """Answer with an error; the rest of the request is not read, so the connection ends."""
+        """Answer with an error, all but the answer's end: with that the connection ends, for not all of the request may have been read."""
         number = problems.status(error)
         content = json.dumps(problems.body(error, problems.tongue(headers)), ensure_ascii=False).encode()
         found = {"content-type": "application/json", "content-length": str(len(content)), "connection": "close", **problems.headers(number)}
@@ -221,7 +244,7 @@ class Guard:
                 # A person's browser then asks for the key, as the password, and shows it with everything it asks of this server.
                 pairs.append((b"www-authenticate", b'Basic realm="zhixing", charset="UTF-8"'))
         await send({"type": "http.response.start", "status": number, "headers": pairs})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content, "more_body": True})
 
 
 async def last_word(error: ZhixingError, headers: dict[str, str], send: Send) -> None:
