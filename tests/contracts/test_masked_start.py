@@ -17,7 +17,7 @@ from zhixing.evaluation.predict import predict_rows
 from zhixing.preparation.prepare import Prepare
 from zhixing.training.train import plan
 
-TINY = {**SMALL, "model": "bert", "tokenizer": "words", "width": 64, "batch": 32, "learning_rate": 0.003}
+TINY = {**SMALL, "model": "bert", "tokenizer": "words", "width": 64, "batch": 32, "learning_rate": 0.0015}
 PAIRS = {"sun": "shines", "rain": "falls", "wind": "blows", "dog": "barks", "cat": "purrs"}
 
 
@@ -32,7 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f"{sentence(*draw.choice(sorted(PAIRS.items())))} {draw.randrange(60)}" for _ in range(900)]
     (where / "text.txt").write_text("\n".join(lines), encoding="utf-8")
     prepare(where / "text.txt", where / "corpus", Prepare(unit="line", repeats="keep", validation=0.1, test=0.1))
-    train(where / "corpus", where / "bert", {**TINY, "steps": 400, "window": 16})
+    train(where / "corpus", where / "bert", {**TINY, "steps": 500, "window": 16})
     return where
 
 

@@ -371,7 +371,7 @@ def test_an_untied_model_begins_uniform_and_learns_every_position(name) -> None:
     assert abs(float(loss(model.eval()).detach()) - np.log(V)) < 1e-5
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(200):
+    for _ in range(300):
         optimizer.zero_grad()
         loss(model).backward()
         optimizer.step()

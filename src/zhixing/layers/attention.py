@@ -28,7 +28,7 @@ class ShortAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-        """Mix values; queries are scaled already.
+        """Mix values; products of queries and keys are scaled as they are made.
 
         queries  (N, S, K) float        S = groups of T queries, side by side, that share a key
         keys     (N, T, K) float
@@ -42,7 +42,7 @@ class ShortAttention(torch.autograd.Function):
         for start in range(0, T, BLOCK):
             end = min(start + BLOCK, T)
             own = each[:, :, start:end].reshape(N, -1, K)
-            scores = torch.bmm(own, keys[:, :end].mT)
+            scores = torch.baddbmm(own.new_empty(()), own, keys[:, :end].mT, beta=0, alpha=K**-0.5)
             future = torch.ones(end - start, end - start, dtype=torch.bool, device=queries.device).triu_(1)
             scores.view(N, -1, end - start, end)[..., start:].masked_fill_(future, float("-inf"))
             kept.append(scores.softmax(-1))
@@ -68,8 +68,9 @@ class ShortAttention(torch.autograd.Function):
             own, slopes = (x[:, :, start:end].reshape(N, -1, K) for x in (each, wide))
             of_values[:, :end].baddbmm_(shares.mT, slopes)
             of_scores = torch._softmax_backward_data(torch.bmm(slopes, values[:, :end].mT), shares, -1, shares.dtype)
-            out[:, :, start:end] = torch.bmm(of_scores, keys[:, :end]).view(N, -1, end - start, K)
-            of_keys[:, :end].baddbmm_(of_scores.mT, own)
+            own_slopes = torch.baddbmm(own.new_empty(()), of_scores, keys[:, :end], beta=0, alpha=K**-0.5)
+            out[:, :, start:end] = own_slopes.view(N, -1, end - start, K)
+            of_keys[:, :end].baddbmm_(of_scores.mT, own, alpha=K**-0.5)
         return of_queries, of_keys, of_values
 
 
@@ -83,7 +84,7 @@ def attend_short(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """
     B, H, T, K = queries.shape
     groups = keys.shape[1]
-    flat = (queries * K**-0.5).reshape(B * groups, H // groups * T, K)
+    flat = queries.reshape(B * groups, H // groups * T, K)
     mixed = ShortAttention.apply(flat, keys.reshape(B * groups, T, K), values.reshape(B * groups, T, K))[0]
     return mixed.view(B, H, T, K)
 

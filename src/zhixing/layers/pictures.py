@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zhixing.layers.attention import attend_masked
 from zhixing.layers.blocks import GatedMLP
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.positions import waves
 
 LARGEST_PATCH, LEAST_GRID = 4, 16  # pixels of a side of a patch, and patches of a side, at the beginning
@@ -137,7 +138,7 @@ class Looking(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.query, self.key, self.value, self.mix = (nn.Linear(width, width) for _ in range(4))
         self.network = GatedMLP(width, 8 * width // 3)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Apply both halves.

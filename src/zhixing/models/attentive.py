@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, RunError
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.models.recurrent import KEEPING, REMARKS
 
@@ -123,7 +124,7 @@ class Attentive(nn.Module):
         self.key = nn.Linear(D, D, bias=False)
         self.attended = nn.Linear(2 * D, E)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self._initialise()
 
     @classmethod

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, ShapeError
 from zhixing.layers.attention import attend_masked, encoder_mask
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.positions import waves
 
@@ -81,7 +82,7 @@ class Embeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Embed tokens, all of them of the first type.
@@ -123,7 +124,7 @@ class Output(nn.Module):
         super().__init__()
         self.dense = nn.Linear(inner, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, made: Tensor, stream: Tensor) -> Tensor:
         """Add what a half made to the stream.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from zhixing.core.config import read
 from zhixing.core.errors import DataError
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.segments import alone
 from zhixing.models.recurrent import KEEPING
@@ -97,7 +98,7 @@ class Bidirectional(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_dim)
         widths = [config.embedding_dim] + [self.width] * (config.num_layers - 1)
         self.layers = nn.ModuleList(Layer(CELLS[config.model_type], width, config.hidden_dim) for width in widths)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self._initialise()
 
     @classmethod

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, RunError
 from zhixing.layers.blocks import Norm
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.history import History, before, taps
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.segments import apart
@@ -65,7 +66,7 @@ class Layer(nn.Module):
         self.norm = Norm(config.hidden_size, config.norm_eps)
         self.gated = nn.Linear(config.kernel_size * config.hidden_size, 2 * config.hidden_size)
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     @property
     def reach(self) -> int:
@@ -106,7 +107,7 @@ class Convolution(nn.Module):
         self.layers = nn.ModuleList(Layer(config, dilation) for dilation in config.dilations)
         self.norm = Norm(config.hidden_size, config.norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self._initialise()
 
     @classmethod

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, RunError
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.history import History, before, taps
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.segments import apart
@@ -72,7 +73,7 @@ class FeedForward(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_dim)
         self.hidden = nn.Linear(seen, config.hidden_dim)
         self.lm_head = nn.Linear(self.width, config.vocab_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self._initialise()
 
     @classmethod

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, ShapeError
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.pictures import Convolutions, Looking, cells_of, places
 from zhixing.layers.positions import waves
@@ -95,7 +96,7 @@ class Fusion(nn.Module):
         self.width, self.window = config.width, config.window
         D = config.width
         self.sorts = nn.Embedding(len(SENSES) + 1, D)  # of states, the last the summary's
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         if "text" in self.senses:
             self.words = nn.Embedding(config.vocab_size, D)
             self.text = nn.ModuleList(Looking(D, config.heads, config.dropout) for _ in range(max(1, config.layers // 2)))

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, ShapeError
+from zhixing.layers.activations import gelu_new
 from zhixing.layers.attention import KeyValues, attend, segment_mask
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.positions import waves
 
@@ -133,7 +135,7 @@ class MLP(nn.Module):
         x       (B, T, D) float
         return  (B, T, D) float
         """
-        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        return self.c_proj(gelu_new(self.c_fc(x)))
 
 
 class Block(nn.Module):
@@ -145,7 +147,7 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.mlp = MLP(config)
-        self.dropout = nn.Dropout(config.resid_pdrop)
+        self.dropout = Dropout(config.resid_pdrop)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValues | None, layer: int) -> Tensor:
         """Add this layer's two contributions; shapes as in Attention."""
@@ -162,7 +164,7 @@ class Transformer(nn.Module):
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
-        self.dropout = nn.Dropout(config.embd_pdrop)
+        self.dropout = Dropout(config.embd_pdrop)
 
 
 class GPT2(nn.Module):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from zhixing.core.errors import DataError, ShapeError
 from zhixing.layers.attention import KeyValues, attend, segment_mask
 from zhixing.layers.blocks import GatedMLP, Norm, working_dtype
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.positions import rotate, rotation
 
@@ -152,7 +153,7 @@ class Layer(nn.Module):
         self.self_attn = Attention(config)
         self.post_attention_layernorm = Norm(config.hidden_size, config.rms_norm_eps)
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, cache: KeyValues | None, layer: int) -> Tensor:
         """Add this layer's two contributions; shapes as in Attention."""
@@ -168,7 +169,7 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = Norm(config.hidden_size, config.rms_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
 
 class Llama(nn.Module):

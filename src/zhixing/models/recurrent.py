@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from zhixing.core.errors import DataError, RunError
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.segments import apart
 
@@ -119,7 +120,7 @@ class TextGenerator(nn.Module):
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         between = dropout if num_layers > 1 else 0.0
         self.add_module(cell, CELLS[cell](embedding_dim, hidden_dim, num_layers, batch_first=True, dropout=between))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.fc = None if tied else nn.Linear(hidden_dim, output_dim)
         self._initialise()
 

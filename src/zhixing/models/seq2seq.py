@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, RunError, ShapeError
 from zhixing.layers.attention import KeyValues, attend
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.models.gpt2 import waves
 
@@ -149,7 +150,7 @@ class Layer(nn.Module):
         self.fc1 = nn.Linear(D, inner)
         self.fc2 = nn.Linear(inner, D)
         self.final_layer_norm = nn.LayerNorm(D)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def read(self, x: Tensor, real: Tensor | None) -> Tensor:
         """Add the contributions of a layer of the encoder.
@@ -200,7 +201,7 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.layernorm_embedding = nn.LayerNorm(config.d_model)
         self.layer_norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def begin(self, embedded: Tensor, positions: Tensor) -> Tensor:
         """Give tokens their places.

@@ -25,6 +25,7 @@ from zhixing.core.errors import DataError, ShapeError
 from zhixing.data.sound import BINS, STRIDE
 from zhixing.layers.attention import attend_masked
 from zhixing.layers.augment import augment
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.positions import rotate, rotation
 from zhixing.models.bidirectional import Layer as BothWays
@@ -181,7 +182,7 @@ class BiLSTM(nn.Module):
         self.front = Front(config.num_mel_bins, config.embedding_dim, config.stride)
         widths = [config.embedding_dim] + [self.width] * (config.num_layers - 1)
         self.layers = nn.ModuleList(BothWays(nn.LSTM, width, config.hidden_dim) for width in widths)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.lm_head = nn.Linear(self.width, config.vocab_size)
         self._initialise()
 
@@ -309,7 +310,7 @@ class Layer(nn.Module):
         self.conv_module = Convolution(config)
         self.ffn2_layer_norm, self.ffn2 = nn.LayerNorm(D, epsilon), FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(D, epsilon)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, real: Tensor | None) -> Tensor:
         """Give (B, F, D) from (B, F, D)."""
@@ -343,7 +344,7 @@ class Conformer(nn.Module):
         self.window = None
         self.front = Front(config.num_mel_bins, config.hidden_size, config.stride)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         begin(self.lm_head)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from zhixing.core.config import read
 from zhixing.core.errors import DataError
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.segments import alone
 
@@ -66,7 +67,7 @@ class TextCNN(nn.Module):
         self.window = None  # of the text it can read
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_dim)
         self.filters = nn.ModuleList(nn.Conv1d(config.embedding_dim, config.filters, size) for size in config.kernel_sizes)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self._initialise()
 
     @classmethod

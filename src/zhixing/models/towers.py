@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, ShapeError
 from zhixing.layers.attention import encoder_mask
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.heads import pool
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.pictures import Convolutions, Looking
@@ -77,7 +78,7 @@ class Towers(nn.Module):
         self.blocks = nn.ModuleList(Looking(D, config.heads, config.dropout) for _ in range(config.layers))
         self.norms = nn.ModuleDict({name: nn.LayerNorm(D) for name in self.senses})
         self.maps = nn.ModuleDict({name: nn.Linear(D, D, bias=False) for name in self.senses})
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
         self._initialise()
 

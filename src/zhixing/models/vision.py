@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, ShapeError
 from zhixing.layers.attention import attend_masked
+from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.pictures import Convolutions, places, scaled
 
@@ -74,7 +75,7 @@ class Patches(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
         self.position_embeddings = nn.Parameter(torch.zeros(1, T + 1, D))
         self.patch_embeddings = nn.ModuleDict({"projection": nn.Conv2d(3, D, config.patch_size, stride=config.patch_size)})
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, image: Tensor) -> Tensor:
         """Give (B, T + 1, D) float from (B, C, Y, X) uint8."""
@@ -109,7 +110,7 @@ class Layer(nn.Module):
         self.output = nn.ModuleDict({"dense": nn.Linear(config.intermediate_size, D)})
         self.layernorm_before = nn.LayerNorm(D, config.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(D, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply both halves: (B, T, D) float to (B, T, D) float."""
@@ -214,7 +215,7 @@ class CNN(nn.Module):
         self.config = config
         self.width, self.window = config.width, None
         self.convolutions = Convolutions(config.width, config.image_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.convolutions.initialise()
 
     @classmethod
