@@ -92,7 +92,7 @@ def test_verbs_are_files(root: Path) -> None:
 
     files = {path.stem for path in (root / "src" / "zhixing" / "cli").glob("*.py")} - NOT_VERBS
     assert files == set(VERBS)
-    assert all(callable(find(verb)) and VERBS[verb] == f"zhixing.cli.{verb}:{verb}" for verb in VERBS)
+    assert all(callable(find(verb)) and VERBS[verb] == f"zhixing.cli.{verb}:{verb}{'_' * keyword.iskeyword(verb)}" for verb in VERBS)
 
 
 def test_models_are_classes_in_files(root: Path) -> None:

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf_maker
 import numpy as np
 import pytest
 from makers import heard
@@ -180,6 +181,7 @@ def test_commands_of_the_readme_run(
     Path("pictures.jsonl").write_text("".join(json.dumps(each) + "\n" for each in shown))
     told = [{"image": f"{name}.png", "caption": f"{name} all over, {n}"} for n in range(70) for name in colours]
     Path("captions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in told))
+    gguf_maker.write(Path("SmolLM2-135M-Instruct.Q4_1.gguf"), *gguf_maker.llama())
     ran = 0
     for line in commands((root / "README.md").read_text(encoding="utf-8")):
         # A server runs until it is stopped: tests/serving starts and stops it.

@@ -71,7 +71,8 @@ def test_ids_follow_the_rule():
     assert found.vocabulary_size == 265
     assert found.encode("dab").tolist() == [264, 261, 262]
     assert found.encode("é").tolist() == [FIRST_BYTE + 0xC3, FIRST_BYTE + 0xA9]
-    assert (found.pad_id, found.end_id, found.user_id, found.assistant_id, found.system_id) == (0, 1, 2, 3, 4)
+    assert (found.pad_id, found.end_id, found.opening, set(found.ends), found.barred) == (0, 1, (1,), {1}, (0, 2, 3, 4))
+    assert found.controls == dict(enumerate(SPECIALS)) and found.byte_ids == list(range(5, 261))
 
 
 def test_rare_characters_fall_to_bytes():

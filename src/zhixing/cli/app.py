@@ -15,6 +15,7 @@ from zhixing.core.errors import UsageError
 
 # In the order of the pipeline, which is the order of the help.
 VERBS = {
+    "import": "zhixing.cli.import:import_",
     "prepare": "zhixing.cli.prepare:prepare",
     "train": "zhixing.cli.train:train",
     "mix": "zhixing.cli.mix:mix",

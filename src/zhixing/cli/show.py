@@ -65,7 +65,9 @@ def grammar(folder: Path) -> dict[str, Any]:
     model, tokenizer = opened.model, opened.tokenizer
 
     def spell(token: int) -> str:
-        return "<|end|>" if token == tokenizer.end_id else repr(tokenizer.token_bytes(int(token)).decode("utf-8", "backslashreplace"))
+        if token in tokenizer.controls:
+            return tokenizer.controls[token]
+        return repr(tokenizer.token_bytes(int(token)).decode("utf-8", "backslashreplace"))
 
     shares = [(float(share), label) for label, share in enumerate(model.unread)]
     classes = [

@@ -26,7 +26,7 @@ from zhixing.core.stop import Stop
 from zhixing.layers.kinds import Causal, Countable, Inputs, next_log_probabilities
 from zhixing.layers.machine import machine
 from zhixing.layers.scoring import score
-from zhixing.tokens.tokenizer import FIRST_BYTE, SPECIALS, Tokenizer
+from zhixing.tokens.tokenizer import Tokenizer
 
 TOTAL_BITS = 32  # a distribution is whole numbers that sum to 2^32: even a vocabulary of 2^17 costs below 0.0001 bits a token
 WEIGHT_BITS = 30  # so that weight * 2^32 stays below 2^63
@@ -166,7 +166,8 @@ def lanes_for(tokens: int) -> int:
 
 def allow(tokenizer: Tokenizer, separated: bool) -> np.ndarray:
     """Say which tokens a text can be made of: no control token, but the end token where it divides documents; (V,) bool."""
-    allowed = np.arange(tokenizer.vocabulary_size) >= len(SPECIALS)
+    allowed = np.ones(tokenizer.vocabulary_size, bool)
+    allowed[[*tokenizer.controls, *tokenizer.barred]] = False
     allowed[tokenizer.end_id] = separated
     return allowed
 
@@ -234,7 +235,7 @@ def to_tokens(tokenizer: Tokenizer, data: bytes, separator: bytes = b"") -> np.n
             parts.append(np.array([tokenizer.end_id]))
         for piece in re.findall(ESCAPED, document):
             if "\udc80" <= piece[0] <= "\udcff":
-                parts.append(np.frombuffer(piece.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int64) + FIRST_BYTE)
+                parts.append(np.array([tokenizer.byte_ids[byte] for byte in piece.encode("utf-8", "surrogateescape")], np.int64))
             else:
                 parts.append(tokenizer.encode(piece))
     tokens = np.concatenate([np.zeros(0, np.int64), *parts])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -148,6 +148,8 @@ class Machine:
         """
         if len(prompt) == 0:
             raise UsageError("generate.empty_prompt")
+        if sampling.forbidden is None:
+            sampling = replace(sampling, forbidden=self.tokenizer.barred)
         context = list(prompt)
         if self.window is not None and len(context) > self.window:
             context = self._half(context)
@@ -217,7 +219,7 @@ class Machine:
             row.seen[0, token] = True
         row.written += 1
         finished = ""
-        if token == self.tokenizer.end_id:
+        if token in self.tokenizer.ends:
             finished, text = "end", ""
         else:
             text, stopped = row.holder.push(row.decoder.push(token))
@@ -343,4 +345,4 @@ def open_text(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
     """Give the ids that a row begins with: of a text, the end token and then the text's; ids as they stand."""
     if not isinstance(prompt, str):
         return [int(each) for each in prompt]
-    return [tokenizer.end_id, *[int(each) for each in tokenizer.encode(prompt)]]
+    return [*tokenizer.opening, *[int(each) for each in tokenizer.encode(prompt)]] or [tokenizer.end_id]

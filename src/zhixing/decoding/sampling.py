@@ -34,7 +34,7 @@ class Sampling:
     max_tokens          int >= 1          how many tokens to write at most
     stop                tuple of str      end before the first of these
     seed                int >= 0          the same seed, lane and prompt give the same text
-    forbidden           tuple of int      ids that are never chosen
+    forbidden           tuple of int      ids that are never chosen; None: the tokenizer's control tokens that end nothing
     """
 
     temperature: float = 1.0
@@ -45,7 +45,7 @@ class Sampling:
     max_tokens: int = 200
     stop: tuple[str, ...] = ()
     seed: int = 0
-    forbidden: tuple[int, ...] = CONTROL
+    forbidden: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check every value. Raises UsageError naming the first that is out of its range."""
@@ -63,7 +63,7 @@ class Sampling:
             if not right:
                 raise UsageError("sampling.range", name=name, value=repr(getattr(self, name)), wanted=wanted)
         object.__setattr__(self, "stop", tuple(self.stop))
-        object.__setattr__(self, "forbidden", tuple(self.forbidden))
+        object.__setattr__(self, "forbidden", None if self.forbidden is None else tuple(self.forbidden))
 
 
 def penalise(log_probs: Tensor, seen: Tensor, penalties: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def narrow_rows(log_probs: Tensor, samplings: Sequence[Sampling], seen: Tensor |
     V = scores.shape[1]
     for forbidden in {each.forbidden for each in samplings}:
         rows = [row for row, each in enumerate(samplings) if each.forbidden == forbidden]
-        barred = [each for each in forbidden if each < V]
+        barred = [each for each in (CONTROL if forbidden is None else forbidden) if each < V]
         if len(rows) == len(samplings):
             scores[:, barred] = -torch.inf
         elif barred:

@@ -4,7 +4,7 @@ One file serves two layouts of Hugging Face: `llama`, and `qwen3`, which adds q_
 the weights open in transformers, vLLM and llama.cpp unchanged. It is a Causal kind: objectives, scoring and decoding see only
 `states`, `logits` and `cache`.
 Source: Touvron et al. 2023, section 2.2, arXiv:2302.13971; Yang et al. 2025, section 2, arXiv:2505.09388.
-Leaves out: biases, sliding windows, stretched rotations, experts; a config that asks for one is refused by name.
+Leaves out: sliding windows, experts, biases of the feed-forward network; a config that asks for one is refused by name.
 """
 
 from __future__ import annotations
@@ -22,15 +22,13 @@ from zhixing.layers.attention import KeyValues, attend, segment_mask
 from zhixing.layers.blocks import GatedMLP, Norm, working_dtype
 from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
-from zhixing.layers.positions import rotate, rotation
+from zhixing.layers.positions import STRETCHES, rotate, rotation
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 # What this file can compute of settings that other decoders vary; another value would be another model.
 FIXED = {
     "hidden_act": "silu",
-    "attention_bias": False,
     "mlp_bias": False,
-    "rope_scaling": None,
     "use_sliding_window": False,
     "sliding_window": None,
     "attention_dropout": 0.0,
@@ -74,6 +72,8 @@ class LlamaConfig:
     eos_token_id: int | None = 1
     pad_token_id: int | None = 0
     dropout: float = 0.0
+    attention_bias: bool = False
+    rope_scaling: dict[str, Any] | None = None  # how rotations are stretched: `positions.stretched`
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> LlamaConfig:
@@ -82,11 +82,10 @@ class LlamaConfig:
         Raises DataError for a setting that is unknown, missing, or asks for what this decoder does not compute.
         """
         values = dict(config)
-        rotary = values.pop("rope_parameters", None)
-        if rotary is not None:
-            if rotary.get("rope_type", "default") != "default":
-                raise DataError("model.config_value", name="rope_type", value=rotary["rope_type"], wanted="default")
+        rotary = values.pop("rope_parameters", None) or {}
+        if "rope_theta" in rotary:
             values.setdefault("rope_theta", rotary["rope_theta"])
+        values["rope_scaling"] = _stretch(values.get("rope_scaling") or rotary)
         if "num_attention_heads" in values and "hidden_size" in values:
             values.setdefault("num_key_value_heads", values["num_attention_heads"])
             if values.get("head_dim") is None:
@@ -109,6 +108,22 @@ class LlamaConfig:
         return settled
 
 
+def _stretch(given: dict[str, Any]) -> dict[str, Any] | None:
+    """Read how rotations are stretched, under either of the names that its sort has had; None: not at all.
+
+    Raises DataError for a sort that is not computed here, or one without its values.
+    """
+    sort = given.get("rope_type", given.get("type", "default"))
+    if sort == "default":
+        return None
+    if sort not in STRETCHES:
+        raise DataError("model.config_value", name="rope_type", value=sort, wanted=", ".join(["default", *STRETCHES]))
+    for name in STRETCHES[sort]:
+        if not isinstance(given.get(name), int | float) or given[name] <= 0:
+            raise DataError("model.config_value", name=name, value=given.get(name), wanted="a number above 0")
+    return {"rope_type": sort, **{name: given[name] for name in STRETCHES[sort]}}
+
+
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions and, in the Qwen3 layout, queries and keys of unit root mean square."""
 
@@ -116,10 +131,10 @@ class Attention(nn.Module):
         super().__init__()
         D, H, G, K = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self.head_width = K
-        self.q_proj = nn.Linear(D, H * K, bias=False)
-        self.k_proj = nn.Linear(D, G * K, bias=False)
-        self.v_proj = nn.Linear(D, G * K, bias=False)
-        self.o_proj = nn.Linear(H * K, D, bias=False)
+        self.q_proj = nn.Linear(D, H * K, bias=config.attention_bias)
+        self.k_proj = nn.Linear(D, G * K, bias=config.attention_bias)
+        self.v_proj = nn.Linear(D, G * K, bias=config.attention_bias)
+        self.o_proj = nn.Linear(H * K, D, bias=config.attention_bias)
         normed = config.model_type == "qwen3"
         self.q_norm = Norm(K, config.rms_norm_eps) if normed else nn.Identity()
         self.k_norm = Norm(K, config.rms_norm_eps) if normed else nn.Identity()
@@ -215,13 +230,13 @@ class Llama(nn.Module):
     def to_dict(self) -> dict[str, Any]:
         """Give the config.json; the rotary base stands both where transformers 4 and where transformers 5 look for it."""
         config = dataclasses.asdict(self.config)
-        theta = config["rope_theta"]
+        theta, stretch = config["rope_theta"], config.pop("rope_scaling")
         return {
             "architectures": [ARCHITECTURES[self.config.model_type]],
             **config,
-            "rope_parameters": {"rope_theta": theta, "rope_type": "default"},
+            "rope_parameters": {"rope_theta": theta, **(stretch or {"rope_type": "default"})},
+            **({"rope_scaling": stretch} if stretch else {}),
             "hidden_act": "silu",
-            "attention_bias": False,
         }
 
     def states(self, inputs: Inputs, cache: KeyValues | None = None) -> Tensor:
@@ -244,7 +259,8 @@ class Llama(nn.Module):
         if inputs.positions is not None:
             positions = inputs.positions
         x = self.model.dropout(self.model.embed_tokens(inputs.tokens))  # (B, T, D)
-        cosine, sine = rotation(positions.unsqueeze(1), self.config.head_dim, self.config.rope_theta)  # (B, 1, T, K)
+        of = self.config
+        cosine, sine = rotation(positions.unsqueeze(1), of.head_dim, of.rope_theta, of.rope_scaling)  # two (B, 1, T, K)
         turn = (cosine.to(working_dtype(x)), sine.to(working_dtype(x)))
         for number, layer in enumerate(self.model.layers):
             x = layer(x, turn, mask, cache, number)
@@ -268,6 +284,8 @@ class Llama(nn.Module):
     @torch.no_grad()
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
+            if name.endswith("_proj.bias"):
+                parameter.zero_()
             if parameter.dim() < 2:
                 continue
             if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):

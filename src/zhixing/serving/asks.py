@@ -19,7 +19,6 @@ from zhixing.serving.queue import Ask
 from zhixing.serving.schema import ChatRequest, CompletionRequest, PredictRequest
 from zhixing.serving.served import Served
 from zhixing.tokens.chat import render
-from zhixing.tokens.tokenizer import FIRST_BYTE
 
 COMPLETION_TOKENS, CHAT_TOKENS = 16, 200  # when a request does not say; 16 is OpenAI's
 MEDIA = {Sound: "sound", Image: "image"}
@@ -111,10 +110,12 @@ def _prompts(given: Any) -> list[str | list[int]]:
 
 
 def _checked(ids: Sequence[int], served: Served) -> Sequence[int]:
-    size = served.artefact.tokenizer.vocabulary_size
-    wrong = next((each for each in ids if not FIRST_BYTE <= each < size), None)
+    tokenizer = served.artefact.tokenizer
+    size = tokenizer.vocabulary_size
+    wrong = next((each for each in ids if not 0 <= each < size or each in tokenizer.controls), None)
     if wrong is not None:
-        raise UsageError("serve.token", token=wrong, first=FIRST_BYTE, last=size - 1, param="prompt")
+        first = next(each for each in range(size) if each not in tokenizer.controls)
+        raise UsageError("serve.token", token=wrong, first=first, last=size - 1, param="prompt")
     return ids
 
 
@@ -126,7 +127,7 @@ def _spread(
     bounded("prompt", len(prompts) * count, limits.prompts)
     ids = []
     for each in prompts:
-        found = open_text(tokenizer, each) if isinstance(each, str) else [tokenizer.end_id, *_checked(each, served)]
+        found = open_text(tokenizer, each) if isinstance(each, str) else [*tokenizer.opening, *_checked(each, served)]
         bounded("prompt", len(found), limits.prompt_tokens)
         ids.append(found)
     asks = [Ask(each, sampling, place * count + copy, top) for place, each in enumerate(ids) for copy in range(count)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zhixing.decoding.generate import Event
-from zhixing.tokens.tokenizer import FIRST_BYTE, FIRST_PIECE, SPECIALS, Tokenizer
+from zhixing.tokens.tokenizer import FIRST_PIECE, Tokenizer
 
 REASONS = {"end": "stop", "stop": "stop", "length": "length"}
 DONE = b"data: [DONE]\n\n"
@@ -18,12 +18,12 @@ DONE = b"data: [DONE]\n\n"
 
 def token_text(tokenizer: Tokenizer, token: int) -> tuple[str, list[int] | None]:
     """Give a token's name and its bytes; a control token has a name and no bytes, and bytes that are no character are spelt."""
-    if token < FIRST_BYTE:
-        return SPECIALS[token], None
+    if token in tokenizer.controls:
+        return tokenizer.controls[token], None
     content = tokenizer.token_bytes(token)
     try:
         # Two tokens must not share a name: all but BPE write "a" as a piece and, where they must, as a byte.
-        if tokenizer.sort != "bpe" and token < FIRST_PIECE:
+        if tokenizer.sort not in ("bpe", "imported") and token < FIRST_PIECE:
             raise UnicodeDecodeError("utf-8", content, 0, 1, "a byte of its own")
         name = content.decode("utf-8")
     except UnicodeDecodeError:

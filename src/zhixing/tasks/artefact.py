@@ -125,7 +125,7 @@ class Artefact:
 
         self._must_write()
         _texts([text])
-        tokens = np.concatenate([[self.tokenizer.end_id], self.tokenizer.encode(text)]).astype(np.int64)
+        tokens = np.concatenate([[self._opener], self.tokenizer.encode(text)]).astype(np.int64)
         return Score(tokens[1:], score(self.model, tokens), len(text.encode("utf-8")))
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -140,7 +140,7 @@ class Artefact:
         body = getattr(self.model, "body", self.model)
         if not hasattr(body, "states"):
             raise UsageError("embed.no_states", path=str(self.folder.path), model=self.family)
-        tokens = [[self.tokenizer.end_id, *self.tokenizer.encode(text).tolist()] for text in _texts(texts)]
+        tokens = [[self._opener, *self.tokenizer.encode(text).tolist()] for text in _texts(texts)]
         return body.embed(tokens) if hasattr(body, "embed") else embed(body, tokens)
 
     def nearest(self, expression: str, count: int = 10) -> list[tuple[str, float]]:
@@ -153,6 +153,11 @@ class Artefact:
         if self.task.name != "embed":
             raise UsageError("embed.no_vectors", path=str(self.folder.path), task=self.task.name)
         return nearest(self.model, self.tokenizer, expression, count)
+
+    @property
+    def _opener(self) -> int:
+        """The token before a text's first: what the tokenizer opens texts with, or else what divides them."""
+        return (self.tokenizer.opening or (self.tokenizer.end_id,))[-1]
 
     def _must_write(self) -> None:
         if self.task.name != "language":
@@ -222,7 +227,9 @@ def write(path: Path, task: Any, model: Any, tokenizer: Tokenizer | None) -> Non
     if tokenizer is not None:
         tokenizer.save(path)
         if task.name == "language":
-            write_json(path / GENERATION, {"eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id, "do_sample": True})
+            ends = sorted(tokenizer.ends)
+            ending = ends if len(ends) > 1 else tokenizer.end_id
+            write_json(path / GENERATION, {"eos_token_id": ending, "pad_token_id": tokenizer.pad_id, "do_sample": True})
     golden.write(path, task, model, tokenizer)
 
 

@@ -94,13 +94,13 @@ def _write_on(model: Any, tokenizer: Any, texts: Sequence[str], wanted: Sequence
     """Read texts side by side, and write on from each greedily; of an encoder-decoder they are sources, and what is written is new."""
     import torch
 
-    from zhixing.decoding.sampling import CONTROL
     from zhixing.layers.kinds import Inputs, next_log_probabilities
 
     device = next(model.parameters()).device if hasattr(model, "parameters") else torch.device("cpu")
     window = getattr(model, "window", None)
     longest = READ if window is None else max(1, min(READ, window - WRITTEN))
-    rows = [[tokenizer.end_id, *(int(each) for each in tokenizer.encode(text))][-longest:] for text in texts]
+    opening = tokenizer.opening or (tokenizer.end_id,)
+    rows = [[*opening, *(int(each) for each in tokenizer.encode(text))][-longest:] for text in texts]
     written = WRITTEN if window is None else min(WRITTEN, window - longest)
 
     def side_by_side(rows: list[list[int]]) -> Inputs:
@@ -121,12 +121,12 @@ def _write_on(model: Any, tokenizer: Any, texts: Sequence[str], wanted: Sequence
     for number, row in enumerate(logs):
         ids = wanted[number] if wanted else sorted({*row.topk(min(TOP, V)).indices.tolist(), *spread})
         found.append({"ids": ids, "logs": [_short(row[each]) for each in ids], "greedy": [], "margins": []})
-    barred = [each for each in CONTROL if each < V]
+    barred = [each for each in tokenizer.barred if each < V]
     for step in range(written):
-        allowed = logs.index_fill(1, torch.tensor(barred), -torch.inf)
+        allowed = logs.index_fill(1, torch.tensor(barred, dtype=torch.long), -torch.inf)
         best = allowed.topk(2, dim=1)  # two (B, 2)
         for each, values, ids in zip(found, best.values.tolist(), best.indices.tolist(), strict=True):
-            if tokenizer.end_id not in each["greedy"]:
+            if tokenizer.ends.isdisjoint(each["greedy"]):
                 each["greedy"].append(ids[0])
                 each["margins"].append(_short(values[0] - values[1]))
         if step + 1 < written:

@@ -1,4 +1,4 @@
-"""Text to token ids and back, by characters, byte-level BPE, unigram pieces or words, all able to write every text.
+"""Text to token ids and back, by characters, byte-level BPE, unigram pieces or words, all able to write every text; or another program's.
 
 Stored as Hugging Face `tokenizer.json`. What a user types is only ever text: `encode` cannot give a control token, whatever the text
 contains. The file is written here, not by the library, so that equal tokenizers have equal bytes and one hash. Each sort is a file of
@@ -17,46 +17,75 @@ from typing import Any
 import numpy as np
 
 from zhixing.core.errors import DataError
-from zhixing.core.files import write_bytes, write_json
+from zhixing.core.files import read_json, write_bytes, write_json
 from zhixing.core.log import quiet
-from zhixing.tokens import bpe, characters, unigram, words
+from zhixing.tokens import bpe, characters, imported, unigram, words
 from zhixing.tokens.chat import TEMPLATE
-from zhixing.tokens.layout import ASSISTANT, BYTES, END, FIRST_BYTE, FIRST_PIECE, PAD, SPECIALS, SYSTEM, USER, Parts
+from zhixing.tokens.layout import BYTES, END, FIRST_BYTE, FIRST_PIECE, PAD, SPECIALS, USER, Parts
 
 CHUNK = 1 << 22  # characters encoded at a time: bounds memory, not the result
 SORTS = {"characters": characters.Characters, "bpe": bpe.BPE, "unigram": unigram.Unigram, "words": words.Words}
-TOKENIZER, WORDS = "tokenizer.json", "words.json"
+TOKENIZER, WORDS, SETTINGS = "tokenizer.json", "words.json", "tokenizer_config.json"
 
 
 class Tokenizer:
     """A tokenizer, from the bytes of its `tokenizer.json` and, where words are its tokens, its `words.json`.
 
-    sort             "characters", "bpe", "unigram" or "words"
+    sort             "characters", "bpe", "unigram" or "words"; "imported": as another program made it
     portable         whether other programs can encode with the file: not words, for which exports refuse it
     vocabulary_size  int, tokens   control tokens and bytes included
     hash             SHA-256 of the files: equal hashes, equal ids
+    end_id, pad_id   the token between texts, and the one that fills rows up
+    opening          what a text to be written on begins with, before its own tokens
+    ends             tokens with which a text ends
+    controls         {id: name} of tokens that are no text
+    barred           tokens that are never written: controls that end nothing, and ids without a name
+    byte_ids         the token of each byte; None: not every byte has one
+
+    settings  of an imported one its `tokenizer_config.json`, with the entry `imported.ABOUT`
     """
 
-    pad_id, end_id, user_id, assistant_id, system_id = PAD, END, USER, ASSISTANT, SYSTEM
-
-    def __init__(self, content: bytes, origin: str = TOKENIZER, words: bytes | None = None) -> None:
-        self.content, self.words = content, words
-        self.hash = hashlib.sha256(content if words is None else content + b"\0" + words).hexdigest()
+    def __init__(
+        self, content: bytes, origin: str = TOKENIZER, words: bytes | None = None, settings: dict[str, Any] | None = None
+    ) -> None:
+        self.content, self.words, self.settings = content, words, settings
+        beside = words if settings is None else json.dumps(settings[imported.ABOUT], sort_keys=True).encode()
+        self.hash = hashlib.sha256(content if beside is None else content + b"\0" + beside).hexdigest()
         try:
             value = json.loads(content)
-            self.sort = _sort(value["model"])
-            names = _names(value["model"]["vocab"])
-            letters = tuple(bpe.alphabet()) if self.sort == "bpe" else BYTES
-            if tuple(names[:FIRST_BYTE]) != SPECIALS or tuple(names[FIRST_BYTE:FIRST_PIECE]) != letters:
-                raise ValueError("its first tokens are not the control tokens and the 256 bytes")
-            self._coder = SORTS[self.sort](Parts(content, value, names, None if words is None else json.loads(words)))
+            if settings is None:
+                self._of_ours(value, words)
+            else:
+                self._of_others(value, settings[imported.ABOUT])
         except DataError:
             raise
         except Exception as problem:  # the library raises bare Exception
             raise DataError("tokens.file", path=origin, problem=str(problem)[:200]) from None
         self.portable = self._coder.portable
+        self.barred = tuple(sorted((set(self.controls) - self.ends) | set(self._nameless)))
+
+    def _of_ours(self, value: dict[str, Any], words: bytes | None) -> None:
+        self.sort = _sort(value["model"])
+        names = _names(value["model"]["vocab"])
+        letters = tuple(bpe.alphabet()) if self.sort == "bpe" else BYTES
+        if tuple(names[:FIRST_BYTE]) != SPECIALS or tuple(names[FIRST_BYTE:FIRST_PIECE]) != letters:
+            raise ValueError("its first tokens are not the control tokens and the 256 bytes")
+        self._coder = SORTS[self.sort](Parts(self.content, value, names, None if words is None else json.loads(words)))
+        self.pad_id, self.end_id, self.opening, self.ends = PAD, END, (END,), frozenset({END})
+        self.controls, self._nameless = dict(enumerate(SPECIALS)), ()
+        self.byte_ids: list[int] | None = list(range(FIRST_BYTE, FIRST_PIECE))
         self.vocabulary_size = len(names)
         self._bytes = [b""] * FIRST_BYTE + [bytes([byte]) for byte in range(256)] + self._coder.pieces
+
+    def _of_others(self, value: dict[str, Any], about: dict[str, Any]) -> None:
+        self.sort, self.vocabulary_size = "imported", int(about["vocabulary_size"])
+        self._coder = imported.Imported(Parts(self.content, value, []), self.vocabulary_size)
+        self.controls, self.byte_ids, self._nameless = self._coder.controls, self._coder.byte_ids, self._coder.nameless
+        self.pad_id, self.end_id, self.opening, self.ends = about["pad"], about["end"], tuple(about["opening"]), frozenset(about["ends"])
+        told = (self.pad_id, self.end_id, *self.opening, *self.ends)
+        if not all(type(each) is int and 0 <= each < self.vocabulary_size for each in told):
+            raise ValueError("its control tokens are none of its ids")
+        self._bytes = self._coder.pieces
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
@@ -64,9 +93,15 @@ class Tokenizer:
 
         Raises DataError when there is none, when it is damaged, or when words are cut otherwise by the segmenter that is installed.
         """
-        path, beside = Path(folder) / TOKENIZER, Path(folder) / WORDS
+        path, beside, about = (Path(folder) / name for name in (TOKENIZER, WORDS, SETTINGS))
+        settings = read_json(about) if about.exists() else {}
         try:
-            return cls(path.read_bytes(), str(path), beside.read_bytes() if beside.exists() else None)
+            return cls(
+                path.read_bytes(),
+                str(path),
+                beside.read_bytes() if beside.exists() else None,
+                settings if imported.ABOUT in settings else None,
+            )
         except FileNotFoundError:
             raise DataError("file.missing", path=str(path)) from None
 
@@ -74,8 +109,10 @@ class Tokenizer:
         """Write the files; `tokenizer_config.json`, by which transformers opens a tokenizer, only beside a portable one."""
         if self.words is not None:  # first: where a kill leaves a tokenizer.json, all that it needs is there
             write_bytes(Path(folder) / WORDS, self.words)
+        if self.settings is not None:
+            write_json(Path(folder) / SETTINGS, self.settings)
         write_bytes(Path(folder) / TOKENIZER, self.content)
-        if not self.portable:
+        if not self.portable or self.settings is not None:
             return
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -88,7 +125,7 @@ class Tokenizer:
             "chat_template": TEMPLATE,
             "model_max_length": 10**30,
         }
-        write_json(Path(folder) / "tokenizer_config.json", settings)
+        write_json(Path(folder) / SETTINGS, settings)
 
     def encode(self, text: str) -> np.ndarray:
         """Turn a text into token ids; never a control token, whatever the text contains.
@@ -107,8 +144,12 @@ class Tokenizer:
         return self._coder.encode_batch(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Turn token ids into text; control tokens are no text; bytes that are no character become U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
+        """Turn token ids into text; control tokens are no text; bytes that are no character become U+FFFD.
+
+        A space that an imported tokenizer puts before a text goes again.
+        """
+        text = self.decode_bytes(ids).decode("utf-8", "replace")
+        return text.removeprefix(" ") if getattr(self._coder, "leading", False) else text
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Turn token ids into the bytes they stand for."""

@@ -1,0 +1,17 @@
+"""`zhixing import`: a pretrained model of another program becomes a Model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zhixing.cli.console import Console
+
+
+def import_(source: Path, out: Path, /, *, force: bool = False, json: bool = False) -> None:
+    """Read a Hugging Face folder or a GGUF file."""
+    from zhixing.importing.bring import import_model
+
+    console = Console(json)
+    folder = import_model(source, out, tell=console.tell, force=force)
+    console.answer(str(folder.path), {"path": str(folder.path), "card": folder.card})
+    console.tell("cli.import.done", out=folder.path, parameters=folder.card["parameters"])

@@ -1,0 +1,177 @@
+"""Pretrained families as ours: what of another program's settings and names means which of our models, with the same numbers out.
+
+A family whose layout is one of ours but for names or for parts that are zero becomes that one: Mistral and Qwen2 are Llama (Qwen2's output
+projections get biases of zero), and a window that slides is a shorter one. Leaves out: everything that would compute otherwise, which is
+refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from zhixing.core.errors import DataError
+
+# Settings that say how a model was made, stored or is to be run, and change nothing of what it computes.
+ASIDE = frozenset(
+    "transformers.js_config _attn_implementation attn_implementation is_llama_config auto_map pad_token_id bos_token_id eos_token_id "
+    "unk_token_id use_return_dict output_attentions output_hidden_states tokenizer_class torch_dtype dtype id2label label2id "
+    "problem_type finetuning_task attention_dropout initializer_range use_cache max_window_layers layer_types _name_or_path "
+    "transformers_version architectures model_type dropout".split()
+)
+LLAMA = ("vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
+         "max_position_embeddings rms_norm_eps rope_theta tie_word_embeddings").split()  # fmt: skip
+LLAMA_DEFAULTS = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False, "max_position_embeddings": 2048}
+LLAMA_FIXED = {"hidden_act": "silu", "mlp_bias": False, "pretraining_tp": 1, "rope_interleaved": False, "partial_rotary_factor": 1.0}
+GPT2 = "vocab_size n_positions n_embd n_layer n_head n_inner layer_norm_epsilon".split()
+GPT2_DEFAULTS = {"n_positions": 1024, "layer_norm_epsilon": 1e-5, "n_inner": None, "vocab_size": 50257}
+
+Tensors = dict[str, Any]
+
+
+def _settings(
+    path: str, given: Mapping[str, Any], read: list[str], defaults: Mapping[str, Any], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Take a config's settings; each must be read, be fixed as it is here, or change nothing.
+
+    known  settings that have one value here
+    """
+    for name, value in given.items():
+        if name in known and value != known[name]:
+            raise DataError("import.config", path=path, name=name, value=value, wanted=known[name])
+        if name not in read and name not in known and name not in ASIDE:
+            raise DataError("import.config", path=path, name=name, value=value, wanted="not there")
+    found = {name: given.get(name, defaults.get(name)) for name in read}
+    for name, value in found.items():
+        if value is None and name not in defaults and name != "head_dim":
+            raise DataError("import.config_missing", path=path, name=name)
+    return found
+
+
+def _llama(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the config of a decoder of Llama's layout."""
+    kind = given["model_type"]
+    read = [*LLAMA, "attention_bias", "rope_scaling", "rope_parameters", "sliding_window", "use_sliding_window"]
+    defaults = {**LLAMA_DEFAULTS, **dict.fromkeys(read[len(LLAMA) :]), "num_key_value_heads": given.get("num_attention_heads")}
+    found = _settings(path, given, read, defaults, LLAMA_FIXED)
+    slides, used = found.pop("sliding_window"), found.pop("use_sliding_window")
+    if slides and used is not False:
+        found["max_position_embeddings"] = min(found["max_position_embeddings"], slides)
+    found["attention_bias"] = bool(found["attention_bias"]) or kind == "qwen2"
+    found["rope_parameters"] = found["rope_parameters"] or {}
+    return {"model_type": "qwen3" if kind == "qwen3" else "llama", **{name: value for name, value in found.items() if value is not None}}
+
+
+def _gpt2(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the config of a GPT-2."""
+    from zhixing.models.gpt2 import FIXED, REMARKS
+
+    aside = {name: given[name] for name in given if name in REMARKS or name in ("resid_pdrop", "embd_pdrop")}
+    rest = {name: value for name, value in given.items() if name not in aside}
+    return {"model_type": "gpt2", **_settings(path, rest, GPT2, GPT2_DEFAULTS, FIXED)}
+
+
+def _same(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """Take a decoder's tensors; a head that is the table again, or biases that are not there, are settled."""
+    found = {name: value for name, value in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
+    if config.get("tie_word_embeddings"):
+        found.pop("lm_head.weight", None)
+    if config.get("attention_bias"):
+        for name in [each for each in found if each.endswith("o_proj.weight")]:
+            found.setdefault(name.replace(".weight", ".bias"), np.zeros(found[name].shape[0], np.float32))
+    return found
+
+
+def _prefixed(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """Take GPT-2's tensors, whose names may lack their first part; masks that were saved, and the table's second name, go."""
+    found = {}
+    for name, value in tensors.items():
+        if name.endswith((".attn.bias", ".attn.masked_bias")) or name == "lm_head.weight":
+            continue
+        found[name if name.startswith("transformer.") else f"transformer.{name}"] = value
+    return found
+
+
+# By `model_type` of a config.json: how its settings are read, and what its tensors become.
+FAMILIES: dict[str, tuple[Callable[[str, Mapping[str, Any]], dict[str, Any]], Callable[[Tensors, Mapping[str, Any]], Tensors]]] = {
+    "llama": (_llama, _same),
+    "mistral": (_llama, _same),
+    "qwen2": (_llama, _same),
+    "qwen3": (_llama, _same),
+    "gpt2": (_gpt2, _prefixed),
+}
+
+# GGUF: the names of a decoder's tensors, and of its settings, as Hugging Face has them.
+GGUF_LAYER = {
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+GGUF_REST = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3")
+TURNED = ("llama",)  # whose queries and keys lie in the file with the two halves of each pair beside one another
+
+
+def gguf_config(path: str, settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the config.json that a GGUF file's settings mean, by Hugging Face's names.
+
+    Raises DataError for an architecture that is not read, or a setting that is missing or asks for what is not computed here.
+    """
+    kind = settings.get("general.architecture")
+    if kind not in GGUF_ARCHITECTURES:
+        raise DataError("import.architecture", path=path, name=kind, among=list(GGUF_ARCHITECTURES))
+
+    def told(name: str, default: Any = None) -> Any:
+        value = settings.get(f"{kind}.{name}", default)
+        if value is None:
+            raise DataError("import.config_missing", path=path, name=f"{kind}.{name}")
+        return value
+
+    scaling = settings.get(f"{kind}.rope.scaling.type", "none")
+    if scaling not in ("none", "linear"):
+        raise DataError("import.config", path=path, name=f"{kind}.rope.scaling.type", value=scaling, wanted="none, linear")
+    for name in ("expert_count", "attention.sliding_window"):
+        if settings.get(f"{kind}.{name}"):
+            raise DataError("import.config", path=path, name=f"{kind}.{name}", value=settings[f"{kind}.{name}"], wanted="not there")
+    heads, width = int(told("attention.head_count")), int(told("embedding_length"))
+    head = int(settings.get(f"{kind}.attention.key_length", width // max(heads, 1)))
+    if int(settings.get(f"{kind}.rope.dimension_count", head)) != head:
+        raise DataError("import.config", path=path, name=f"{kind}.rope.dimension_count", value=told("rope.dimension_count"), wanted=head)
+    return {
+        "model_type": kind,
+        "vocab_size": int(tensors["token_embd.weight"].shape[0]),
+        "hidden_size": width,
+        "intermediate_size": int(told("feed_forward_length")),
+        "num_hidden_layers": int(told("block_count")),
+        "num_attention_heads": heads,
+        "num_key_value_heads": int(told("attention.head_count_kv", heads)),
+        "head_dim": head,
+        "max_position_embeddings": int(told("context_length")),
+        "rms_norm_eps": float(told("attention.layer_norm_rms_epsilon")),
+        "rope_theta": float(told("rope.freq_base", 10000.0)),
+        "tie_word_embeddings": "output.weight" not in tensors,
+        "attention_bias": "blk.0.attn_q.bias" in tensors,
+        **({"rope_scaling": {"rope_type": "linear", "factor": float(told("rope.scaling.factor"))}} if scaling == "linear" else {}),
+    }
+
+
+def gguf_name(path: str, name: str) -> str:
+    """Give a tensor's name as Hugging Face has it. Raises DataError for a tensor that no model of ours has."""
+    parts = name.split(".")
+    if len(parts) == 4 and parts[0] == "blk" and parts[1].isdecimal() and parts[2] in GGUF_LAYER:
+        return f"model.layers.{parts[1]}.{GGUF_LAYER[parts[2]]}.{parts[3]}"
+    if len(parts) == 2 and parts[0] in GGUF_REST:
+        return f"{GGUF_REST[parts[0]]}.{parts[1]}"
+    raise DataError("import.tensor", path=path, tensor=name)
+
+
+def turned(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Put the two halves of each turned pair, which lie beside one another, half a head apart, as Hugging Face's weights have them.
+
+    weight  (H * K, ...) float
+    return  the same
+    """
+    pairs = weight.reshape(heads, -1, 2, *weight.shape[1:])  # (H, K / 2, 2, ...)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight.shape)

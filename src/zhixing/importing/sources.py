@@ -1,0 +1,168 @@
+"""Where a pretrained model lies: a folder as Hugging Face's programs write it, or a GGUF file; read into settings, tensors and a tokenizer.
+
+Nothing of the folder is run and no pickle is opened: JSON and safetensors only. Every file must be a plain one within its bound; a
+folder's own list of its parts may name files beside it only. Leaves out: downloads.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zhixing.core.errors import DataError, UsageError
+from zhixing.core.files import read_json
+from zhixing.importing import families, vocabulary
+from zhixing.importing.gguf import GGUF
+from zhixing.tokens.imported import ABOUT
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+MOST_BYTES = {TOKENIZER: 1 << 27, ".json": 1 << 25}  # of a file of settings; a tokenizer's vocabulary is long
+
+
+def _with_ids(config: dict[str, Any], tokenizer: tuple[bytes, dict[str, Any]]) -> dict[str, Any]:
+    """Add to a model's config which tokens begin, end and fill texts, as other programs look for them there."""
+    about = tokenizer[1][ABOUT]
+    return {**config, "bos_token_id": about["begin"], "eos_token_id": about["last"], "pad_token_id": about["pad"]}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pretrained model, read.
+
+    path       the file or folder
+    config     of our model that it becomes
+    tensors    {name: tensor}, by our model's names
+    tokenizer  what `vocabulary` gives: the content of tokenizer.json and its settings
+    files      what was read
+    """
+
+    path: Path
+    config: dict[str, Any]
+    tensors: dict[str, Any]
+    tokenizer: tuple[bytes, dict[str, Any]]
+    files: list[Path]
+
+
+def open_source(path: Path) -> Source:
+    """Read a folder or a file.
+
+    Raises UsageError when there is nothing, DataError for what is missing, damaged, too large, or of a family that is none of ours.
+    """
+    if not path.exists():
+        raise UsageError("import.source", path=str(path))
+    return _folder(path) if path.is_dir() else _gguf(path)
+
+
+def _plain(path: Path) -> Path:
+    """Give a file's path. Raises DataError when it is no plain file or larger than any of its sort should be."""
+    try:
+        about = path.stat()
+    except OSError:
+        raise DataError("file.missing", path=str(path)) from None
+    most = MOST_BYTES.get(path.name, MOST_BYTES.get(path.suffix))
+    if not stat.S_ISREG(about.st_mode) or (most is not None and about.st_size > most):
+        raise DataError("import.file", path=str(path), size=about.st_size, most=most or "any")
+    return path
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        found = read_json(_plain(path))
+    except RecursionError:
+        raise DataError("file.not_json", path=str(path), problem="too deep") from None
+    if not isinstance(found, dict):
+        raise DataError("file.not_json", path=str(path), problem="no object")
+    return found
+
+
+def _folder(path: Path) -> Source:
+    given = _table(path / CONFIG)
+    kind = given.get("model_type")
+    if not isinstance(kind, str) or kind not in families.FAMILIES:
+        raise DataError("import.architecture", path=str(path / CONFIG), name=str(kind), among=list(families.FAMILIES))
+    if given.get("quantization_config"):
+        form = str(given["quantization_config"])[:60]
+        raise DataError("import.quantization", path=str(path / CONFIG), tensor=CONFIG, form=form, among="F32, F16, BF16")
+    settle, rename = families.FAMILIES[kind]
+    config = settle(str(path / CONFIG), given)
+    parts = _parts(path)
+    content = _plain(path / TOKENIZER).read_bytes() if (path / TOKENIZER).exists() else None
+    if content is None:
+        raise DataError("import.tokenizer", path=str(path), problem=f"there is no {TOKENIZER}")
+    about, generation = (_table(path / name) if (path / name).exists() else {} for name in (SETTINGS, GENERATION))
+    tokenizer = vocabulary.settle(str(path / TOKENIZER), content, about, [generation, given], config["vocab_size"])
+    files = [path / CONFIG, *parts, *(path / name for name in (TOKENIZER, SETTINGS, GENERATION) if (path / name).exists())]
+    return Source(path, _with_ids(config, tokenizer), rename(_tensors(parts), config), tokenizer, files)
+
+
+def _parts(path: Path) -> list[Path]:
+    """List a folder's files of weights."""
+    if (path / WEIGHTS).exists():
+        return [_plain(path / WEIGHTS)]
+    if not (path / INDEX).exists():
+        pickles = sorted(each.name for each in path.iterdir() if each.suffix in PICKLES)
+        raise DataError("import.weights", path=str(path), found=", ".join(pickles[:4]) or "-")
+    where = _table(path / INDEX).get("weight_map")
+    names = sorted(set(where.values())) if isinstance(where, dict) and all(isinstance(each, str) for each in where.values()) else []
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise DataError("import.shard", path=str(path / INDEX), shard=name)
+        if not (path / name).exists():
+            raise DataError("file.missing", path=str(path / name))
+    if not names:
+        raise DataError("file.not_json", path=str(path / INDEX), problem="no weight_map")
+    return [_plain(path / name) for name in names]
+
+
+def _tensors(parts: list[Path]) -> dict[str, Any]:
+    """Read files of weights into float32. Raises DataError for one that is damaged, or a tensor that stands in two."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    found: dict[str, Any] = {}
+    for part in parts:
+        try:
+            held = load_file(part)
+        except (SafetensorError, OSError, ValueError, KeyError) as problem:
+            raise DataError("import.safetensors", path=str(part), problem=str(problem)[:200]) from None
+        for name, value in held.items():
+            if name in found:
+                raise DataError("import.safetensors", path=str(part), problem=f"'{name}' stands in another part too")
+            if value.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+                if name.endswith((".attn.bias", ".masked_bias")):  # masks that were saved
+                    continue
+                form = str(value.dtype).removeprefix("torch.")
+                raise DataError("import.quantization", path=str(part), tensor=name, form=form, among="F32, F16, BF16")
+            found[name] = value.float()
+    return found
+
+
+def _gguf(path: Path) -> Source:
+    import torch
+
+    if path.suffix in PICKLES:
+        raise DataError("import.weights", path=str(path), found=path.name)
+    held = GGUF(_plain(path))
+    if "token_embd.weight" not in held.entries:
+        raise DataError("model.tensor_missing", name="token_embd.weight", among=sorted(held.entries)[:8])
+    given = families.gguf_config(str(path), held.settings, held.entries)
+    heads = {"attn_q": given["num_attention_heads"], "attn_k": given["num_key_value_heads"]}
+    tensors = {}
+    for name in held.entries:
+        value, part = held.tensor(name), name.split(".")[2] if name.count(".") == 3 else ""
+        if part in heads and given["model_type"] in families.TURNED:
+            if value.shape[0] % (2 * heads[part]):
+                raise DataError("model.tensor_shape", name=name, shape=value.shape, wanted=f"rows that {heads[part]} heads divide")
+            value = families.turned(value, heads[part])
+        tensors[families.gguf_name(str(path), name)] = torch.from_numpy(value)
+    settle, rename = families.FAMILIES[given["model_type"]]
+    config = settle(str(path), given)
+    content, about = vocabulary.of_gguf(str(path), held.settings)
+    tokenizer = vocabulary.settle(str(path), content, about, [], config["vocab_size"])
+    return Source(path, _with_ids(config, tokenizer), rename(tensors, config), tokenizer, [path])
