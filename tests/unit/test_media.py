@@ -73,8 +73,18 @@ def test_a_bad_sound_is_named(value: object, reason: str) -> None:
 def test_a_count_of_samples_that_writers_get_wrong_is_no_cut(more: int, whole: bool) -> None:
     content = media.wav(np.ones(900) / 2, 8000)
     counted = content[:40] + (1800 + more).to_bytes(4, "little") + content[44:]
-    assert media.cut_off(counted) is not whole and not media.cut_off(b"RF64" + content[4:])
+    assert media.cut_off(counted) is not whole and media.cut_off(b"RF64" + content[4:]) == media.cut_off(content)
     assert len(media.sound(counted)[0]) == 900, "what a corpus holds is read as ever"
+
+
+@pytest.mark.parametrize(("sort", "endian"), [("WAV", "LITTLE"), ("WAV", "BIG"), ("RF64", "LITTLE")])
+def test_a_cut_file_is_told_from_a_whole_one_in_every_form(sort: str, endian: str) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    target = io.BytesIO()
+    soundfile.write(target, np.sin(np.arange(4000) / 9), 16_000, "PCM_16", endian, sort)
+    content = target.getvalue()
+    assert content[:4] == {"WAVLITTLE": b"RIFF", "WAVBIG": b"RIFX", "RF64LITTLE": b"RF64"}[sort + endian]
+    assert not media.cut_off(content) and media.cut_off(content[:-2000]) and len(media.sound(content)[0]) == 4000
 
 
 @pytest.mark.parametrize(

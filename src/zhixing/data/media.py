@@ -43,6 +43,7 @@ MOST_PIXELS = 1 << 24
 MOST_CHANNELS, BLOCK = 8, 1 << 16  # of a sound; samples of each that are unfolded at once
 LEAST_RATE, MOST_RATE = 4000, 192_000  # samples a second
 HEADER_BYTES, LEAST_UNKNOWN_BYTES = 64, 1_900_000_000  # by which a count may be too large; and from which on it counts nothing
+UNTOLD_BYTES = 0xFFFFFFFF  # where the true count stands in a chunk of its own
 UNKNOWN_BYTES = 0x7FFFF000  # of a WAV's samples, from which on sox, arecord and ffmpeg mean that they could not know
 DAMAGE = (
     OSError,
@@ -198,15 +199,19 @@ def sound(content: bytes, most_seconds: float = MOST_SECONDS) -> tuple[np.ndarra
 
 
 def cut_off(content: bytes) -> bool:
-    """Say whether a WAV file (RIFF, not its forms for more than 4 GB) ends well before the samples do that its header counts.
+    """Say whether a WAV file (RIFF, RIFX, or RF64 and BW64 for more than 4 GB) ends well before the samples do that its header counts.
 
     Some writers count the header with the samples, and who writes to a pipe cannot know how many there will be: both are whole.
     """
-    at = 12
-    while content[:4] == b"RIFF" and at + 8 <= len(content):
-        size = int.from_bytes(content[at + 4 : at + 8], "little")
-        if content[at : at + 4] == b"data":
-            return HEADER_BYTES < at + 8 + size - len(content) and size < LEAST_UNKNOWN_BYTES
+    order: Any = {b"RIFF": "little", b"RF64": "little", b"BW64": "little", b"RIFX": "big"}.get(content[:4])
+    at, wide = 12, 0
+    while order and at + 8 <= len(content):
+        sort, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], order)
+        if sort == b"ds64":
+            wide = int.from_bytes(content[at + 16 : at + 24], order)
+        if sort == b"data":
+            told = wide if wide and size == UNTOLD_BYTES else size if size < LEAST_UNKNOWN_BYTES else 0
+            return HEADER_BYTES < at + 8 + told - len(content)
         at += 8 + size + size % 2
     return False
 
