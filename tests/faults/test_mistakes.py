@@ -241,6 +241,7 @@ CASES = [
     Case("split-unknown", "evaluate {k}/ngram {k}/corpus --split tset", 2, "data.split", "'test'"),
     Case("samples-negative", "evaluate {k}/ngram {k}/corpus --samples=-1", 2, "evaluate.samples", "-1"),
     Case("dynamic-rows", "evaluate {k}/classifier {k}/other --dynamic", 2, "evaluate.reader_task", "--dynamic"),
+    Case("chat-no-writer", "chat {k}/classifier", 2, "usage.not_language", "classifier"),
     Case("import-nothing", "import {p}/nothing {p}/out", 2, "import.source", "nothing"),
     Case("import-pickle", "import {p}/a.bin {p}/out", 3, "import.weights", "a.bin", {"a.bin": b"\x80\x04."}),
     Case("import-no-config", "import {p}/in {p}/out", 3, "file.missing", "config.json", {"in/pytorch_model.bin": b"\x80\x04."}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -182,6 +183,7 @@ def test_commands_of_the_readme_run(
     told = [{"image": f"{name}.png", "caption": f"{name} all over, {n}"} for n in range(70) for name in colours]
     Path("captions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in told))
     gguf_maker.write(Path("SmolLM2-135M-Instruct.Q4_1.gguf"), *gguf_maker.llama())
+    monkeypatch.setattr("sys.stdin", io.StringIO("Once\n"))
     ran = 0
     for line in commands((root / "README.md").read_text(encoding="utf-8")):
         # A server runs until it is stopped: tests/serving starts and stops it.

@@ -23,6 +23,7 @@ VERBS = {
     "predict": "zhixing.cli.predict:predict",
     "transcribe": "zhixing.cli.transcribe:transcribe",
     "generate": "zhixing.cli.generate:generate",
+    "chat": "zhixing.cli.chat:chat",
     "pack": "zhixing.cli.pack:pack",
     "unpack": "zhixing.cli.unpack:unpack",
     "nearest": "zhixing.cli.nearest:nearest",

@@ -19,8 +19,9 @@ from zhixing.tokens.imported import ABOUT
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
+CHAT = "chat_template.jinja"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-MOST_BYTES = {TOKENIZER: 1 << 27, ".json": 1 << 25}  # of a file of settings; a tokenizer's vocabulary is long
+MOST_BYTES = {TOKENIZER: 1 << 27, ".json": 1 << 25, ".jinja": 1 << 18}  # of a file of settings; a tokenizer's vocabulary is long
 
 
 def _with_ids(config: dict[str, Any], tokenizer: tuple[bytes, dict[str, Any]]) -> dict[str, Any]:
@@ -95,6 +96,8 @@ def _folder(path: Path) -> Source:
     if content is None:
         raise DataError("import.tokenizer", path=str(path), problem=f"there is no {TOKENIZER}")
     about, generation = (_table(path / name) if (path / name).exists() else {} for name in (SETTINGS, GENERATION))
+    if (path / CHAT).exists():
+        about["chat_template"] = _plain(path / CHAT).read_text(encoding="utf-8", errors="replace")
     tokenizer = vocabulary.settle(str(path / TOKENIZER), content, about, [generation, given], config["vocab_size"])
     files = [path / CONFIG, *parts, *(path / name for name in (TOKENIZER, SETTINGS, GENERATION) if (path / name).exists())]
     return Source(path, _with_ids(config, tokenizer), rename(_tensors(parts), config), tokenizer, files)

@@ -82,6 +82,9 @@ def settle(
     own = {"vocabulary_size": size, "end": end, "pad": (told("pad") or [end])[0], "opening": before, "ends": sorted(ends)}
     own |= {"begin": (before or told("bos") or [end])[0], "last": ends[0]}
     kept = {name: about[name] for name in KEPT if name in about}
+    if isinstance(kept.get("chat_template"), list):  # several, by name
+        several = {str(each.get("name")): each.get("template") for each in kept["chat_template"] if isinstance(each, dict)}
+        kept["chat_template"] = several.get("default", next(iter(several.values()), None))
     kept |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 10**30, ABOUT: own}
     return content, kept
 

@@ -90,7 +90,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
 
     @app.post("/v1/chat/completions", responses={200: {"model": schema.ChatReply, **STREAMED}})
     async def chat_completions(asked: schema.ChatRequest, request: Request) -> Response:
-        """Answer messages. A model that has not learnt to chat is given their contents, each followed by a line end, and goes on."""
+        """Answer messages, by the model's own template; without one it is given their contents, each followed by a line end."""
         served = asks.find(models, asked.model, True)
         wanted, echo, prompt_tokens = await spare(request, asks.asks_of_chat, asked, served, limits)
         told, top = bool(asked.logprobs), asked.top_logprobs or 0

@@ -18,7 +18,7 @@ from zhixing.serving.problems import show
 from zhixing.serving.queue import Ask
 from zhixing.serving.schema import ChatRequest, CompletionRequest, PredictRequest
 from zhixing.serving.served import Served
-from zhixing.tokens.chat import render
+from zhixing.tokens import chat
 
 COMPLETION_TOKENS, CHAT_TOKENS = 16, 200  # when a request does not say; 16 is OpenAI's
 MEDIA = {Sound: "sound", Image: "image"}
@@ -91,7 +91,9 @@ def asks_of_completion(asked: CompletionRequest, served: Served, limits: Limits)
     echo = []
     if asked.echo:
         echo = [each if isinstance(each, str) else served.artefact.tokenizer.decode(_checked(each, served)) for each in prompts]
-    return _spread(prompts, asked.n, sampling_of(asked, limits), served, limits, top, echo)
+    tokenizer = served.artefact.tokenizer
+    ids = [open_text(tokenizer, each) if isinstance(each, str) else [*tokenizer.opening, *_checked(each, served)] for each in prompts]
+    return _spread(ids, asked.n, sampling_of(asked, limits), limits, top, echo)
 
 
 def asks_of_chat(asked: ChatRequest, served: Served, limits: Limits) -> tuple[list[Ask], list[str], int]:
@@ -99,8 +101,8 @@ def asks_of_chat(asked: ChatRequest, served: Served, limits: Limits) -> tuple[li
     if asked.top_logprobs is not None and not asked.logprobs:
         raise UsageError("serve.top_logprobs", param="top_logprobs")
     top = bounded("top_logprobs", asked.top_logprobs or 0, limits.logprobs)
-    text = render([{"role": each.role, "content": each.text()} for each in asked.messages])
-    return _spread([text], asked.n, sampling_of(asked, limits), served, limits, top, [])
+    read = chat.ids(served.artefact.tokenizer, [{"role": each.role, "content": each.text()} for each in asked.messages])
+    return _spread([read], asked.n, sampling_of(asked, limits), limits, top, [])
 
 
 def _prompts(given: Any) -> list[str | list[int]]:
@@ -120,18 +122,14 @@ def _checked(ids: Sequence[int], served: Served) -> Sequence[int]:
 
 
 def _spread(
-    prompts: list[str | list[int]], n: int | None, sampling: Sampling, served: Served, limits: Limits, top: int, echo: list[str]
+    prompts: list[list[int]], n: int | None, sampling: Sampling, limits: Limits, top: int, echo: list[str]
 ) -> tuple[list[Ask], list[str], int]:
-    tokenizer = served.artefact.tokenizer
     count = bounded("n", n or 1, limits.choices)
     bounded("prompt", len(prompts) * count, limits.prompts)
-    ids = []
     for each in prompts:
-        found = open_text(tokenizer, each) if isinstance(each, str) else [*tokenizer.opening, *_checked(each, served)]
-        bounded("prompt", len(found), limits.prompt_tokens)
-        ids.append(found)
-    asks = [Ask(each, sampling, place * count + copy, top) for place, each in enumerate(ids) for copy in range(count)]
-    return asks, [each for each in echo for _ in range(count)], sum(map(len, ids))
+        bounded("prompt", len(each), limits.prompt_tokens)
+    asks = [Ask(each, sampling, place * count + copy, top) for place, each in enumerate(prompts) for copy in range(count)]
+    return asks, [each for each in echo for _ in range(count)], sum(map(len, prompts))
 
 
 def unfolds(served: Served) -> bool:

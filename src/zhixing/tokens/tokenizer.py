@@ -37,6 +37,7 @@ class Tokenizer:
     hash             SHA-256 of the files: equal hashes, equal ids
     end_id, pad_id   the token between texts, and the one that fills rows up
     opening          what a text to be written on begins with, before its own tokens
+    begin_id, last_id  the control tokens that its chat template means by those that begin and end a text
     ends             tokens with which a text ends
     controls         {id: name} of tokens that are no text
     barred           tokens that are never written: controls that end nothing, and ids without a name
@@ -72,6 +73,7 @@ class Tokenizer:
             raise ValueError("its first tokens are not the control tokens and the 256 bytes")
         self._coder = SORTS[self.sort](Parts(self.content, value, names, None if words is None else json.loads(words)))
         self.pad_id, self.end_id, self.opening, self.ends = PAD, END, (END,), frozenset({END})
+        self.begin_id = self.last_id = END
         self.controls, self._nameless = dict(enumerate(SPECIALS)), ()
         self.byte_ids: list[int] | None = list(range(FIRST_BYTE, FIRST_PIECE))
         self.vocabulary_size = len(names)
@@ -82,7 +84,8 @@ class Tokenizer:
         self._coder = imported.Imported(Parts(self.content, value, []), self.vocabulary_size)
         self.controls, self.byte_ids, self._nameless = self._coder.controls, self._coder.byte_ids, self._coder.nameless
         self.pad_id, self.end_id, self.opening, self.ends = about["pad"], about["end"], tuple(about["opening"]), frozenset(about["ends"])
-        told = (self.pad_id, self.end_id, *self.opening, *self.ends)
+        self.begin_id, self.last_id = about["begin"], about["last"]
+        told = (self.pad_id, self.end_id, self.begin_id, self.last_id, *self.opening, *self.ends)
         if not all(type(each) is int and 0 <= each < self.vocabulary_size for each in told):
             raise ValueError("its control tokens are none of its ids")
         self._bytes = self._coder.pieces
@@ -104,6 +107,11 @@ class Tokenizer:
             )
         except FileNotFoundError:
             raise DataError("file.missing", path=str(path)) from None
+
+    @property
+    def templated(self) -> bool:
+        """Whether the model that it belongs to has its own way of reading chats."""
+        return isinstance((self.settings or {}).get("chat_template"), str)
 
     def save(self, folder: str | Path) -> None:
         """Write the files; `tokenizer_config.json`, by which transformers opens a tokenizer, only beside a portable one."""
