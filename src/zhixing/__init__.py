@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 PUBLIC = {
     "compare": "zhixing.studies.ladder:compare",
     "evaluate": "zhixing.evaluation.evaluate:evaluate",
+    "export_model": "zhixing.exporting.export:export_model",
     "import_model": "zhixing.importing.bring:import_model",
     "load": "zhixing.tasks.artefact:load",
     "prepare": "zhixing.preparation.prepare:prepare",

@@ -103,7 +103,7 @@ FORMS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0")
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_of_gguf_is_read_as_its_own_library_reads_it(form: str, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="gguf is not installed: there is nothing to compare with")
-    from zhixing.importing.gguf import unpack
+    from zhixing.data.gguf import unpack
 
     numbers = np.random.default_rng(0).normal(0, 1, (6, 96)).astype(np.float32)
     raw = gguf.quants.quantize(numbers, gguf.GGMLQuantizationType[form])

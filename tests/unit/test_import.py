@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from zhixing import evaluate, import_model, load, prepare
 from zhixing.core.errors import DataError, UsageError, ZhixingError
-from zhixing.importing.gguf import GGUF, unpack
+from zhixing.data.gguf import GGUF, unpack
 from zhixing.importing.sources import open_source
 from zhixing.layers.kinds import Inputs
 from zhixing.models import catalog

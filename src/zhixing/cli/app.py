@@ -30,6 +30,7 @@ VERBS = {
     "compare": "zhixing.cli.compare:compare",
     "results": "zhixing.cli.results:results",
     "show": "zhixing.cli.show:show",
+    "export": "zhixing.cli.export:export",
     "serve": "zhixing.cli.serve:serve",
 }
 HELP = ("--help", "-h")

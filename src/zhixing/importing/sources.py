@@ -13,8 +13,10 @@ from typing import Any
 
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json
+from zhixing.data.gguf import GGUF
 from zhixing.importing import families, vocabulary
-from zhixing.importing.gguf import GGUF
+from zhixing.models import gguf as names
+from zhixing.tokens.gguf import from_gguf
 from zhixing.tokens.imported import ABOUT
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -154,18 +156,17 @@ def _gguf(path: Path) -> Source:
     held = GGUF(_plain(path))
     if "token_embd.weight" not in held.entries:
         raise DataError("model.tensor_missing", name="token_embd.weight", among=sorted(held.entries)[:8])
-    given = families.gguf_config(str(path), held.settings, held.entries)
-    heads = {"attn_q": given["num_attention_heads"], "attn_k": given["num_key_value_heads"]}
+    given = names.config_of(str(path), held.settings, held.entries)
     tensors = {}
     for name in held.entries:
-        value, part = held.tensor(name), name.split(".")[2] if name.count(".") == 3 else ""
-        if part in heads and given["model_type"] in families.TURNED:
-            if value.shape[0] % (2 * heads[part]):
-                raise DataError("model.tensor_shape", name=name, shape=value.shape, wanted=f"rows that {heads[part]} heads divide")
-            value = families.turned(value, heads[part])
-        tensors[families.gguf_name(str(path), name)] = torch.from_numpy(value)
+        value, heads = held.tensor(name), names.heads_of(name, given)
+        if heads:
+            if value.shape[0] % (2 * heads):
+                raise DataError("model.tensor_shape", name=name, shape=value.shape, wanted=f"rows that {heads} heads divide")
+            value = names.turned(value, heads)
+        tensors[names.name_of(str(path), name)] = torch.from_numpy(value)
     settle, rename = families.FAMILIES[given["model_type"]]
     config = settle(str(path), given)
-    content, about = vocabulary.of_gguf(str(path), held.settings)
+    content, about = from_gguf(str(path), held.settings)
     tokenizer = vocabulary.settle(str(path), content, about, [], config["vocab_size"])
     return Source(path, _with_ids(config, tokenizer), rename(tensors, config), tokenizer, [path])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer as Library
@@ -15,20 +15,6 @@ from zhixing.tokens.imported import ABOUT, names_of
 BETWEEN = ("<|endoftext|>", "<|end_of_text|>", "</s>")
 ENDING = ("<|im_end|>", "<|eot_id|>", "<|end|>", *BETWEEN)
 KEPT = ("bos_token", "eos_token", "pad_token", "unk_token", "add_bos_token", "chat_template", "clean_up_tokenization_spaces")
-CONTROL, USER_DEFINED = 3, 4  # sorts of tokens in a GGUF file
-GPT2_SPLIT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-LEVEL = {**GPT2_SPLIT, "use_regex": False}
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-# By a GGUF file's `tokenizer.ggml.pre`: how a text is cut before pieces are looked for.
-SPLITS: dict[str, list[dict[str, Any]]] = {
-    "gpt-2": [GPT2_SPLIT],
-    "smollm": [{"type": "Digits", "individual_digits": True}, GPT2_SPLIT],
-    "llama-bpe": [{"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Isolated", "invert": False}, LEVEL],
-    "qwen2": [{"type": "Split", "pattern": {"Regex": QWEN2}, "behavior": "Isolated", "invert": False}, LEVEL],
-}
-NORMALIZED = {"qwen2": {"type": "NFC"}}
-WHOLE = ("llama-bpe",)  # a word that is a token is not merged out of its parts
 
 
 def named(value: Any) -> str | None:
@@ -87,48 +73,3 @@ def settle(
         kept["chat_template"] = several.get("default", next(iter(several.values()), None))
     kept |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 10**30, ABOUT: own}
     return content, kept
-
-
-def of_gguf(path: str, settings: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
-    """Give a GGUF file's tokenizer as a `tokenizer.json` and a tokenizer_config.json.
-
-    Raises DataError for a sort or a split that is not known, or lists that do not fit.
-    """
-    sort, pre = (settings.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
-    if sort != "gpt2" or pre not in SPLITS:
-        known = ", ".join(SPLITS)
-        raise DataError("import.tokenizer", path=path, problem=f"sort '{sort}', split '{pre}'; read are gpt2 with {known}")
-    tokens, sorts, merges = (settings.get(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type", "merges"))
-    if not isinstance(tokens, list) or not isinstance(merges, list) or sorts is None or len(sorts) != len(tokens):
-        raise DataError("import.tokenizer", path=path, problem="tokens, token_type and merges are not there, or not equally many")
-    model = {
-        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
-        "byte_fallback": False, "ignore_merges": pre in WHOLE, "merges": merges, "vocab": {name: id for id, name in enumerate(tokens)},
-    }  # fmt: skip
-    value = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": list(_added(tokens, [int(each) for each in sorts])),
-        "normalizer": NORMALIZED.get(pre),
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": SPLITS[pre]},
-        "post_processor": None,
-        "decoder": GPT2_SPLIT,
-        "model": model,
-    }
-    about: dict[str, Any] = {"add_bos_token": bool(settings.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe"))}
-    for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):
-        place = settings.get(f"tokenizer.ggml.{theirs}_token_id")
-        if isinstance(place, int) and 0 <= place < len(tokens):
-            about[f"{ours}_token"] = tokens[place]
-    if isinstance(settings.get("tokenizer.chat_template"), str):
-        about["chat_template"] = settings["tokenizer.chat_template"]
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8"), about
-
-
-def _added(tokens: Sequence[str], sorts: Sequence[int]) -> Iterable[dict[str, Any]]:
-    """List the tokens that are looked for as they stand, before anything is cut."""
-    for place, (name, sort) in enumerate(zip(tokens, sorts, strict=True)):
-        if sort in (CONTROL, USER_DEFINED):
-            flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-            yield {"id": place, "content": name, **flags, "special": sort == CONTROL}

@@ -2,16 +2,17 @@
 
 Source: the format's description in ggml's docs, version 3, and its block layouts; version 2 differs in nothing that is read here. Every
 length is held against what is left of the file before anything is made of it. Leaves out: big-endian files, files in several parts, and
-forms of weights that are not in FORMS, each refused by its name.
+forms of weights that are not in FORMS, each refused by its name; of these, those of WRITTEN are written.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -27,6 +28,7 @@ FORMS = {
     0: ("F32", 4, 1), 1: ("F16", 2, 1), 30: ("BF16", 2, 1), 8: ("Q8_0", 34, BLOCK),
     2: ("Q4_0", 18, BLOCK), 3: ("Q4_1", 20, BLOCK), 6: ("Q5_0", 22, BLOCK),
 }  # fmt: skip
+WRITTEN = ("F32", "F16", "BF16", "Q8_0")
 UNREAD = {
     7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS",
     18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64",
@@ -187,3 +189,64 @@ def unpack(form: str, raw: np.ndarray) -> np.ndarray:
 def _halves(raw: np.ndarray) -> np.ndarray:
     """Read one half-precision number a row: (B, 2) uint8 to (B, 1) float32."""
     return np.ascontiguousarray(raw).view("<f2").astype(np.float32)
+
+
+def pack(form: str, numbers: np.ndarray) -> bytes:
+    """Give the bytes by which numbers are stored, each rounded to the nearest that its form has.
+
+    form     a name of WRITTEN
+    numbers  (..., N) float    of Q8_0, blocks of 32 must divide N
+
+    Source of Q8_0: ggml's reference: the scale is the largest magnitude of a block over 127.
+    """
+    if form in ("F32", "F16"):
+        return numbers.astype({"F32": "<f4", "F16": "<f2"}[form]).tobytes()
+    if form == "BF16":
+        bits = np.ascontiguousarray(numbers, "<f4").view("<u4")
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
+    blocks = numbers.reshape(-1, BLOCK).astype(np.float32)
+    scale = np.abs(blocks).max(1, keepdims=True) / 127  # (B, 1)
+    quanta = np.rint(blocks * np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)).astype(np.int8)
+    return np.concatenate([scale.astype("<f2").view(np.uint8), quanta.view(np.uint8)], 1).tobytes()
+
+
+def write(handle: BinaryIO, settings: Mapping[str, Any], tensors: Mapping[str, np.ndarray], form: str) -> None:
+    """Write a file: matrices in a form, all else in F32; a matrix whose rows blocks do not divide in F16.
+
+    settings  {name: bool, int, float, str, or a list of str or of int}
+    tensors   {name: (...) float}
+    """
+    head, place, packed = [], 0, []
+    for name, value in tensors.items():
+        own = form if value.ndim > 1 else "F32"
+        own = "F16" if own == "Q8_0" and value.shape[-1] % BLOCK else own
+        number, (_, width, numbers) = next((key, each) for key, each in FORMS.items() if each[0] == own)
+        head.append(_text(name) + struct.pack(f"<I{value.ndim}QIQ", value.ndim, *value.shape[::-1], number, place))
+        size = value.size // numbers * width
+        packed.append((own, value, -size % ALIGNMENT))
+        place += size + -size % ALIGNMENT
+    start = MAGIC + struct.pack("<IQQ", max(VERSIONS), len(tensors), len(settings))
+    start += b"".join(_text(name) + _value(value) for name, value in settings.items()) + b"".join(head)
+    handle.write(start + b"\0" * (-len(start) % ALIGNMENT))
+    for own, value, rest in packed:
+        handle.write(pack(own, value) + b"\0" * rest)
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode("utf-8")
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _value(value: Any) -> bytes:
+    """Write a setting's value, its sort before it."""
+    if isinstance(value, bool):
+        return struct.pack("<I?", 7, value)
+    if isinstance(value, int):
+        return struct.pack("<II", 4, value)
+    if isinstance(value, float):
+        return struct.pack("<If", 6, value)
+    if isinstance(value, str):
+        return struct.pack("<I", STRING) + _text(value)
+    if value and isinstance(value[0], int):
+        return struct.pack("<IIQ", ARRAY, 5, len(value)) + np.array(value, "<i4").tobytes()
+    return struct.pack("<IIQ", ARRAY, STRING, len(value)) + b"".join(map(_text, value))

@@ -1,0 +1,81 @@
+"""A model leaves as a GGUF file and comes back with the same ids and numbers; a file that answers otherwise is not written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf_maker
+import numpy as np
+import pytest
+import torch
+
+from zhixing import export_model, import_model, load, prepare, train
+from zhixing.core.errors import DataError, UsageError
+from zhixing.data import gguf
+from zhixing.exporting import export
+from zhixing.layers.kinds import Inputs
+from zhixing.models import gguf as names
+
+TEXT = "Once upon a time, 42 hens ran past the 大江东去 hills.\n"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("export")
+    (where / "text.txt").write_text(TEXT * 60, encoding="utf-8")
+    prepare(where / "text.txt", where / "corpus")
+    shape = {
+        "layers": 1,
+        "width": 32,
+        "heads": 2,
+        "groups": 1,
+        "window": 64,
+        "batch": 4,
+        "steps": 20,
+        "tokenizer": "bpe",
+        "vocabulary": 300,
+    }
+    for model in ("qwen3", "llama"):
+        train(where / "corpus", where / model, {"model": model, **shape})
+    gguf_maker.write(where / "tiny.gguf", *gguf_maker.llama())
+    import_model(where / "tiny.gguf", where / "imported")
+    return where
+
+
+@pytest.mark.parametrize("form", gguf.WRITTEN)
+@pytest.mark.parametrize("name", ["qwen3", "llama", "imported"])
+def test_it_comes_back_as_it_went(place: Path, tmp_path: Path, name: str, form: str) -> None:
+    export_model(place / name, tmp_path / "a.gguf", form.lower())
+    import_model(tmp_path / "a.gguf", tmp_path / "again")
+    before, after = load(place / name), load(tmp_path / "again")
+    ids = before.tokenizer.encode(TEXT * 2)
+    assert after.tokenizer.encode(TEXT * 2).tolist() == ids.tolist() and after.tokenizer.decode(ids) == TEXT * 2
+    row = torch.tensor(ids[:40].tolist())[None]
+    with torch.no_grad():
+        one, two = (each.model.logits(each.model.states(Inputs(row))) for each in (before, after))
+    gap = float((one - two).abs().max() / one.abs().max())
+    assert gap <= {"F32": 1e-6, "F16": 3e-3, "BF16": 2e-2, "Q8_0": 6e-2}[form] and (gap > 0) == (form != "F32")
+    assert after.tokenizer.ends >= {before.tokenizer.end_id} and after.tokenizer.opening == before.tokenizer.opening
+
+
+def test_a_file_that_answers_otherwise_is_not_written(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "laid", lambda weight, heads: weight)
+    with pytest.raises(DataError) as caught:
+        export_model(place / "llama", tmp_path / "a.gguf")
+    assert caught.value.code == "golden.differs" and not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    (tmp_path / "a.gguf").write_bytes(b"mine")
+    with pytest.raises(UsageError):
+        export_model(place / "llama", tmp_path / "a.gguf")
+    export_model(place / "llama", tmp_path / "a.gguf", force=True)
+    assert (tmp_path / "a.gguf").read_bytes()[:4] == b"GGUF" and export.TOLERANCES.keys() == set(gguf.WRITTEN)
+
+
+@pytest.mark.parametrize("form", gguf.WRITTEN)
+def test_numbers_are_rounded_to_the_nearest(form: str) -> None:
+    numbers = np.random.default_rng(0).normal(0, 3, (5, 64)).astype(np.float32)
+    numbers[0, :32] = 0
+    found = gguf.unpack(form, np.frombuffer(gguf.pack(form, numbers), np.uint8)).reshape(5, 64)
+    step = np.abs(numbers.reshape(-1, 32)).max(1).repeat(32).reshape(5, 64) / 127
+    bound = {"F32": 0 * step, "F16": 2**-11 * np.abs(numbers), "BF16": 2**-8 * np.abs(numbers), "Q8_0": 0.56 * step}[form]
+    assert (np.abs(found - numbers) <= bound + 1e-9).all()
