@@ -122,3 +122,21 @@ def test_chats_and_greedy_texts_are_those_of_transformers(folder: Path, theirs: 
         ours = generate(opened.model, opened.tokenizer, [read], Sampling(temperature=0, max_tokens=24))[0].tokens
         long = model.generate(torch.tensor([read]), max_new_tokens=24, do_sample=False, pad_token_id=2)[0, len(read) :].tolist()
         assert ours == long
+
+
+def test_what_is_exported_opens_in_transformers_with_the_same_greedy_texts(folder: Path, tmp_path: Path) -> None:
+    from zhixing import export_model
+
+    made = export_model(folder, tmp_path / "again.gguf", "F32")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=made.name, dtype=torch.float32).eval()
+    spoken = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file=made.name)
+    opened = load(folder)
+    subjects = ("river", "king", "teacher", "market", "garden", "ship", "winter", "letter", "bridge", "song")
+    forms = ("The {} is", "Once, a {}", "Why does the {}", "In 1984 the {}", "{}: a short guide\n")
+    prompts = [form.format(subject) for subject in subjects for form in forms]
+    barred = [[each] for each in opened.tokenizer.barred]
+    for prompt, ours in zip(prompts, opened.generate(prompts, temperature=0, max_tokens=16), strict=True):
+        read = spoken(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        ends = sorted(opened.tokenizer.ends)
+        long = model.generate(read, max_new_tokens=16, do_sample=False, bad_words_ids=barred, eos_token_id=ends, pad_token_id=2)
+        assert long[0, read.shape[1] :].tolist() == ours.tokens, prompt
