@@ -21,9 +21,9 @@ pytestmark = pytest.mark.interop
 TOLERANCE = 1e-5
 TEXTS = ["The quiet old river carries 12 small boats.", "大江东去，浪淘尽。", "don't  stop\n\n\tnow 🙂", "<|end|> is text"]
 SHAPE = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 CONFIGS: dict[str, dict[str, Any]] = {
-    "llama": {},
+    "llama": {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
     "llama-biased": {"attention_bias": True},
     "llama-3.1": {"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 16}},
     "llama-slow": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}, "tie_word_embeddings": True},

@@ -143,6 +143,34 @@ def lacking(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors")
 
 
+def unsound(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = np.where(np.arange(64) == 5, np.nan, tensors["model.norm.weight"]).astype(np.float32)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def worded(change: Any) -> Any:
+    """Give what changes a folder's tokenizer.json."""
+
+    def spoil(folder: Path) -> None:
+        value = json.loads((folder / "tokenizer.json").read_text())
+        change(value)
+        (folder / "tokenizer.json").write_text(json.dumps(value))
+
+    return spoil
+
+
+def shifted(folder: Path) -> None:
+    """Leave a hole in the ids, which the library fills: it would give the token another one."""
+    more = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    worded(lambda value: value["added_tokens"].append({**more, "content": "<tool>", "id": 270}))(folder)
+    changed("vocab_size", 280)(folder)
+    tensors = load_file(folder / "model.safetensors")
+    table = tensors["model.embed_tokens.weight"]
+    tensors["model.embed_tokens.weight"] = np.concatenate([table, table[: 280 - len(table)]])
+    save_file(tensors, folder / "model.safetensors")
+
+
 def piped(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     os.mkfifo(folder / "tokenizer.json")
@@ -159,7 +187,20 @@ def piped(folder: Path) -> None:
         (changed("rope_parameters", {"rope_type": "llama3", "factor": 4}), "model.config_value", "low_freq_factor"),
         (changed("hidden_size", None), "import.config_missing", "hidden_size"),
         (changed("quantization_config", {"quant_method": "gptq"}), "import.quantization", "gptq"),
-        (changed("vocab_size", 100), "import.tokenizer", "100"),
+        (changed("vocab_size", 100), "model.tensor_shape", "embed_tokens"),
+        (changed("vocab_size", "262"), "import.config", "whole number"),
+        (changed("num_attention_heads", 0), "import.config", "num_attention_heads"),
+        (changed("num_key_value_heads", 3), "model.config_value", "num_key_value_heads"),
+        (changed("num_hidden_layers", 3), "model.tensor_missing", "model.layers.2"),
+        (changed("num_hidden_layers", 10**9), "model.tensor_missing", "model.layers"),
+        (changed("rms_norm_eps", "1e-5"), "import.config", "rms_norm_eps"),
+        (changed("hidden_size", -64), "import.config", "hidden_size"),
+        (changed("max_position_embeddings", 64.0), "import.config", "max_position_embeddings"),
+        (changed("tie_word_embeddings", "yes"), "import.config", "tie_word_embeddings"),
+        (changed("rope_scaling", "linear"), "import.config", "rope_scaling"),
+        (changed("rope_parameters", [1]), "import.config", "rope_parameters"),
+        (changed("rope_parameters", {"rope_type": ["linear"]}), "import.config", "rope_type"),
+        (changed("rope_parameters", {"rope_theta": 5e5}), "import.config", "rope_theta"),
         (lambda folder: (folder / "config.json").write_text("[1]"), "file.not_json", "config.json"),
         (lambda folder: (folder / "config.json").write_text("[" * 100_000), "file.not_json", "config.json"),
         (lambda folder: (folder / "config.json").unlink(), "file.missing", "config.json"),
@@ -172,6 +213,15 @@ def piped(folder: Path) -> None:
         (halved, "import.safetensors", "model.safetensors"),
         (shrunk, "model.tensor_shape", "model.norm.weight"),
         (lacking, "model.tensor_missing", "model.norm.weight"),
+        (unsound, "import.number", "model.norm.weight"),
+        (shifted, "import.tokenizer", "another id"),
+        (worded(lambda value: value["model"].update(type="Unigram", vocab=[["a", 0.0]])), "import.tokenizer", "Unigram"),
+        (worded(lambda value: value["model"]["vocab"].clear()), "import.tokenizer", "bytes have no token"),
+        (
+            worded(lambda value: value["added_tokens"].append({**value["added_tokens"][0], "content": "", "id": 300})),
+            "import.tokenizer",
+            "300",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_named(folder: Path, tmp_path: Path, spoil: Any, code: str, word: str) -> None:
@@ -180,6 +230,51 @@ def test_what_is_wrong_with_a_folder_is_named(folder: Path, tmp_path: Path, spoi
         import_model(folder, tmp_path / "out")
     assert caught.value.code == code and word in str(caught.value)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["theirs"], "nothing is left behind"
+
+
+def test_rotations_are_read_wherever_they_are_told(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["rope_theta"]
+    (folder / "config.json").write_text(json.dumps({**config, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}))
+    assert catalog.build(open_source(folder).config).config.rope_theta == 5e5
+    (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 7e4, "rope_parameters": None}))
+    assert catalog.build(open_source(folder).config).config.rope_theta == 7e4
+    (folder / "config.json").write_text(json.dumps({name: value for name, value in config.items() if name != "rope_parameters"}))
+    assert catalog.build(open_source(folder).config).config.rope_theta == 1e4
+
+
+@pytest.mark.parametrize("told", [{"llama.rope.scaling.factor": 4.0}, {"llama.rope.scale_linear": 4.0}])
+def test_a_stretch_without_its_sort_is_linear(tmp_path: Path, told: dict[str, Any]) -> None:
+    assert open_source(spoilt(tmp_path / "a.gguf", told)).config["rope_scaling"] == {"rope_type": "linear", "factor": 4.0}
+
+
+def test_tensors_that_share_a_place_are_refused(tmp_path: Path) -> None:
+    content = spoilt(tmp_path / "a.gguf").read_bytes()
+    name = gguf_maker.string("blk.0.attn_v.weight")
+    place = content.index(name) + len(name) + 4 + 16 + 4
+    (tmp_path / "b.gguf").write_bytes(content[:place] + (0).to_bytes(8, "little") + content[place + 8 :])
+    with pytest.raises(DataError) as caught:
+        GGUF(tmp_path / "b.gguf")
+    assert caught.value.code == "import.gguf" and "within another" in str(caught.value)
+
+
+@pytest.mark.parametrize("after", [[], [{"SpecialToken": {"id": "<|im_end|>", "type_id": 0}}]])
+def test_what_opens_a_text_is_found_whatever_else_is_added(folder: Path, tmp_path: Path, after: list[Any]) -> None:
+    pieces = [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, *after]
+    special = {name: {"id": name, "ids": [place], "tokens": [name]} for name, place in (("<|im_start|>", 1), ("<|im_end|>", 2))}
+    template = {"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": special}
+    padding = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}
+    worded(lambda value: value.update(post_processor=template, padding=padding))(folder)
+    about = json.loads((folder / "tokenizer_config.json").read_text())
+    about.pop("add_bos_token")
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    import_model(folder, tmp_path / "model")
+    model = load(tmp_path / "model")
+    assert (
+        model.tokenizer.opening == (1,)
+        and model.tokenizer.encode("the").tolist() == Tokenizer.load(tmp_path / "model").encode("the").tolist()
+    )
+    assert 1 not in model.tokenizer.encode("the") and model.generate("", max_tokens=2, seed=3).tokens
 
 
 def test_places_are_checked_before_anything_is_read(place: Path, tmp_path: Path) -> None:
@@ -203,6 +298,15 @@ def spoilt(path: Path, settings: dict[str, Any] | None = None, without: str = ""
     [
         ({"general.architecture": "falcon"}, "", "import.architecture", "falcon"),
         ({"general.alignment": 0}, "", "import.gguf", "alignment"),
+        ({"general.architecture": [1, 2]}, "", "import.architecture", "1"),
+        ({"llama.block_count": 3}, "", "import.config", "block_count"),
+        ({"llama.block_count": 10_000_000}, "", "import.config", "block_count"),
+        ({"llama.attention.head_count": [4, 4]}, "", "import.config", "head_count"),
+        ({"llama.attention.head_count": "4"}, "", "import.config", "head_count"),
+        ({"llama.attention.head_count_kv": 0}, "", "import.config", "head_count_kv"),
+        ({"llama.attention.clamp_kqv": 8.0}, "", "import.config", "clamp_kqv"),
+        ({"llama.rope.scaling.attn_factor": 2.0}, "", "import.config", "attn_factor"),
+        ({"tokenizer.ggml.pre": [1]}, "", "import.tokenizer", "split"),
         ({"llama.expert_count": 8}, "", "import.config", "expert_count"),
         ({"llama.rope.scaling.type": "yarn"}, "", "import.config", "yarn"),
         ({"llama.rope.dimension_count": 8}, "", "import.config", "dimension_count"),

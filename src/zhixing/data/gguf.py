@@ -1,8 +1,8 @@
 """GGUF files: one file that holds a model's settings, its tokenizer and its weights, often of a few bits each.
 
 Source: the format's description in ggml's docs, version 3, and its block layouts; version 2 differs in nothing that is read here. Every
-length is held against what is left of the file before anything is made of it. Leaves out: big-endian files, files in several parts, and
-forms of weights that are not in FORMS, each refused by its name; of these, those of WRITTEN are written.
+length is held against what is left of the file before anything is made of it, and no two tensors lie in one place. Leaves out: big-endian
+files, files in several parts, and forms of weights that are not in FORMS, each refused by its name; of these, those of WRITTEN are written.
 """
 
 from __future__ import annotations
@@ -137,6 +137,11 @@ class GGUF:
                 missing = entry.place + entry.size_bytes - len(self.data)
                 raise reader.wrong(f"it ends at byte {len(self.data)}; for '{name}' {missing} bytes more are needed")
             self.entries[name] = entry
+        ends = 0
+        for name, entry in sorted(self.entries.items(), key=lambda each: each[1].place):
+            if entry.place < ends:
+                raise reader.wrong(f"'{name}' lies within another tensor")
+            ends = entry.place + entry.size_bytes
 
     @staticmethod
     def _entry(reader: Reader) -> tuple[str, int, tuple[int, ...], int]:

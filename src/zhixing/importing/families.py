@@ -23,12 +23,36 @@ ASIDE = frozenset(
 )
 LLAMA = ("vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
          "max_position_embeddings rms_norm_eps rope_theta tie_word_embeddings").split()  # fmt: skip
-LLAMA_DEFAULTS = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False, "max_position_embeddings": 2048}
+LLAMA_DEFAULTS = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 2048}
+THETA = 10000.0  # where nothing is told
 LLAMA_FIXED = {"hidden_act": "silu", "mlp_bias": False, "pretraining_tp": 1, "rope_interleaved": False, "partial_rotary_factor": 1.0}
 GPT2 = "vocab_size n_positions n_embd n_layer n_head n_inner layer_norm_epsilon".split()
 GPT2_DEFAULTS = {"n_positions": 1024, "layer_norm_epsilon": 1e-5, "n_inner": None, "vocab_size": 50257}
 
+COUNTS = frozenset(
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim max_position_embeddings "
+    "n_positions n_embd n_layer n_head n_inner sliding_window".split()
+)
+NUMBERS = frozenset({"rms_norm_eps", "rope_theta", "layer_norm_epsilon"})
+SWITCHES = frozenset({"tie_word_embeddings", "attention_bias", "use_sliding_window"})
+TABLES = frozenset({"rope_scaling", "rope_parameters"})
+MOST = 1 << 31
+
 Tensors = dict[str, Any]
+
+
+def _wanted(name: str, value: Any) -> str | None:
+    """Say what a setting should be, where its value is none; None: it is well."""
+    if value is None:
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name in COUNTS and not (number and isinstance(value, int) and 0 < value < MOST):
+        return "a whole number above 0"
+    if name in NUMBERS and not (number and 0 < value < float("inf")):
+        return "a number above 0"
+    if name in SWITCHES and not isinstance(value, bool):
+        return "true or false"
+    return "a table of settings" if name in TABLES and not isinstance(value, dict) else None
 
 
 def _settings(
@@ -47,6 +71,8 @@ def _settings(
     for name, value in found.items():
         if value is None and name not in defaults and name != "head_dim":
             raise DataError("import.config_missing", path=path, name=name)
+        if wanted := _wanted(name, value):
+            raise DataError("import.config", path=path, name=name, value=repr(value)[:80], wanted=wanted)
     return found
 
 
@@ -54,13 +80,22 @@ def _llama(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Read the config of a decoder of Llama's layout."""
     kind = given["model_type"]
     read = [*LLAMA, "attention_bias", "rope_scaling", "rope_parameters", "sliding_window", "use_sliding_window"]
-    defaults = {**LLAMA_DEFAULTS, **dict.fromkeys(read[len(LLAMA) :]), "num_key_value_heads": given.get("num_attention_heads")}
+    defaults = {**LLAMA_DEFAULTS, **dict.fromkeys([*read[len(LLAMA) :], "rope_theta"])}
+    defaults["num_key_value_heads"] = given.get("num_attention_heads")
     found = _settings(path, given, read, defaults, LLAMA_FIXED)
     slides, used = found.pop("sliding_window"), found.pop("use_sliding_window")
     if slides and used is not False:
         found["max_position_embeddings"] = min(found["max_position_embeddings"], slides)
     found["attention_bias"] = bool(found["attention_bias"]) or kind == "qwen2"
-    found["rope_parameters"] = found["rope_parameters"] or {}
+    # transformers 5 tells the base of the rotations beside how they are stretched, earlier ones by itself.
+    bases = [each for each in (found["rope_theta"], (found["rope_parameters"] or {}).get("rope_theta")) if each is not None]
+    if any(_wanted("rope_theta", each) or each != bases[0] for each in bases):
+        shown = " and ".join(map(repr, bases))[:80]
+        raise DataError("import.config", path=path, name="rope_theta", value=shown, wanted="one number above 0")
+    stretch = found["rope_scaling"] or found["rope_parameters"] or {}
+    if not isinstance(stretch.get("rope_type", stretch.get("type", "default")), str):
+        raise DataError("import.config", path=path, name="rope_type", value=repr(stretch)[:80], wanted="a name")
+    found |= {"rope_theta": bases[0] if bases else THETA, "rope_parameters": found["rope_parameters"] or {}}
     return {"model_type": "qwen3" if kind == "qwen3" else "llama", **{name: value for name, value in found.items() if value is not None}}
 
 

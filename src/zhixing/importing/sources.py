@@ -60,6 +60,30 @@ def open_source(path: Path) -> Source:
     return _folder(path) if path.is_dir() else _gguf(path)
 
 
+def _checked(path: Path, config: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
+    """Give tensors that are as many and as large as a config says, before a model is made of it.
+
+    Raises DataError naming what is missing, of another shape, or no number.
+    """
+    import torch
+
+    gpt2 = config["model_type"] == "gpt2"
+    start, table = ("transformer.h.", "transformer.wte.weight") if gpt2 else ("model.layers.", "model.embed_tokens.weight")
+    layers = {name.removeprefix(start).split(".")[0] for name in tensors if name.startswith(start)}
+    wanted = config["n_layer" if gpt2 else "num_hidden_layers"]
+    if len(layers) != wanted:
+        raise DataError("model.tensor_missing", name=f"{start}{min(len(layers), wanted)}", among=sorted(tensors)[:8])
+    if table not in tensors:
+        raise DataError("model.tensor_missing", name=table, among=sorted(tensors)[:8])
+    if tensors[table].shape[0] != config["vocab_size"]:
+        size = (config["vocab_size"], *tensors[table].shape[1:])
+        raise DataError("model.tensor_shape", name=table, shape=tuple(tensors[table].shape), wanted=size)
+    for name, value in tensors.items():
+        if not bool(torch.isfinite(torch.as_tensor(value)).all()):
+            raise DataError("import.number", path=str(path), tensor=name)
+    return tensors
+
+
 def _plain(path: Path) -> Path:
     """Give a file's path. Raises DataError when it is no plain file or larger than any of its sort should be."""
     try:
@@ -97,12 +121,13 @@ def _folder(path: Path) -> Source:
     content = _plain(path / TOKENIZER).read_bytes() if (path / TOKENIZER).exists() else None
     if content is None:
         raise DataError("import.tokenizer", path=str(path), problem=f"there is no {TOKENIZER}")
+    tensors = _checked(path, config, rename(_tensors(parts), config))
     about, generation = (_table(path / name) if (path / name).exists() else {} for name in (SETTINGS, GENERATION))
     if (path / CHAT).exists():
         about["chat_template"] = _plain(path / CHAT).read_text(encoding="utf-8", errors="replace")
     tokenizer = vocabulary.settle(str(path / TOKENIZER), content, about, [generation, given], config["vocab_size"])
-    files = [path / CONFIG, *parts, *(path / name for name in (TOKENIZER, SETTINGS, GENERATION) if (path / name).exists())]
-    return Source(path, _with_ids(config, tokenizer), rename(_tensors(parts), config), tokenizer, files)
+    files = [path / CONFIG, *parts, *(path / name for name in (TOKENIZER, SETTINGS, GENERATION, CHAT) if (path / name).exists())]
+    return Source(path, _with_ids(config, tokenizer), tensors, tokenizer, files)
 
 
 def _parts(path: Path) -> list[Path]:
@@ -167,6 +192,7 @@ def _gguf(path: Path) -> Source:
         tensors[names.name_of(str(path), name)] = torch.from_numpy(value)
     settle, rename = families.FAMILIES[given["model_type"]]
     config = settle(str(path), given)
+    found = _checked(path, config, rename(tensors, config))
     content, about = from_gguf(str(path), held.settings)
     tokenizer = vocabulary.settle(str(path), content, about, [], config["vocab_size"])
-    return Source(path, _with_ids(config, tokenizer), rename(tensors, config), tokenizer, [path])
+    return Source(path, _with_ids(config, tokenizer), found, tokenizer, [path])

@@ -9,7 +9,8 @@ from typing import Any
 from tokenizers import Tokenizer as Library
 
 from zhixing.core.errors import DataError
-from zhixing.tokens.imported import ABOUT, names_of
+from zhixing.tokens.imported import ABOUT, Imported, names_of
+from zhixing.tokens.layout import Parts
 
 # What divides texts in pretraining, the first that there is; and what ends one, beside what the files say.
 BETWEEN = ("<|endoftext|>", "<|end_of_text|>", "</s>")
@@ -39,8 +40,15 @@ def settle(
         value = json.loads(content)
         names = names_of(value)
         library = Library.from_str(content.decode("utf-8"))
+        library.no_padding()
+        library.no_truncation()
         plain, opened = (library.encode("a", add_special_tokens=each).ids for each in (False, True))
-    except Exception as problem:  # the library raises bare Exception
+        if max(names) >= size:
+            raise ValueError(f"its ids go up to {max(names)}, and the model has {size} tokens")
+        Imported(Parts(content, value, []), size)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as problem:  # the library raises bare Exception and, of a panic, less than that
         raise DataError("import.tokenizer", path=path, problem=str(problem)[:200]) from None
     ids = {name: place for place, name in names.items()}
     special = {each["content"] for each in value.get("added_tokens") or () if each.get("special")}
@@ -55,12 +63,11 @@ def settle(
 
     ends = list(dict.fromkeys([*told("eos"), *(ids[each] for each in ENDING if each in special)]))
     between = [ids[each] for each in BETWEEN if each in special]
-    if max(names) >= size:
-        raise DataError("import.tokenizer", path=path, problem=f"its ids go up to {max(names)}, and the model has {size} tokens")
     if not ends:
         raise DataError("import.tokenizer", path=path, problem="no eos_token")
     end = (between or ends)[0]
-    before = opened[: len(opened) - len(plain)] if opened[len(opened) - len(plain) :] == plain else []
+    place = next((each for each in range(len(opened)) if opened[each : each + len(plain)] == plain), 0)
+    before = opened[:place]  # what comes after the text, an end, is no opening
     if about.get("add_bos_token") is True and not before:
         before = told("bos")[:1]
     if about.get("add_bos_token") is False:

@@ -27,7 +27,13 @@ def kept(like: Tensor, share: float) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """Drop a share of numbers while a model trains. Under torch.func, on a GPU and for shares of 0 and 1 it is torch's own."""
+    """Drop a share of numbers while a model trains. Under torch.func, on a GPU and for shares of 0 and 1 it is torch's own.
+
+    p  float    the share, between 0 and 1; on a CPU it is rounded to a 65,536th
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__(p)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply by 0 or by 1 / (1 - p).

@@ -21,6 +21,11 @@ LAYER = {
 }  # fmt: skip
 REST = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
+READ = frozenset(  # of what is told of rotations and attention
+    "rope.freq_base rope.dimension_count rope.scaling.type rope.scaling.factor rope.scaling.original_context_length rope.scale_linear "
+    "rope.scaling.finetuned attention.head_count attention.head_count_kv attention.key_length attention.value_length "
+    "attention.layer_norm_rms_epsilon attention.causal".split()
+)
 TURNED = ("llama",)  # whose queries and keys lie in the file with the two halves of each pair beside one another
 
 
@@ -30,40 +35,53 @@ def config_of(path: str, settings: Mapping[str, Any], tensors: Mapping[str, Any]
     Raises DataError for an architecture that is not read, or a setting that is missing or asks for what is not computed here.
     """
     kind = settings.get("general.architecture")
-    if kind not in ARCHITECTURES:
-        raise DataError("import.architecture", path=path, name=kind, among=list(ARCHITECTURES))
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+        raise DataError("import.architecture", path=path, name=str(kind)[:80], among=list(ARCHITECTURES))
 
-    def told(name: str, default: Any = None) -> Any:
+    def told(name: str, sort: type, default: Any = None) -> Any:
+        """Give a setting, which must be above 0."""
         value = settings.get(f"{kind}.{name}", default)
         if value is None:
             raise DataError("import.config_missing", path=path, name=f"{kind}.{name}")
-        return value
+        if isinstance(value, bool) or not isinstance(value, int if sort is int else int | float) or not 0 < value < 1 << 31:
+            shown = str(value)[:80]
+            raise DataError("import.config", path=path, name=f"{kind}.{name}", value=shown, wanted="one number above 0")
+        return sort(value)
 
-    scaling = settings.get(f"{kind}.rope.scaling.type", "none")
+    # Whatever else is told of rotations or attention would change what is computed.
+    for name, value in settings.items():
+        part = name.removeprefix(f"{kind}.")
+        if part != name and part.startswith(("rope.", "attention.", "expert")) and part not in READ and value not in (0, False):
+            raise DataError("import.config", path=path, name=name, value=str(value)[:80], wanted="not there")
+    factor = settings.get(f"{kind}.rope.scaling.factor", settings.get(f"{kind}.rope.scale_linear"))
+    scaling = settings.get(f"{kind}.rope.scaling.type", "none" if factor in (None, 0, 1) else "linear")
     if scaling not in ("none", "linear"):
-        raise DataError("import.config", path=path, name=f"{kind}.rope.scaling.type", value=scaling, wanted="none, linear")
-    for name in ("expert_count", "attention.sliding_window"):
-        if settings.get(f"{kind}.{name}"):
-            raise DataError("import.config", path=path, name=f"{kind}.{name}", value=settings[f"{kind}.{name}"], wanted="not there")
-    heads, width = int(told("attention.head_count")), int(told("embedding_length"))
-    head = int(settings.get(f"{kind}.attention.key_length", width // max(heads, 1)))
-    if int(settings.get(f"{kind}.rope.dimension_count", head)) != head:
-        raise DataError("import.config", path=path, name=f"{kind}.rope.dimension_count", value=told("rope.dimension_count"), wanted=head)
+        raise DataError("import.config", path=path, name=f"{kind}.rope.scaling.type", value=str(scaling)[:80], wanted="none, linear")
+    if scaling == "linear":
+        factor = told("rope.scaling.factor", float, factor)
+    heads, width = told("attention.head_count", int), told("embedding_length", int)
+    head = told("attention.key_length", int, width // heads)
+    for name in ("rope.dimension_count", "attention.value_length"):
+        if told(name, int, head) != head:
+            raise DataError("import.config", path=path, name=f"{kind}.{name}", value=told(name, int), wanted=head)
+    layers = len({name.split(".")[1] for name in tensors if name.startswith("blk.")})
+    if told("block_count", int) != layers:
+        raise DataError("import.config", path=path, name=f"{kind}.block_count", value=told("block_count", int), wanted=layers)
     return {
         "model_type": kind,
         "vocab_size": int(tensors["token_embd.weight"].shape[0]),
         "hidden_size": width,
-        "intermediate_size": int(told("feed_forward_length")),
-        "num_hidden_layers": int(told("block_count")),
+        "intermediate_size": told("feed_forward_length", int),
+        "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": int(told("attention.head_count_kv", heads)),
+        "num_key_value_heads": told("attention.head_count_kv", int, heads),
         "head_dim": head,
-        "max_position_embeddings": int(told("context_length")),
-        "rms_norm_eps": float(told("attention.layer_norm_rms_epsilon")),
-        "rope_theta": float(told("rope.freq_base", 10000.0)),
+        "max_position_embeddings": told("context_length", int),
+        "rms_norm_eps": told("attention.layer_norm_rms_epsilon", float),
+        "rope_theta": told("rope.freq_base", float, 10000.0),
         "tie_word_embeddings": "output.weight" not in tensors,
         "attention_bias": "blk.0.attn_q.bias" in tensors,
-        **({"rope_scaling": {"rope_type": "linear", "factor": float(told("rope.scaling.factor"))}} if scaling == "linear" else {}),
+        **({"rope_scaling": {"rope_type": "linear", "factor": factor}} if scaling == "linear" else {}),
     }
 
 

@@ -25,23 +25,26 @@ BARRED = (0, 2, 3, 4)  # as decoding.sampling.CONTROL: a test holds them equal
 LEAST = -1e9  # in the place of minus infinity, whose product with a probability of 0 would be no number
 
 
-def allowed(logits: Tensor) -> Tensor:
+def allowed(logits: Tensor, barred: tuple[int, ...] = BARRED) -> Tensor:
     """Bar the tokens that no text is made of, padding and the control tokens of a chat, as whoever writes the texts does.
 
     logits  (..., V) float
+    barred  the tokenizer's
     return  (..., V) float32
     """
-    return logits.float().index_fill(-1, torch.tensor(BARRED, device=logits.device), LEAST)
+    return logits.float().index_fill(-1, torch.tensor(barred, dtype=torch.long, device=logits.device), LEAST)
 
 
 @dataclass(frozen=True)
 class PolicyGradient:
     """The loss of one step of GRPO, summed over the tokens that were written.
 
-    kl  float    how strongly the model is held to what it began with
+    kl      float         how strongly the model is held to what it began with
+    barred  tuple of int  tokens that are never written: the tokenizer's
     """
 
     kl: float = 0.02
+    barred: tuple[int, ...] = BARRED
     additive: bool = True
 
     def weights(self, batch: Batch) -> dict[str, float]:
@@ -56,7 +59,7 @@ class PolicyGradient:
                 rewards (B,) float, references (B, T) float: log p of each target by the model that it is held to
         """
         written = batch["targets"] != IGNORED  # (B, T)
-        logs = allowed(model.logits(model.states(Inputs(batch["tokens"])))).log_softmax(-1)  # (B, T, V)
+        logs = allowed(model.logits(model.states(Inputs(batch["tokens"]))), self.barred).log_softmax(-1)  # (B, T, V)
         said = -F.cross_entropy(logs.flatten(0, 1), batch["targets"].flatten(), ignore_index=IGNORED, reduction="none")
         said = said.view(written.shape)  # (B, T), 0 where nothing was written
         gap = (batch["references"] - said) * written

@@ -92,7 +92,8 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
     async def chat_completions(asked: schema.ChatRequest, request: Request) -> Response:
         """Answer messages, by the model's own template; without one it is given their contents, each followed by a line end."""
         served = asks.find(models, asked.model, True)
-        wanted, echo, prompt_tokens = await spare(request, asks.asks_of_chat, asked, served, limits)
+        apart = served.artefact.tokenizer.templated  # another process renders, which is waited for
+        wanted, echo, prompt_tokens = await spare(request, asks.asks_of_chat, asked, served, limits, apart=apart)
         told, top = bool(asked.logprobs), asked.top_logprobs or 0
         form = Form("chat", served.name, served.fingerprint, served.artefact.tokenizer, len(wanted), told, top)
         return await write(engine, meter, request, asked, form, wanted, echo, prompt_tokens)

@@ -21,6 +21,7 @@ from zhixing.serving.served import Served
 from zhixing.tokens import chat
 
 COMPLETION_TOKENS, CHAT_TOKENS = 16, 200  # when a request does not say; 16 is OpenAI's
+CHARACTERS_A_TOKEN = 64  # more than any text has on average: what is longer has too many tokens
 MEDIA = {Sound: "sound", Image: "image"}
 # By exact type: true is no number.
 TYPES: dict[str, tuple[type, ...]] = {
@@ -92,7 +93,7 @@ def asks_of_completion(asked: CompletionRequest, served: Served, limits: Limits)
     if asked.echo:
         echo = [each if isinstance(each, str) else served.artefact.tokenizer.decode(_checked(each, served)) for each in prompts]
     tokenizer = served.artefact.tokenizer
-    ids = [open_text(tokenizer, each) if isinstance(each, str) else [*tokenizer.opening, *_checked(each, served)] for each in prompts]
+    ids = [open_text(tokenizer, each) if isinstance(each, str) else _opened(each, served) for each in prompts]
     return _spread(ids, asked.n, sampling_of(asked, limits), limits, top, echo)
 
 
@@ -101,6 +102,7 @@ def asks_of_chat(asked: ChatRequest, served: Served, limits: Limits) -> tuple[li
     if asked.top_logprobs is not None and not asked.logprobs:
         raise UsageError("serve.top_logprobs", param="top_logprobs")
     top = bounded("top_logprobs", asked.top_logprobs or 0, limits.logprobs)
+    bounded("messages", sum(len(each.text()) for each in asked.messages), CHARACTERS_A_TOKEN * limits.prompt_tokens)
     read = chat.ids(served.artefact.tokenizer, [{"role": each.role, "content": each.text()} for each in asked.messages])
     return _spread([read], asked.n, sampling_of(asked, limits), limits, top, [])
 
@@ -109,6 +111,11 @@ def _prompts(given: Any) -> list[str | list[int]]:
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         return [given]
     return list(given) or [""]
+
+
+def _opened(ids: Sequence[int], served: Served) -> list[int]:
+    tokenizer = served.artefact.tokenizer
+    return [*tokenizer.opening, *_checked(ids, served)] or [tokenizer.end_id]
 
 
 def _checked(ids: Sequence[int], served: Served) -> Sequence[int]:

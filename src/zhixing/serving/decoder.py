@@ -44,7 +44,7 @@ class Decoder:
 
     def __init__(self, seconds: float = SECONDS, command: tuple[str, ...] | None = None) -> None:
         self.seconds = seconds
-        self.command = command or (sys.executable, "-c", "from zhixing.serving import decoder; decoder.unfold()")
+        self.command = command or (sys.executable, "-P", "-c", "from zhixing.serving import decoder; decoder.unfold()")
         self._process: subprocess.Popen[bytes] | None = None
         self._items = 0
         self._lock = threading.Lock()

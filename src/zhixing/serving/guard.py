@@ -31,7 +31,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-LAST_SECONDS = 1.0
+LAST_SECONDS, MOST_DRAINED = 1.0, 1 << 24  # for what a refused client still sends, and bytes of it
 OPEN = ("/health",)  # needs no key
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
@@ -114,9 +114,10 @@ class Body:
 
     async def drain(self) -> None:
         """Read what is still coming, for a moment, and keep none of it: a client that sends all before it reads sees why it was refused."""
+        most = self.size + MOST_DRAINED
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_SECONDS):
-                while not self.ended:
+                while not self.ended and self.size < most:
                     await self._next()
 
     async def _next(self) -> Message:
@@ -131,7 +132,7 @@ class Guard:
 
     def __init__(self, app: App, door: Door, limits: Limits, meter: Meter, tell: Callable[..., None] = quiet) -> None:
         self.app, self.door, self.limits, self.meter, self.tell = app, door, limits, meter, tell
-        self.under_way = 0
+        self.under_way = self.draining = 0
         self.hosts = {*LOOPBACK, door.host.lower(), *(each.lower() for each in door.hosts)} - set(EVERYWHERE)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -183,8 +184,13 @@ class Guard:
             route = getattr(scope.get("route"), "path", "other")
             self.meter.requests.labels(route, str(began[0]) if began else "none").inc()
         if refused:
-            if "expect" not in headers:  # who asks first whether to send a body sends none now
-                await body.drain()
+            # Who asks first whether to send a body sends none now; and where many are refused at once, few are listened to.
+            if "expect" not in headers and self.draining < self.limits.requests:
+                self.draining += 1
+                try:
+                    await body.drain()
+                finally:
+                    self.draining -= 1
             await send({"type": "http.response.body", "body": b""})
 
     def admit(self, scope: Message, headers: dict[str, str]) -> str | None:

@@ -35,7 +35,7 @@ def from_gguf(path: str, settings: Mapping[str, Any]) -> tuple[bytes, dict[str, 
     Raises DataError for a sort or a split that is not known, or lists that do not fit.
     """
     sort, pre = (settings.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
-    if sort != "gpt2" or pre not in SPLITS:
+    if sort != "gpt2" or not isinstance(pre, str) or pre not in SPLITS:
         known = ", ".join(SPLITS)
         raise DataError("import.tokenizer", path=path, problem=f"sort '{sort}', split '{pre}'; read are gpt2 with {known}")
     tokens, sorts, merges = (settings.get(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type", "merges"))

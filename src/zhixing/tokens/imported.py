@@ -1,21 +1,25 @@
-"""Tokenizers that other programs made: byte-level BPE, pieces with or without byte tokens, WordPiece; the library encodes.
+"""Tokenizers that other programs made: byte-level BPE with any split, encoded by the library.
 
 Their control tokens stand anywhere, so what is where is written beside them when they are imported: the entry ABOUT of
-`tokenizer_config.json`. As with our own, what a user types is only ever text. Leaves out: making such files (`importing`).
+`tokenizer_config.json`. As with our own, what a user types is only ever text. Leaves out: making such files (`importing`), and other sorts,
+which are refused: pieces that bring a space with them, or that cannot write every text.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer as Library
 
+from zhixing.core.errors import DataError
 from zhixing.tokens.bpe import alphabet
-from zhixing.tokens.layout import BYTES, Parts, line_end, run
+from zhixing.tokens.layout import Parts, line_end, run
 
 ABOUT = "zhixing"
-SPACE = "\u2581"  # how pieces write a space
 
 
 def holds(value: Any, sort: str) -> bool:
@@ -26,13 +30,19 @@ def holds(value: Any, sort: str) -> bool:
 
 
 def names_of(value: dict[str, Any]) -> dict[int, str]:
-    """Give every token's name by its id: those of the model and those that were added. Raises ValueError where two share an id."""
-    vocabulary = value["model"]["vocab"]
-    pairs = vocabulary.items() if isinstance(vocabulary, dict) else [(name, place) for place, (name, _) in enumerate(vocabulary)]
+    """Give every token's name by its id: those of the model and those that were added.
+
+    Raises ValueError for a tokenizer of another sort, for two names with one id, and for an added token without a name.
+    """
+    model = value["model"]
+    if model["type"] != "BPE" or model.get("byte_fallback") or not holds([value.get("pre_tokenizer")], "ByteLevel"):
+        raise ValueError(f"its sort is {model['type']}, and only BPE on the level of bytes is read")
     found: dict[int, str] = {}
-    for name, place in [*pairs, *((each["content"], each["id"]) for each in value.get("added_tokens") or ())]:
-        if type(place) is not int or place < 0 or found.setdefault(place, name) != name:
+    for name, place in [*model["vocab"].items(), *((each["content"], each["id"]) for each in value.get("added_tokens") or ())]:
+        if not name or type(place) is not int or place < 0 or found.setdefault(place, name) != name:
             raise ValueError(f"'{name}' has the id {place}, which another has too, or none")
+    if missing := [letter for letter in alphabet() if letter not in model["vocab"]]:
+        raise ValueError(f"{len(missing)} of the 256 bytes have no token")
     return found
 
 
@@ -42,9 +52,9 @@ class Imported:
     size      int, tokens        of the model's vocabulary; ids beyond the tokenizer's have no name
     pieces    the bytes of each token; none of a control token or one without a name
     controls  {id: name}         of tokens that are no text
+    added     {id: name}         of all tokens that are looked for as they stand, controls among them
     nameless  ids that stand for nothing
-    byte_ids  the token of each byte; None: not every byte has one
-    leading   whether a text's first token brings a space that the text has not
+    byte_ids  the token of each byte
     """
 
     portable = True
@@ -54,45 +64,50 @@ class Imported:
         names = names_of(value)
         if max(names) >= size:
             raise ValueError(f"its ids go up to {max(names)}, and the model has {size} tokens")
-        added = {each["id"]: each for each in value.get("added_tokens") or ()}
-        self.controls = {place: each["content"] for place, each in sorted(added.items()) if each.get("special")}
-        self.nameless = tuple(sorted(set(range(size)) - set(names)))
-        kind = value["model"]["type"]
-        levelled = holds([value.get("pre_tokenizer"), value.get("decoder")], "ByteLevel")
-        self.leading = kind == "WordPiece" or (not levelled and holds([value.get("normalizer"), value.get("pre_tokenizer")], "Metaspace"))
-        self.leading |= not levelled and holds(value.get("normalizer"), "Prepend")
-        ids = {name: place for place, name in names.items() if place not in added}
-        if levelled:
-            letters = {ord(letter): byte for byte, letter in enumerate(alphabet())}
-            spelt = {letter: ids.get(letter) for letter in alphabet()}
-        else:
-            letters, spelt = {}, {name: ids.get(name) for name in BYTES}
-        self.byte_ids = None if None in spelt.values() else list(spelt.values())
-        self._cuts = levelled
-        bytes_of = {name: bytes([byte]) for byte, name in enumerate(BYTES)}
+        told = value.get("added_tokens") or ()
+        self.added = {each["id"]: each["content"] for each in told}
+        self.controls = {each["id"]: each["content"] for each in sorted(told, key=lambda each: each["id"]) if each.get("special")}
+        self.nameless = tuple(place for place in range(size) if place not in names)
+        self.byte_ids = [value["model"]["vocab"][letter] for letter in alphabet()]
+        letters = {ord(letter): byte for byte, letter in enumerate(alphabet())}
         self.pieces = [b""] * size
         for place, name in names.items():
             if place in self.controls:
                 continue
-            if place in added or (levelled and any(ord(letter) not in letters for letter in name)):
-                self.pieces[place] = name.encode("utf-8", "replace")
-            elif levelled:
-                self.pieces[place] = name.translate(letters).encode("latin-1")
-            elif kind == "WordPiece":
-                mark = value["model"].get("continuing_subword_prefix") or "##"
-                self.pieces[place] = (name.removeprefix(mark) if name.startswith(mark) else f" {name}").encode("utf-8", "replace")
-            else:
-                self.pieces[place] = bytes_of.get(name) or name.replace(SPACE, " ").encode("utf-8", "replace")
+            plain = place not in self.added and all(ord(letter) in letters for letter in name)
+            self.pieces[place] = name.translate(letters).encode("latin-1") if plain else name.encode("utf-8", "replace")
         self._library = parts.library()
+        if wrong := [name for place, name in self.added.items() if self._library.token_to_id(name) != place]:
+            raise ValueError(f"the library gives '{wrong[0]}' another id than the file does")
+        guarded = {**value, "added_tokens": [{**each, "special": True} for each in told]}
+        self._guarded = Parts(json.dumps(guarded).encode(), guarded, []).library()
+        self._names = re.compile("|".join(re.escape(each) for each in sorted(self.controls.values(), key=len, reverse=True)) or r"(?!)")
 
     def cut(self, text: str, start: int, end: int) -> int:
-        """Say where a long text may be cut; pieces may cross any place, so such a text stays whole."""
-        return line_end(text, start, end) if self._cuts else len(text)
+        """Say where a long text may be cut: where the split cuts it too."""
+        return line_end(text, start, end)
 
-    def encode(self, text: str) -> np.ndarray:
-        """Turn a text into (N,) int32 ids."""
-        return run(self._library, [text])[0]
+    def encode(self, text: str, guarded: bool = False) -> np.ndarray:
+        """Turn a text into (N,) int32 ids, no control token among them.
+
+        guarded  nothing that was added is looked for either, special or not
+
+        Raises DataError where the pieces of a text are control tokens however it is cut.
+        """
+        return self._safe(text, run(self._guarded if guarded else self._library, [text])[0], guarded)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Turn texts into (N,) int32 ids."""
-        return run(self._library, list(texts))
+        return [self._safe(text, ids, False) for text, ids in zip(texts, run(self._library, list(texts)), strict=True)]
+
+    def _safe(self, text: str, ids: np.ndarray, guarded: bool) -> np.ndarray:
+        """Encode a text again whose words are names of control tokens, each name in two parts: the library takes whole words as tokens."""
+        if not self.controls or not np.isin(ids, list(self.controls)).any():
+            return ids
+        library: Library = self._guarded if guarded else self._library
+        cuts = [0, *(match.start() + 1 for match in self._names.finditer(text)), len(text)]
+        parts = run(library, [text[start:end] for start, end in zip(cuts, cuts[1:], strict=False)])
+        found = np.concatenate(parts).astype(np.int32)
+        if np.isin(found, list(self.controls)).any():
+            raise DataError("tokens.control", text=text[:40])
+        return found

@@ -1,8 +1,10 @@
 """Chat templates that come with a model: messages become ids, and nothing that a user writes becomes a control token.
 
 A template is a stranger's program, if a small one: Jinja renders it sandboxed, in a process of its own whose time and memory are bounded.
-Names of control tokens in what users write are parted by a sign that no message has; control tokens are then looked for in what was
-rendered, the sign is taken out, and everything between them is text like any other. Imports nothing heavy: the process begins with it.
+Before that, every sign in a message that a name of a control token is made of (such as < and |) is written as a character of private use
+that no message has; names are looked for in what was rendered, and only then do the signs come back. So whatever a template does with what
+users wrote, no name can be made of it: each needs a sign of the template's own. A tag that the template itself asks for, such as </think>,
+is left as it is. Imports nothing heavy: the process begins with it.
 Source of the template's surroundings: Hugging Face's `apply_chat_template`.
 """
 
@@ -14,14 +16,15 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
 from zhixing.core.errors import UsageError
 
 SECONDS, MEMORY_BYTES, MOST_CHARACTERS = 3, 1 << 28, 1 << 20
-SIGNS = "".join(map(chr, range(0xFDD0, 0xFDF0)))  # noncharacters of Unicode
+PRIVATE, SPREAD = 0xF0000, 0x100  # characters of private use, of which a run of so many is free
+TAG = re.compile(r"</?[a-z_]{2,20}>")
 FILES = 16  # open at once; what renders may load parts of itself late
 KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "SYSTEMROOT")  # of the environment
 
@@ -33,31 +36,39 @@ def chat_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]
 
     Raises UsageError when the template refuses the messages, is broken, or does not end within its bounds.
     """
-    names = sorted(tokenizer.controls.values(), key=len, reverse=True)
-    sign = next((each for each in SIGNS if not any(each in message["content"] for message in messages)), None)
-    if sign is None:
-        raise UsageError("chat.template", problem="the messages hold every noncharacter of Unicode")
-    given = [{"role": each["role"], "content": parted(each["content"], names, sign)} for each in messages]
-    named = {name: tokenizer.controls.get(place, "") for name, place in (("bos", tokenizer.begin_id), ("eos", tokenizer.last_id))}
-    text = render(tokenizer.settings["chat_template"], given, named["bos"], named["eos"])
+    source = tokenizer.settings["chat_template"]
+    # What was added without being special is a control token too, where the template writes it.
+    names = {name: place for place, name in tokenizer.added.items() if place in tokenizer.controls or name in source}
+    contents = [each["content"] for each in messages]
+    signs = hidden(names, contents)
+    tags = sorted({each for each in TAG.findall(source) if each not in names})
+    given = [{"role": each["role"], "content": hide(each["content"], signs, tags)} for each in messages]
+    text = render(source, given, tokenizer.told_name("bos"), tokenizer.told_name("eos"))
+    back = {ord(private): sign for sign, private in signs.items()}
     ids: list[int] = []
-    places = {name: place for place, name in tokenizer.controls.items()}
-    for piece in re.split("(" + "|".join(map(re.escape, names)) + ")", text) if names else [text]:
-        ids += [places[piece]] if piece in places else tokenizer.encode(piece.replace(sign, "")).tolist()
+    every = "|".join(re.escape(each) for each in sorted(names, key=len, reverse=True))
+    for piece in re.split(f"({every})", text) if names else [text]:
+        ids += [names[piece]] if piece in names else tokenizer.encode(piece.translate(back), guarded=True).tolist()
     return ids or [tokenizer.end_id]
 
 
-def parted(content: str, names: Sequence[str], sign: str) -> str:
-    """Put a sign into every control token's name in a text, and into what may become one together with what comes after the text."""
-    firsts = {name[0] for name in names}
-    longest = max(map(len, names), default=0)
-    made = []
-    for place, letter in enumerate(content):
-        made.append(letter)
-        rest = content[place : place + longest] if letter in firsts else ""
-        if rest and any(rest.startswith(name) or (name.startswith(rest) and place + len(rest) == len(content)) for name in names):
-            made.append(sign)
-    return "".join(made)
+def hidden(names: Iterable[str], contents: Sequence[str]) -> dict[str, str]:
+    """Choose for each sign that names are made of a character of private use that none of the contents has.
+
+    Of a name without signs all characters count as such.
+    """
+    signs = sorted({letter for name in names for letter in ([each for each in name if not each.isalnum() and not each.isspace()] or name)})
+    base = PRIVATE
+    while any(chr(base + place) in content for place in range(len(signs)) for content in contents):
+        base += SPREAD
+    return {sign: chr(base + place) for place, sign in enumerate(signs)}
+
+
+def hide(content: str, signs: Mapping[str, str], tags: Sequence[str]) -> str:
+    """Write signs as characters of private use, but in tags that stand there whole."""
+    table = {ord(sign): private for sign, private in signs.items()}
+    parts = re.split("(" + "|".join(map(re.escape, tags)) + ")", content) if tags else [content]
+    return "".join(each if place % 2 else each.translate(table) for place, each in enumerate(parts))
 
 
 def render(source: str, messages: Sequence[Mapping[str, str]], begin: str, end: str) -> str:
@@ -69,10 +80,11 @@ def render(source: str, messages: Sequence[Mapping[str, str]], begin: str, end: 
     """
     asked = {"source": source, "messages": list(messages), "bos_token": begin, "eos_token": end}
     kept = {name: value for name, value in os.environ.items() if name in KEPT}
-    command = [sys.executable, "-c", "from zhixing.tokens import template; template.answer()"]
+    command = [sys.executable, "-P", "-c", "from zhixing.tokens import template; template.answer()"]
     try:
         done = subprocess.run(command, input=json.dumps(asked).encode(), capture_output=True, env=kept, timeout=2 * SECONDS, check=False)
-        found = json.loads(done.stdout) if done.returncode == 0 else {"problem": f"it did not end within {SECONDS} s or its memory"}
+        ended = f"it did not end within {SECONDS} s or its memory" if done.returncode < 0 else f"its process ended with {done.returncode}"
+        found = json.loads(done.stdout) if done.returncode == 0 else {"problem": ended}
     except (subprocess.TimeoutExpired, ValueError):
         found = {"problem": f"it did not end within {SECONDS} s"}
     if "problem" in found:

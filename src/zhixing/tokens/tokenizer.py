@@ -37,11 +37,12 @@ class Tokenizer:
     hash             SHA-256 of the files: equal hashes, equal ids
     end_id, pad_id   the token between texts, and the one that fills rows up
     opening          what a text to be written on begins with, before its own tokens
-    begin_id, last_id  the control tokens that its chat template means by those that begin and end a text
+    begin_id, last_id  the control tokens that begin a text, or else divide texts, and that end one
     ends             tokens with which a text ends
     controls         {id: name} of tokens that are no text
     barred           tokens that are never written: controls that end nothing, and ids without a name
-    byte_ids         the token of each byte; None: not every byte has one
+    added            {id: name} of all tokens that are looked for as they stand, controls among them
+    byte_ids         the token of each byte
 
     settings  of an imported one its `tokenizer_config.json`, with the entry `imported.ABOUT`
     """
@@ -75,14 +76,16 @@ class Tokenizer:
         self.pad_id, self.end_id, self.opening, self.ends = PAD, END, (END,), frozenset({END})
         self.begin_id = self.last_id = END
         self.controls, self._nameless = dict(enumerate(SPECIALS)), ()
-        self.byte_ids: list[int] | None = list(range(FIRST_BYTE, FIRST_PIECE))
+        self.added = self.controls
+        self.byte_ids = list(range(FIRST_BYTE, FIRST_PIECE))
         self.vocabulary_size = len(names)
         self._bytes = [b""] * FIRST_BYTE + [bytes([byte]) for byte in range(256)] + self._coder.pieces
 
     def _of_others(self, value: dict[str, Any], about: dict[str, Any]) -> None:
         self.sort, self.vocabulary_size = "imported", int(about["vocabulary_size"])
         self._coder = imported.Imported(Parts(self.content, value, []), self.vocabulary_size)
-        self.controls, self.byte_ids, self._nameless = self._coder.controls, self._coder.byte_ids, self._coder.nameless
+        self.controls, self.added, self._nameless = self._coder.controls, self._coder.added, self._coder.nameless
+        self.byte_ids = self._coder.byte_ids
         self.pad_id, self.end_id, self.opening, self.ends = about["pad"], about["end"], tuple(about["opening"]), frozenset(about["ends"])
         self.begin_id, self.last_id = about["begin"], about["last"]
         told = (self.pad_id, self.end_id, self.begin_id, self.last_id, *self.opening, *self.ends)
@@ -98,6 +101,8 @@ class Tokenizer:
         """
         path, beside, about = (Path(folder) / name for name in (TOKENIZER, WORDS, SETTINGS))
         settings = read_json(about) if about.exists() else {}
+        if not isinstance(settings, dict):
+            raise DataError("file.not_json", path=str(about), problem="no object")
         try:
             return cls(
                 path.read_bytes(),
@@ -107,6 +112,12 @@ class Tokenizer:
             )
         except FileNotFoundError:
             raise DataError("file.missing", path=str(path)) from None
+
+    def told_name(self, what: str) -> str:
+        """Give the name of the token that an imported tokenizer's settings tell for "bos" or "eos"; nothing where they tell none."""
+        given = (self.settings or {}).get(f"{what}_token")
+        name = given.get("content") if isinstance(given, dict) else given
+        return name if isinstance(name, str) else ""
 
     @property
     def templated(self) -> bool:
@@ -135,15 +146,17 @@ class Tokenizer:
         }
         write_json(Path(folder) / SETTINGS, settings)
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str, guarded: bool = False) -> np.ndarray:
         """Turn a text into token ids; never a control token, whatever the text contains.
 
-        return  (N,) int32
+        guarded  of an imported one, tokens that were added without being control tokens are not looked for either
+        return   (N,) int32
         Raises DataError for a lone surrogate, which is no character and has no bytes.
         """
+        more = {"guarded": True} if guarded else {}
         if len(text) <= CHUNK:
-            return self._coder.encode(text)
-        return np.concatenate([self._coder.encode(text[start:end]) for start, end in self._cuts(text)])
+            return self._coder.encode(text, **more)
+        return np.concatenate([self._coder.encode(text[start:end], **more) for start, end in self._cuts(text)])
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Turn texts into token ids; the same ids as one by one."""
@@ -152,12 +165,8 @@ class Tokenizer:
         return self._coder.encode_batch(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Turn token ids into text; control tokens are no text; bytes that are no character become U+FFFD.
-
-        A space that an imported tokenizer puts before a text goes again.
-        """
-        text = self.decode_bytes(ids).decode("utf-8", "replace")
-        return text.removeprefix(" ") if getattr(self._coder, "leading", False) else text
+        """Turn token ids into text; control tokens are no text; bytes that are no character become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Turn token ids into the bytes they stand for."""

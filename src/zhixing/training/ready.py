@@ -72,7 +72,7 @@ class Plan:
         Of texts that the model wrote itself it is what they earned.
         """
         settings = self.settings
-        inner = PolicyGradient(settings.kl) if settings.rollouts else self.task.objective()
+        inner = PolicyGradient(settings.kl, self.tokenizer.barred) if settings.rollouts else self.task.objective()
         if settings.teacher:
             inner = Distill(inner, settings.teacher_weight, settings.teacher_temperature)
         return inner if settings.prior == "none" else Posterior(inner, PRIORS[settings.prior](settings.prior_strength), self.units)
