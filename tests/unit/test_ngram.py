@@ -12,7 +12,7 @@ import torch
 from zhixing.core.errors import DataError, ShapeError, UsageError
 from zhixing.layers.kinds import Countable, Inputs
 from zhixing.models import ngram
-from zhixing.models.counts import estimate_discounts
+from zhixing.models.counts import estimate_discounts, in_order
 from zhixing.models.ngram import NGram, NGramConfig, best_order
 
 V, END = 40, 1
@@ -217,3 +217,13 @@ def test_tang_poems(data):
 
     _, losses = best_order(shard(order[:cut]), shard(order[cut:]), 261 + len(ids), 0, range(2, 6))
     assert [losses[each] for each in (2, 3, 4, 5)] == pytest.approx([5.2204, 4.9331, 4.8398, 4.8025], rel=5e-3)
+
+
+@pytest.mark.parametrize("end", [1 << 20, 1 << 44, 1 << 54, 1 << 62])
+def test_keys_are_sorted_with_their_places_whether_or_not_both_fit_into_one_number(end):
+    draw = np.random.default_rng(3)
+    keys, places = draw.integers(0, end, 5000), draw.permutation(1 << 20)[:5000].astype(np.int64)
+    keys[::3] = keys[0]
+    keys[-1] = end - 1
+    ordered, moved = in_order(keys, places, end, 1 << 20)
+    assert np.array_equal(ordered, np.sort(keys)) and sorted(zip(ordered, moved, strict=True)) == sorted(zip(keys, places, strict=True))
