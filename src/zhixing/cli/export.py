@@ -12,5 +12,5 @@ def export(model: Path, out: Path, /, *, form: str = "F16", force: bool = False,
     from zhixing.exporting.export import export_model
 
     console = Console(json)
-    made = export_model(model, out, form, force, console.tell)
+    made = export_model(model, out, form, console.tell, force)
     console.answer(str(made), {"path": str(made), "size_bytes": made.stat().st_size})

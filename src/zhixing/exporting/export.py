@@ -22,7 +22,7 @@ from zhixing.tokens.gguf import to_gguf
 TOLERANCES = {"F32": 1e-4, "F16": 1e-2, "BF16": 3e-2, "Q8_0": 5e-2}
 
 
-def export_model(model: str | Path, out: str | Path, form: str = "F16", force: bool = False, tell: Callable[..., None] = quiet) -> Path:
+def export_model(model: str | Path, out: str | Path, form: str = "F16", tell: Callable[..., None] = quiet, force: bool = False) -> Path:
     """Write a language model's GGUF file.
 
     model  a Model folder of the llama or qwen3 layout, with a byte-level BPE tokenizer
