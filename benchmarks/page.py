@@ -45,7 +45,7 @@ SHOWN: dict[str, dict[str, list[str]]] = {
             "dropout 0.2: tokens a second, other nanoGPT (fp32), ours",
             "dropout 0.2: tokens a second, other Trainer",
         ],
-        "shares": ["of these, products", "of these, activations", "of these, attention", "share of the large product's rate"],
+        "shares": ["of these, products", "of these, copies", "of these, activations", "share of the large product's rate"],
         "gpu": ["tokens a second, other compiled nanoGPT", "share of that peak reached, ours", "seconds, ours / nanoGPT"],
     },
     "Memory": {"memory": ["fp32: peak above imports", "bf16: peak above imports", "fp32: floor / ours", "bf16: floor / ours"]},
