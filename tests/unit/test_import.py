@@ -20,6 +20,7 @@ from zhixing.data.gguf import GGUF, unpack
 from zhixing.importing.sources import open_source
 from zhixing.layers.kinds import Inputs
 from zhixing.models import catalog
+from zhixing.tokens.bpe import alphabet
 from zhixing.tokens.tokenizer import Tokenizer
 
 TEXT = "the <|im_end|> 42 é 中\n"
@@ -216,7 +217,7 @@ def piped(folder: Path) -> None:
         (unsound, "import.number", "model.norm.weight"),
         (shifted, "import.tokenizer", "another id"),
         (worded(lambda value: value["model"].update(type="Unigram", vocab=[["a", 0.0]])), "import.tokenizer", "Unigram"),
-        (worded(lambda value: value["model"]["vocab"].clear()), "import.tokenizer", "bytes have no token"),
+        (worded(lambda value: value["model"]["vocab"].clear()), "import.tokenizer", "none of the 256 bytes"),
         (
             worded(lambda value: value["added_tokens"].append({**value["added_tokens"][0], "content": "", "id": 300})),
             "import.tokenizer",
@@ -275,6 +276,20 @@ def test_what_opens_a_text_is_found_whatever_else_is_added(folder: Path, tmp_pat
         and model.tokenizer.encode("the").tolist() == Tokenizer.load(tmp_path / "model").encode("the").tolist()
     )
     assert 1 not in model.tokenizer.encode("the") and model.generate("", max_tokens=2, seed=3).tokens
+
+
+def test_a_byte_without_a_token_is_told_and_not_lost(tmp_path: Path) -> None:
+    own, tensors = gguf_maker.llama()
+    tokens = own["tokenizer.ggml.tokens"]
+    gone = tokens.index(alphabet()[0xC3])  # é is 0xC3 0xA9
+    gguf_maker.write(tmp_path / "a.gguf", {**own, "tokenizer.ggml.tokens": [*tokens[:gone], "zz", *tokens[gone + 1 :]]}, tensors)
+    import_model(tmp_path / "a.gguf", tmp_path / "model")
+    model = load(tmp_path / "model")
+    assert model.tokenizer.decode(model.tokenizer.encode("the 中 e")) == "the 中 e" and model.tokenizer.byte_ids[0xC3] is None
+    for ask in (model.tokenizer.encode, model.generate, model.score, lambda text: model.tokenizer.encode_batch(["a", text])):
+        with pytest.raises(DataError) as caught:
+            ask("caf\u00e9")
+        assert caught.value.code == "tokens.byte" and "0xC3" in str(caught.value)
 
 
 def test_places_are_checked_before_anything_is_read(place: Path, tmp_path: Path) -> None:

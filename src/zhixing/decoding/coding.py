@@ -26,6 +26,7 @@ from zhixing.core.stop import Stop
 from zhixing.layers.kinds import Causal, Countable, Inputs, next_log_probabilities
 from zhixing.layers.machine import machine
 from zhixing.layers.scoring import score
+from zhixing.tokens.imported import unwritable
 from zhixing.tokens.tokenizer import Tokenizer
 
 TOTAL_BITS = 32  # a distribution is whole numbers that sum to 2^32: even a vocabulary of 2^17 costs below 0.0001 bits a token
@@ -235,7 +236,10 @@ def to_tokens(tokenizer: Tokenizer, data: bytes, separator: bytes = b"") -> np.n
             parts.append(np.array([tokenizer.end_id]))
         for piece in re.findall(ESCAPED, document):
             if "\udc80" <= piece[0] <= "\udcff":
-                parts.append(np.array([tokenizer.byte_ids[byte] for byte in piece.encode("utf-8", "surrogateescape")], np.int64))
+                raw = piece.encode("utf-8", "surrogateescape")
+                if lost := [byte for byte in raw if tokenizer.byte_ids[byte] is None]:
+                    raise unwritable(lost[0], len(lost))
+                parts.append(np.array([tokenizer.byte_ids[byte] for byte in raw], np.int64))
             else:
                 parts.append(tokenizer.encode(piece))
     tokens = np.concatenate([np.zeros(0, np.int64), *parts])

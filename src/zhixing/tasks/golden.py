@@ -57,7 +57,7 @@ def ask(task: Any, model: Any, tokenizer: Any, kept: Sequence[dict[str, Any]] = 
 
     kept  earlier answers: their texts are asked, and log p of their tokens is given; none: the probes, and the tokens that matter most now
     """
-    texts = [each["text"] for each in kept] or list(PROBES)
+    texts = [each["text"] for each in kept] or [text for text in PROBES if _writable(tokenizer, text)]
     if task.reads == "text" and any(hasattr(model, name) for name in ("cache", "open", "log_probabilities")):
         found = list(_write_on(model, tokenizer, texts, [each["ids"] for each in kept]))
     else:
@@ -68,6 +68,14 @@ def ask(task: Any, model: Any, tokenizer: Any, kept: Sequence[dict[str, Any]] = 
             best = kept[number]["scores"] if kept else sorted(scores, key=lambda name: (-scores[name], name))[:SCORES]
             found.append({"value": _plain(answer.value), "scores": {name: _short(scores[name]) for name in best if name in scores}})
     return [{"text": text, **each} for text, each in zip(texts, found, strict=True)]
+
+
+def _writable(tokenizer: Any, text: str) -> bool:
+    """Say whether a tokenizer can write a text: one that was imported may lack the tokens of some bytes."""
+    try:
+        return tokenizer is None or len(tokenizer.encode(text)) >= 0
+    except DataError:
+        return False
 
 
 def _probe(task: Any, text: str) -> dict[str, Any]:

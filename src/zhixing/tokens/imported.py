@@ -41,9 +41,14 @@ def names_of(value: dict[str, Any]) -> dict[int, str]:
     for name, place in [*model["vocab"].items(), *((each["content"], each["id"]) for each in value.get("added_tokens") or ())]:
         if not name or type(place) is not int or place < 0 or found.setdefault(place, name) != name:
             raise ValueError(f"'{name}' has the id {place}, which another has too, or none")
-    if missing := [letter for letter in alphabet() if letter not in model["vocab"]]:
-        raise ValueError(f"{len(missing)} of the 256 bytes have no token")
+    if not any(letter in model["vocab"] for letter in alphabet()):
+        raise ValueError("none of the 256 bytes has a token")
     return found
+
+
+def unwritable(byte: int, count: int) -> DataError:
+    """Give the error for a text with bytes that a tokenizer has no token for."""
+    return DataError("tokens.byte", byte=f"0x{byte:02X}", count=count)
 
 
 class Imported:
@@ -54,7 +59,7 @@ class Imported:
     controls  {id: name}         of tokens that are no text
     added     {id: name}         of all tokens that are looked for as they stand, controls among them
     nameless  ids that stand for nothing
-    byte_ids  the token of each byte
+    byte_ids  the token of each byte; None of one that has none: a text with it cannot be written
     """
 
     portable = True
@@ -68,7 +73,8 @@ class Imported:
         self.added = {each["id"]: each["content"] for each in told}
         self.controls = {each["id"]: each["content"] for each in sorted(told, key=lambda each: each["id"]) if each.get("special")}
         self.nameless = tuple(place for place in range(size) if place not in names)
-        self.byte_ids = [value["model"]["vocab"][letter] for letter in alphabet()]
+        self.byte_ids = [value["model"]["vocab"].get(letter) for letter in alphabet()]
+        self._missing = bytes(byte for byte, place in enumerate(self.byte_ids) if place is None)
         letters = {ord(letter): byte for byte, letter in enumerate(alphabet())}
         self.pieces = [b""] * size
         for place, name in names.items():
@@ -92,7 +98,7 @@ class Imported:
 
         guarded  nothing that was added is looked for either, special or not
 
-        Raises DataError where the pieces of a text are control tokens however it is cut.
+        Raises DataError where the pieces of a text are control tokens however it is cut, or a byte of it has no token.
         """
         return self._safe(text, run(self._guarded if guarded else self._library, [text])[0], guarded)
 
@@ -102,6 +108,10 @@ class Imported:
 
     def _safe(self, text: str, ids: np.ndarray, guarded: bool) -> np.ndarray:
         """Encode a text again whose words are names of control tokens, each name in two parts: the library takes whole words as tokens."""
+        if self._missing and not text.isascii():  # the library would leave such bytes out without a word
+            raw = text.encode("utf-8")
+            if (kept := raw.translate(None, self._missing)) != raw:
+                raise unwritable(next(byte for byte in raw if byte in self._missing), len(raw) - len(kept))
         if not self.controls or not np.isin(ids, list(self.controls)).any():
             return ids
         library: Library = self._guarded if guarded else self._library

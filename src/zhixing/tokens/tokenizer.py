@@ -42,7 +42,7 @@ class Tokenizer:
     controls         {id: name} of tokens that are no text
     barred           tokens that are never written: controls that end nothing, and ids without a name
     added            {id: name} of all tokens that are looked for as they stand, controls among them
-    byte_ids         the token of each byte
+    byte_ids         the token of each byte; None of one that an imported tokenizer has none for
 
     settings  of an imported one its `tokenizer_config.json`, with the entry `imported.ABOUT`
     """
@@ -77,7 +77,7 @@ class Tokenizer:
         self.begin_id = self.last_id = END
         self.controls, self._nameless = dict(enumerate(SPECIALS)), ()
         self.added = self.controls
-        self.byte_ids = list(range(FIRST_BYTE, FIRST_PIECE))
+        self.byte_ids: list[int | None] = list(range(FIRST_BYTE, FIRST_PIECE))
         self.vocabulary_size = len(names)
         self._bytes = [b""] * FIRST_BYTE + [bytes([byte]) for byte in range(256)] + self._coder.pieces
 
