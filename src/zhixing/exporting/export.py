@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from zhixing.core.errors import UsageError
 from zhixing.core.files import atomic
@@ -58,13 +55,6 @@ def export_model(model: str | Path, out: str | Path, form: str = "F16", tell: Ca
 
 def replay(path: Path, opened: artefact.Artefact, tolerance: float) -> None:
     """Read a file as any program would, and hold what it answers against the model's golden answers. Raises DataError where they differ."""
-    import torch
-
-    held = gguf.GGUF(path)
-    config: dict[str, Any] = names.config_of(str(path), held.settings, held.entries)
-    tensors = {}
-    for name in held.entries:
-        value, heads = held.tensor(name), names.heads_of(name, config)
-        tensors[names.name_of(str(path), name)] = torch.from_numpy(np.ascontiguousarray(names.turned(value, heads) if heads else value))
+    config, tensors = names.read(gguf.GGUF(path))
     again = catalog.restore(config, tensors)
     golden.check(opened.folder.path, opened.task, again, opened.tokenizer, tolerance)

@@ -179,17 +179,8 @@ def _gguf(path: Path) -> Source:
     if path.suffix in PICKLES:
         raise DataError("import.weights", path=str(path), found=path.name)
     held = GGUF(_plain(path))
-    if "token_embd.weight" not in held.entries:
-        raise DataError("model.tensor_missing", name="token_embd.weight", among=sorted(held.entries)[:8])
-    given = names.config_of(str(path), held.settings, held.entries)
-    tensors = {}
-    for name in held.entries:
-        value, heads = held.tensor(name), names.heads_of(name, given)
-        if heads:
-            if value.shape[0] % (2 * heads):
-                raise DataError("model.tensor_shape", name=name, shape=value.shape, wanted=f"rows that {heads} heads divide")
-            value = names.turned(value, heads)
-        tensors[names.name_of(str(path), name)] = torch.from_numpy(value)
+    given, arrays = names.read(held)
+    tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
     settle, rename = families.FAMILIES[given["model_type"]]
     config = settle(str(path), given)
     found = _checked(path, config, rename(tensors, config))

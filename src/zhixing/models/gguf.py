@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from zhixing.core.errors import DataError, UsageError
+from zhixing.data.gguf import GGUF
 
 LAYER = {
     "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
@@ -163,3 +164,21 @@ def turned(weight: np.ndarray, heads: int) -> np.ndarray:
     """
     pairs = weight.reshape(heads, -1, 2, *weight.shape[1:])  # (H, K / 2, 2, ...)
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight.shape)
+
+
+def read(held: GGUF) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Give the config and the tensors of a decoder in a file, by Hugging Face's names.
+
+    Raises DataError for what `config_of` and `name_of` refuse, or rows of queries or keys that their heads do not divide.
+    """
+    path = str(held.path)
+    if "token_embd.weight" not in held.entries:
+        raise DataError("model.tensor_missing", name="token_embd.weight", among=sorted(held.entries)[:8])
+    config = config_of(path, held.settings, held.entries)
+    tensors = {}
+    for name in held.entries:
+        value, heads = held.tensor(name), heads_of(name, config)
+        if heads and value.shape[0] % (2 * heads):
+            raise DataError("model.tensor_shape", name=name, shape=value.shape, wanted=f"rows that {heads} heads divide")
+        tensors[name_of(path, name)] = np.ascontiguousarray(turned(value, heads) if heads else value)
+    return config, tensors

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import resource
 import struct
 import subprocess
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from zhixing.core import apart
 from zhixing.core.errors import RunError, UsageError
 from zhixing.data import media
 
@@ -29,7 +29,6 @@ MEMORY_BYTES = 1 << 30  # of the process: the largest picture takes about a quar
 SECONDS = 10.0  # for one sound or picture, by the clock and of the processor
 MOST_ITEMS = 1000  # that one process unfolds
 MOST_TOLD = max(3 * media.MOST_PIXELS, 4 * int(media.MOST_SECONDS * media.MOST_RATE)) + 8  # bytes of an answer
-KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "SYSTEMROOT")  # of the environment
 FILES = 32  # that it may have open
 ASKED, TOLD = struct.Struct("<BIQ"), struct.Struct("<BQ")
 PICTURE, HEARD = struct.Struct("<II"), struct.Struct("<I")
@@ -44,7 +43,7 @@ class Decoder:
 
     def __init__(self, seconds: float = SECONDS, command: tuple[str, ...] | None = None) -> None:
         self.seconds = seconds
-        self.command = command or (sys.executable, "-P", "-c", "from zhixing.serving import decoder; decoder.unfold()")
+        self.command = command or apart.command("from zhixing.serving import decoder; decoder.unfold()")
         self._process: subprocess.Popen[bytes] | None = None
         self._items = 0
         self._lock = threading.Lock()
@@ -119,16 +118,13 @@ class Decoder:
             watch.cancel()
 
     def _begin(self) -> subprocess.Popen[bytes]:
-        kept = {
-            name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "SYSTEMROOT")
-        }
         try:
             return subprocess.Popen(
                 self.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**kept, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                env=apart.environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
             )
         except OSError as problem:
             raise RunError("serve.decoder") from problem
@@ -188,15 +184,7 @@ def limit() -> None:
     for use in (lambda: media.image(media.png(np.zeros((3, 1, 1), np.uint8))), lambda: media.sound(media.wav(np.ones(9) / 2, 8000))):
         with contextlib.suppress(UsageError):  # whoever serves pictures alone may not have what reads sounds
             use()  # what is loaded at first use is loaded before files are few
-    for what, bound in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, FILES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(what)[1]
-        least = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-        resource.setrlimit(what, (least, least))
+    apart.limit(MEMORY_BYTES, FILES)
 
 
 def grant() -> None:

@@ -11,22 +11,20 @@ Source of the template's surroundings: Hugging Face's `apply_chat_template`.
 from __future__ import annotations
 
 import json
-import os
 import re
-import resource
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
+from zhixing.core.apart import command, environment, limit
 from zhixing.core.errors import UsageError
 
 SECONDS, MEMORY_BYTES, MOST_CHARACTERS = 3, 1 << 28, 1 << 20
 PRIVATE, SPREAD = 0xF0000, 0x100  # characters of private use, of which a run of so many is free
 TAG = re.compile(r"</?[a-z_]{2,20}>")
 FILES = 16  # open at once; what renders may load parts of itself late
-KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "SYSTEMROOT")  # of the environment
 
 
 def chat_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
@@ -79,10 +77,11 @@ def render(source: str, messages: Sequence[Mapping[str, str]], begin: str, end: 
     Raises UsageError with what the template said, or which bound it broke.
     """
     asked = {"source": source, "messages": list(messages), "bos_token": begin, "eos_token": end}
-    kept = {name: value for name, value in os.environ.items() if name in KEPT}
-    command = [sys.executable, "-P", "-c", "from zhixing.tokens import template; template.answer()"]
+    process = command("from zhixing.tokens import template; template.answer()")
     try:
-        done = subprocess.run(command, input=json.dumps(asked).encode(), capture_output=True, env=kept, timeout=2 * SECONDS, check=False)
+        done = subprocess.run(
+            process, input=json.dumps(asked).encode(), capture_output=True, env=environment(), timeout=2 * SECONDS, check=False
+        )
         ended = f"it did not end within {SECONDS} s or its memory" if done.returncode < 0 else f"its process ended with {done.returncode}"
         found = json.loads(done.stdout) if done.returncode == 0 else {"problem": ended}
     except (subprocess.TimeoutExpired, ValueError):
@@ -99,7 +98,7 @@ def answer() -> None:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     asked = json.loads(sys.stdin.buffer.read())
-    bound()
+    limit(MEMORY_BYTES, FILES, SECONDS)
 
     def refuse(message: str) -> NoReturn:
         raise TemplateError(message)
@@ -127,17 +126,3 @@ def answer() -> None:
     except Exception as problem:  # whatever a stranger's template may raise
         told = {"problem": f"{problem or type(problem).__name__}"[:300]}
     sys.stdout.write(json.dumps(told))
-
-
-def bound() -> None:
-    """Bound this process: its time, its memory, few files open, none written."""
-    for what, most in (
-        (resource.RLIMIT_CPU, SECONDS),
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, FILES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(what)[1]
-        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (least, least))
