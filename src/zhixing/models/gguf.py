@@ -30,6 +30,11 @@ READ = frozenset(  # of what is told of rotations and attention
 TURNED = ("llama",)  # whose queries and keys lie in the file with the two halves of each pair beside one another
 
 
+def _nothing(value: Any) -> bool:
+    """Say whether a setting's value asks for nothing: 0 or false; an array or a text always asks for something."""
+    return isinstance(value, bool | int | float) and not value
+
+
 def config_of(path: str, settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Give the config.json that a GGUF file's settings mean, by Hugging Face's names.
 
@@ -52,11 +57,11 @@ def config_of(path: str, settings: Mapping[str, Any], tensors: Mapping[str, Any]
     # Whatever else is told of rotations or attention would change what is computed.
     for name, value in settings.items():
         part = name.removeprefix(f"{kind}.")
-        if part != name and part.startswith(("rope.", "attention.", "expert")) and part not in READ and value not in (0, False):
+        if part != name and part.startswith(("rope.", "attention.", "expert")) and part not in READ and not _nothing(value):
             raise DataError("import.config", path=path, name=name, value=str(value)[:80], wanted="not there")
     factor = settings.get(f"{kind}.rope.scaling.factor", settings.get(f"{kind}.rope.scale_linear"))
-    scaling = settings.get(f"{kind}.rope.scaling.type", "none" if factor in (None, 0, 1) else "linear")
-    if scaling not in ("none", "linear"):
+    scaling = settings.get(f"{kind}.rope.scaling.type", "none" if factor is None or _nothing(factor) else "linear")
+    if not isinstance(scaling, str) or scaling not in ("none", "linear"):
         raise DataError("import.config", path=path, name=f"{kind}.rope.scaling.type", value=str(scaling)[:80], wanted="none, linear")
     if scaling == "linear":
         factor = told("rope.scaling.factor", float, factor)
