@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import gguf_maker
 import numpy as np
@@ -55,7 +57,7 @@ def test_it_comes_back_as_it_went(place: Path, tmp_path: Path, name: str, form: 
         one, two = (each.model.logits(each.model.states(Inputs(row))) for each in (before, after))
     gap = float((one - two).abs().max() / one.abs().max())
     assert gap <= {"F32": 1e-6, "F16": 3e-3, "BF16": 2e-2, "Q8_0": 6e-2}[form] and (gap > 0) == (form != "F32")
-    assert after.tokenizer.ends >= {before.tokenizer.end_id} and after.tokenizer.opening == before.tokenizer.opening
+    assert after.tokenizer.ends >= before.tokenizer.ends and after.tokenizer.opening == before.tokenizer.opening
 
 
 def test_a_file_that_answers_otherwise_is_not_written(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +71,29 @@ def test_a_file_that_answers_otherwise_is_not_written(place: Path, tmp_path: Pat
         export_model(place / "llama", tmp_path / "a.gguf")
     export_model(place / "llama", tmp_path / "a.gguf", force=True)
     assert (tmp_path / "a.gguf").read_bytes()[:4] == b"GGUF" and export.TOLERANCES.keys() == set(gguf.WRITTEN)
+
+
+def test_a_tokenizer_that_comes_back_otherwise_is_not_written(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_model(place / "qwen3", tmp_path / "new" / "folder" / "a.gguf")
+    wrong = export.to_gguf
+
+    def fewer(tokenizer: Any) -> dict[str, Any]:
+        settings = wrong(tokenizer)
+        return {**settings, "tokenizer.ggml.merges": settings["tokenizer.ggml.merges"][:1]}
+
+    monkeypatch.setattr(export, "to_gguf", fewer)
+    with pytest.raises(DataError) as caught:
+        export_model(place / "qwen3", tmp_path / "other" / "a.gguf")
+    assert "token ids" in str(caught.value) and not (tmp_path / "other").exists()
+
+
+def test_a_tokenizer_that_changes_texts_is_refused_by_name(place: Path) -> None:
+    tokenizer = load(place / "imported").tokenizer
+    value = json.loads(tokenizer.content)
+    tokenizer.content = json.dumps({**value, "normalizer": {"type": "Lowercase"}}).encode()
+    with pytest.raises(UsageError) as caught:
+        export.to_gguf(tokenizer)
+    assert caught.value.code == "export.tokenizer"
 
 
 @pytest.mark.parametrize("form", gguf.WRITTEN)

@@ -16,7 +16,7 @@ from zhixing.core.files import read_json
 from zhixing.data.gguf import GGUF
 from zhixing.importing import families, vocabulary
 from zhixing.models import gguf as names
-from zhixing.tokens.gguf import from_gguf
+from zhixing.tokens.gguf import MORE_ENDS, from_gguf
 from zhixing.tokens.imported import ABOUT
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -185,5 +185,6 @@ def _gguf(path: Path) -> Source:
     config = settle(str(path), given)
     found = _checked(path, config, rename(tensors, config))
     content, about = from_gguf(str(path), held.settings)
-    tokenizer = vocabulary.settle(str(path), content, about, [], config["vocab_size"])
+    ends = {"eos_token_id": [held.settings.get(f"tokenizer.ggml.{name}_token_id") for name in MORE_ENDS]}
+    tokenizer = vocabulary.settle(str(path), content, about, [ends], config["vocab_size"])
     return Source(path, _with_ids(config, tokenizer), found, tokenizer, [path])

@@ -70,6 +70,10 @@ def config_of(path: str, settings: Mapping[str, Any], tensors: Mapping[str, Any]
     for name in ("rope.dimension_count", "attention.value_length"):
         if told(name, int, head) != head:
             raise DataError("import.config", path=path, name=f"{kind}.{name}", value=told(name, int), wanted=head)
+    if "token_embd.weight" not in tensors:
+        raise DataError("model.tensor_missing", name="token_embd.weight", among=sorted(tensors)[:8])
+    if len(tensors["token_embd.weight"].shape) != 2:
+        raise DataError("model.tensor_shape", name="token_embd.weight", shape=tensors["token_embd.weight"].shape, wanted="two axes")
     layers = len({name.split(".")[1] for name in tensors if name.startswith("blk.")})
     if told("block_count", int) != layers:
         raise DataError("import.config", path=path, name=f"{kind}.block_count", value=told("block_count", int), wanted=layers)
@@ -177,8 +181,6 @@ def read(held: GGUF) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     Raises DataError for what `config_of` and `name_of` refuse, or rows of queries or keys that their heads do not divide.
     """
     path = str(held.path)
-    if "token_embd.weight" not in held.entries:
-        raise DataError("model.tensor_missing", name="token_embd.weight", among=sorted(held.entries)[:8])
     config = config_of(path, held.settings, held.entries)
     tensors = {}
     for name in held.entries:

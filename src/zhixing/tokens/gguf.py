@@ -12,6 +12,7 @@ from typing import Any
 
 from zhixing.core.errors import DataError, UsageError
 
+MORE_ENDS = ("eot", "eom")  # of a turn and of a message, beside the end of a text
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # sorts of tokens
 GPT2_SPLIT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 LEVEL = {**GPT2_SPLIT, "use_regex": False}
@@ -84,8 +85,10 @@ def to_gguf(tokenizer: Any) -> dict[str, Any]:
     if model["type"] != "BPE" or model.get("byte_fallback") or not names:
         raise UsageError("export.tokenizer", sort=tokenizer.sort, problem="no byte-level BPE")
     pre = "dbrx" if tokenizer.sort == "bpe" else _split_of(value.get("pre_tokenizer"), bool(model.get("ignore_merges")))
+    if tokenizer.sort != "bpe" and value.get("normalizer") != NORMALIZED.get(pre or ""):
+        pre = None
     if pre is None:
-        raise UsageError("export.tokenizer", sort=tokenizer.sort, problem="its split of texts has no name in GGUF")
+        raise UsageError("export.tokenizer", sort=tokenizer.sort, problem="how it changes or cuts texts has no name in GGUF")
     added = {each["id"]: each for each in value.get("added_tokens") or ()}
     tokens, sorts = [], []
     for place in range(tokenizer.vocabulary_size):
@@ -105,6 +108,8 @@ def to_gguf(tokenizer: Any) -> dict[str, Any]:
         "tokenizer.ggml.padding_token_id": tokenizer.pad_id,
         "tokenizer.ggml.add_bos_token": bool(tokenizer.opening),
     }
+    others = sorted(tokenizer.ends - {tokenizer.last_id})
+    settings |= {f"tokenizer.ggml.{name}_token_id": place for name, place in zip(MORE_ENDS, others, strict=False)}
     template = (tokenizer.settings or {}).get("chat_template")
     return {**settings, **({"tokenizer.chat_template": template} if isinstance(template, str) else {})}
 
