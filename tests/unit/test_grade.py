@@ -67,6 +67,15 @@ def test_kappa_is_the_mean_over_the_scales():
     assert grades.mean_kappa(expected, given, scale * 0) == grades.quadratic_kappa(expected, given)
 
 
+def test_kappa_of_a_grader_that_always_says_the_same_is_exactly_none():
+    draw = np.random.default_rng(0)
+    for count in range(3, 60):
+        expected = draw.integers(0, 5, count)
+        assert grades.quadratic_kappa(expected, np.full(count, 2)) == 0, "a rounding's worth lies outside of an interval of zeros"
+        assert grades.quadratic_kappa(expected, expected) == 1
+    assert np.isnan(grades.quadratic_kappa(np.full(4, 2), np.full(4, 2))) and grades.quadratic_kappa(np.full(4, 1), np.full(4, 2)) == 0
+
+
 def test_an_answer_is_rounded_to_a_step_of_its_question():
     task = Grade.fit(make("a", OWN_ROWS, 12) + make("b", OWN_ROWS, 3))
     examples = [{"question": "a", "score": 8.0}, {"question": "b", "score": 3.0}]

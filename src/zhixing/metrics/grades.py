@@ -10,13 +10,12 @@ def quadratic_kappa(expected: np.ndarray, given: np.ndarray) -> float:
 
     expected, given  (N,) int   steps of the scale
 
-    Source: Cohen 1968. The weights' denominator cancels, and chance's mean of (a - b)^2 is Var a + Var b + (mean a - mean b)^2.
+    Source: Cohen 1968. The weights' denominator cancels, and N^2 of chance's mean of (a - b)^2 is N (sum a^2 + sum b^2) - 2 sum a sum b.
+    Sums of whole numbers are exact: a grader that always says the same has 0, not a rounding's worth more or less than its interval.
     """
     first, second = np.asarray(expected, float), np.asarray(given, float)
-    if not len(first):
-        return float("nan")
-    chance = first.var() + second.var() + (first.mean() - second.mean()) ** 2
-    return float(1 - ((first - second) ** 2).mean() / chance) if chance else float("nan")
+    chance = len(first) * ((first**2).sum() + (second**2).sum()) - 2 * first.sum() * second.sum()
+    return float(1 - len(first) * ((first - second) ** 2).sum() / chance) if chance else float("nan")
 
 
 def mean_kappa(expected: np.ndarray, given: np.ndarray, scale: np.ndarray) -> float:
