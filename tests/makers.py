@@ -64,6 +64,14 @@ def trace(draw: random.Random, number: int) -> dict[str, Any]:
     return {"items": items, "correct": [int(draw.random() < ease) for _ in items]}
 
 
+def similar(draw: random.Random, number: int) -> dict[str, Any]:
+    first = draw.sample(sorted(TOLD), 4)
+    shared = draw.randrange(5)
+    second = first[:shared] + draw.sample(sorted(TOLD.values()), 4 - shared)
+    draw.shuffle(second)
+    return {"text": f"{number} {' '.join(first)}", "other": " ".join(second), "score": float(shared)}
+
+
 def see(draw: random.Random, number: int) -> dict[str, Any]:
     """A patch of colour, a word for one, a tone for one, or several of them: whichever is there says it."""
     label = draw.choice(("red", "blue"))
@@ -88,6 +96,7 @@ MAKERS: dict[str, Callable[[random.Random, int], dict[str, Any]]] = {
     "recommend": recommend,
     "trace": trace,
     "see": see,
+    "similar": similar,
 }
 
 

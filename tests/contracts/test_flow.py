@@ -48,11 +48,11 @@ TRAINED = {
     "trace": "qwen3",
     "see": "fusion",
 }
-TRAINED |= {"see": "fusion"}
+TRAINED |= {"see": "fusion", "similar": "bigru"}
 WITHOUT_LABELS = ("language", "masked", "embed", "judge")
 APART = ("many", "match", "moderate", "reason", "transcribe")  # held by the same contract in tests of their own
 FIELD = {"classify": "text", "tag": "tokens", "risk": "label", "grade": "score", "multilabel": "labels", "translate": "target"}
-FIELD |= {"recommend": "items", "trace": "correct", "see": "label"}
+FIELD |= {"recommend": "items", "trace": "correct", "see": "label", "similar": "other"}
 
 
 @pytest.fixture(params=sorted(MAKERS), scope="module")

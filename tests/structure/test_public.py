@@ -17,6 +17,7 @@ from pathlib import Path
 import gguf_maker
 import numpy as np
 import pytest
+import wordpiece_maker
 from makers import heard
 
 import zhixing
@@ -182,6 +183,9 @@ def test_commands_of_the_readme_run(
     Path("pictures.jsonl").write_text("".join(json.dumps(each) + "\n" for each in shown))
     told = [{"image": f"{name}.png", "caption": f"{name} all over, {n}"} for n in range(70) for name in colours]
     Path("captions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in told))
+    asked = [{"question": f"what is word {n}?", "answer": f"word {n} is {n * 7}"} for n in range(60)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in asked))
+    wordpiece_maker.folder(Path("all-MiniLM-L6-v2"), ["a good thing number", "what is word"])
     gguf_maker.write(Path("SmolLM2-135M-Instruct.Q4_1.gguf"), *gguf_maker.llama())
     monkeypatch.setattr("sys.stdin", io.StringIO("Once\n"))
     ran = 0
@@ -195,7 +199,7 @@ def test_commands_of_the_readme_run(
         sized = line[0] == "train" and line[1] != "corpora/loans" and "--start" not in line  # a start has its own
         extra = ["--size", "tiny"] if line[0] == "compare" or sized else []
         if line[0] == "train" and line[1] != "corpora/loans" and not set(SHORTER) & set(line):
-            extra += ["--steps", "2", *(["--batch", "16"] if line[1] in ("corpora/captions", "corpora/pictures") else [])]
+            extra += ["--steps", "2", *(["--batch", "16"] if line[1] in ("corpora/captions", "corpora/pictures", "corpora/pairs") else [])]
         if line[0] == "compare" and "--models" not in line:
             extra += ["--models", "ngram,lstm,mixture"]  # a whole ladder is for a person's patience as well
         assert main([*line, *extra]) == 0, (line, capsys.readouterr().err)

@@ -58,6 +58,8 @@ def test_an_error_has_three_parts_in_each_language_and_names_the_nearest(spoken:
 
 def test_no_hint_is_given_where_no_name_is_near() -> None:
     near = UsageError("settings.unknown", name="rat", among=["rate", "width"], origin="flag")
+    joined = UsageError("settings.unknown", name="rat", among="rate, width", origin="flag")
+    assert joined.text("en") == near.text("en"), "names that are one text already are not spelt letter by letter"
     far = UsageError("settings.unknown", name="zzzz", among=["rate", "width"], origin="flag")
     hint = text("word.nearest", "en", name="rate").strip()
     assert hint in near.text("en") and hint not in far.text("en")

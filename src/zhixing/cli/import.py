@@ -14,4 +14,6 @@ def import_(source: Path, out: Path, /, *, force: bool = False, json: bool = Fal
     console = Console(json)
     folder = import_model(source, out, tell=console.tell, force=force)
     console.answer(str(folder.path), {"path": str(folder.path), "card": folder.card})
-    console.tell("cli.import.done", out=folder.path, parameters=folder.card["parameters"])
+    task = folder.card["task"]
+    following = f"generate {out} --prompt TEXT" if task == "language" else f"train CORPUS MODEL --start {out}"
+    console.tell("cli.import.done", out=folder.path, parameters=folder.card["parameters"], task=task, next=f"zhixing {following}")

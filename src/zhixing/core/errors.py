@@ -40,9 +40,10 @@ class ZhixingError(Exception):
         """Give the three parts: {"what": ..., "expected": ..., "do": ...}."""
         values = dict(self.values)
         if "among" in values:
-            near = nearest(str(values.get("name", "")), values["among"])
+            among = values["among"].split(", ") if isinstance(values["among"], str) else list(values["among"])
+            near = nearest(str(values.get("name", "")), among)
             values["hint"] = messages.text("word.nearest", language, name=near) if near else ""
-            values["among"] = ", ".join(str(each) for each in values["among"])
+            values["among"] = ", ".join(str(each) for each in among)
         values.setdefault("hint", "")
         found = {part: messages.text(f"error.{self.code}.{part}", language, **values).strip() for part in ("what", "expected", "do")}
         return found | {"what": f"{self.values['at']}: {found['what']}"} if "at" in self.values else found

@@ -29,9 +29,11 @@ class Text:
     """A piece of writing, any Unicode; a list of pieces is joined by line ends.
 
     optional  a row may lack it, or have it empty; a whole number is text too, since such a text often is the number of a question
+    turned    a golden text stands for it backwards: what is compared with another field must not be the same as that
     """
 
     optional: bool = False
+    turned: bool = False
 
     def read(self, value: Any) -> Read:
         """Take text that is not empty."""
@@ -49,7 +51,7 @@ class Text:
 
     def probe(self, text: str) -> Any:
         """Give the value that stands for a golden text."""
-        return text
+        return text[::-1] if self.turned else text
 
     def form(self) -> dict[str, Any]:
         """Say what is sent for it: at least one character that is no space, where it must be there."""

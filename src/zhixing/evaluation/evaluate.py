@@ -32,6 +32,7 @@ from zhixing.data.shards import shard
 from zhixing.evaluation.baselines import Reader, answered, asked, language_models, language_rivals, row_rivals
 from zhixing.evaluation.masked import judge_masked
 from zhixing.evaluation.matches import judge_matches
+from zhixing.evaluation.partners import judge_partners
 from zhixing.evaluation.report import Figure, Report, decide, unsure
 from zhixing.evaluation.samples import SAMPLES, judge_samples
 from zhixing.evaluation.vectors import judge_vectors
@@ -42,6 +43,7 @@ from zhixing.metrics.figures import WHOLE_ROUNDS, Figures, known
 from zhixing.tasks.artefact import Artefact, load
 from zhixing.tasks.classify import PRECISIONS
 from zhixing.tasks.many import part_of
+from zhixing.tasks.similar import SCORE
 from zhixing.tasks.task import task_class
 
 STRETCH = 512  # tokens of one unit of the bootstrap when there are few documents, at most
@@ -313,6 +315,12 @@ def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rival
     return Report(*where, split, task.name, len(examples), tuple(figures), comparisons, verdict, details)
 
 
+def judge_likeness(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
+    """Score a model of likeness: by the scores of a split's pairs, or, where none has one, by how often a text finds its other."""
+    told = any(each.get(SCORE) is not None for each in corpus.examples(split))
+    return (judge_rows if told else judge_partners)(artefact, corpus, split, tell, rivals)
+
+
 def unread(task: Any, tokenizer: Any, examples: list[dict[str, Any]]) -> int:
     """Count the examples of which a task cuts something off: what it encodes is shorter than what it would without a longest length."""
 
@@ -398,4 +406,5 @@ JUDGES: dict[str, Callable[..., Report]] = {
     "judge": judge_pairs,
     "masked": judge_masked,
     "match": judge_matches,
+    "similar": judge_likeness,
 }

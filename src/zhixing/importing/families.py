@@ -27,13 +27,18 @@ LLAMA_DEFAULTS = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_posit
 THETA = 10000.0  # where nothing is told
 LLAMA_FIXED = {"hidden_act": "silu", "mlp_bias": False, "pretraining_tp": 1, "rope_interleaved": False, "partial_rotary_factor": 1.0}
 GPT2 = "vocab_size n_positions n_embd n_layer n_head n_inner layer_norm_epsilon".split()
+BERT = ("vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings type_vocab_size "
+        "layer_norm_eps").split()  # fmt: skip
+BERT_DEFAULTS = {"type_vocab_size": 2, "layer_norm_eps": 1e-12, "max_position_embeddings": 512}
+BERT_ASIDE = frozenset({"hidden_dropout_prob"})  # how it was trained; a training from it has its own
+SKIPPED = 2  # positions that RoBERTa never uses: its texts begin at the number after that of its padding, 1
 GPT2_DEFAULTS = {"n_positions": 1024, "layer_norm_epsilon": 1e-5, "n_inner": None, "vocab_size": 50257}
 
 COUNTS = frozenset(
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim max_position_embeddings "
-    "n_positions n_embd n_layer n_head n_inner sliding_window".split()
+    "n_positions n_embd n_layer n_head n_inner sliding_window type_vocab_size".split()
 )
-NUMBERS = frozenset({"rms_norm_eps", "rope_theta", "layer_norm_epsilon"})
+NUMBERS = frozenset({"rms_norm_eps", "rope_theta", "layer_norm_epsilon", "layer_norm_eps"})
 SWITCHES = frozenset({"tie_word_embeddings", "attention_bias", "use_sliding_window"})
 TABLES = frozenset({"rope_scaling", "rope_parameters"})
 MOST = 1 << 31
@@ -108,6 +113,50 @@ def _gpt2(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"model_type": "gpt2", **_settings(path, rest, GPT2, GPT2_DEFAULTS, FIXED)}
 
 
+def _bert(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the config of an encoder of BERT's layout; RoBERTa's differs in where its positions begin."""
+    from zhixing.models.bert import FIXED, REMARKS
+
+    rest = {name: value for name, value in given.items() if name not in REMARKS | BERT_ASIDE}
+    known = {**FIXED, **({"pad_token_id": 1} if given["model_type"] == "roberta" else {})}
+    found = _settings(path, rest, BERT, BERT_DEFAULTS, known)
+    if given["model_type"] == "roberta":
+        found["max_position_embeddings"] -= SKIPPED
+    return {"model_type": "bert", **found}
+
+
+def _encoder(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """Take BERT's tensors, whose names may lack their first part; the pooler, the head of sentence pairs and saved places go.
+
+    Biases of the head stand under two names. An older program wrote gamma and beta for a norm's weight and bias.
+    """
+    found = {}
+    for name, value in tensors.items():
+        name = name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        if name.startswith(("pooler.", "cls.seq_relationship.", "cls.predictions.decoder.")) or name.endswith("position_ids"):
+            continue
+        found[name if name.startswith("cls.") else f"bert.{name}"] = value
+    return found
+
+
+def _roberta(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """Take RoBERTa's tensors under BERT's names; the positions that it never uses go."""
+    found: Tensors = {}
+    for name, value in tensors.items():
+        if name == "lm_head.bias":
+            found["cls.predictions.bias"] = value
+        elif name.startswith("lm_head."):
+            part = name.removeprefix("lm_head.").replace("layer_norm", "LayerNorm")
+            if not part.startswith("decoder."):
+                found[f"cls.predictions.transform.{part}"] = value
+        else:
+            found[name.removeprefix("roberta.")] = value
+    places = "embeddings.position_embeddings.weight"
+    if places in found:
+        found[places] = found[places][SKIPPED:]
+    return _encoder(found, config)
+
+
 def _same(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
     """Take a decoder's tensors; a head that is the table again, or biases that are not there, are settled."""
     found = {name: value for name, value in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
@@ -136,4 +185,12 @@ FAMILIES: dict[str, tuple[Callable[[str, Mapping[str, Any]], dict[str, Any]], Ca
     "qwen2": (_llama, _same),
     "qwen3": (_llama, _same),
     "gpt2": (_gpt2, _prefixed),
+    "bert": (_bert, _encoder),
+    "roberta": (_bert, _roberta),
+}
+# By `model_type` of ours: where its layers' names begin, the name of its table of tokens, and the setting that counts its layers.
+LAYOUT = {
+    **dict.fromkeys(("llama", "qwen3"), ("model.layers.", "model.embed_tokens.weight", "num_hidden_layers")),
+    "gpt2": ("transformer.h.", "transformer.wte.weight", "n_layer"),
+    "bert": ("bert.encoder.layer.", "bert.embeddings.word_embeddings.weight", "num_hidden_layers"),
 }

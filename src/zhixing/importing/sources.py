@@ -22,6 +22,7 @@ from zhixing.tokens.imported import ABOUT
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
 CHAT = "chat_template.jinja"
+SENTENCES, POOLING = "sentence_bert_config.json", "1_Pooling/config.json"  # of sentence-transformers
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 MOST_BYTES = {TOKENIZER: 1 << 27, ".json": 1 << 25, ".jinja": 1 << 18}  # of a file of settings; a tokenizer's vocabulary is long
 
@@ -29,7 +30,8 @@ MOST_BYTES = {TOKENIZER: 1 << 27, ".json": 1 << 25, ".jinja": 1 << 18}  # of a f
 def _with_ids(config: dict[str, Any], tokenizer: tuple[bytes, dict[str, Any]]) -> dict[str, Any]:
     """Add to a model's config which tokens begin, end and fill texts, as other programs look for them there."""
     about = tokenizer[1][ABOUT]
-    return {**config, "bos_token_id": about["begin"], "eos_token_id": about["last"], "pad_token_id": about["pad"]}
+    found = {**config, "bos_token_id": about["begin"], "eos_token_id": about["last"], "pad_token_id": about["pad"]}
+    return {**found, "mask_token_id": about.get("mask")} if config["model_type"] == "bert" else found
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Source:
     tensors    {name: tensor}, by our model's names
     tokenizer  what `vocabulary` gives: the content of tokenizer.json and its settings
     files      what was read
+    longest    tokens of a text that the model was made to read, where a file says so
     """
 
     path: Path
@@ -48,6 +51,7 @@ class Source:
     tensors: dict[str, Any]
     tokenizer: tuple[bytes, dict[str, Any]]
     files: list[Path]
+    longest: int | None = None
 
 
 def open_source(path: Path) -> Source:
@@ -67,10 +71,9 @@ def _checked(path: Path, config: dict[str, Any], tensors: dict[str, Any]) -> dic
     """
     import torch
 
-    gpt2 = config["model_type"] == "gpt2"
-    start, table = ("transformer.h.", "transformer.wte.weight") if gpt2 else ("model.layers.", "model.embed_tokens.weight")
+    start, table, count = families.LAYOUT[config["model_type"]]
     layers = {name.removeprefix(start).split(".")[0] for name in tensors if name.startswith(start)}
-    wanted = config["n_layer" if gpt2 else "num_hidden_layers"]
+    wanted = config[count]
     if len(layers) != wanted:
         raise DataError("model.tensor_missing", name=f"{start}{min(len(layers), wanted)}", among=sorted(tensors)[:8])
     if table not in tensors:
@@ -114,7 +117,7 @@ def _folder(path: Path) -> Source:
         raise DataError("import.architecture", path=str(path / CONFIG), name=str(kind), among=list(families.FAMILIES))
     if given.get("quantization_config"):
         form = str(given["quantization_config"])[:60]
-        raise DataError("import.quantization", path=str(path / CONFIG), tensor=CONFIG, form=form, among="F32, F16, BF16")
+        raise DataError("import.quantization", path=str(path / CONFIG), tensor=CONFIG, form=form, among=["F32", "F16", "BF16"])
     settle, rename = families.FAMILIES[kind]
     config = settle(str(path / CONFIG), given)
     parts = _parts(path)
@@ -122,12 +125,29 @@ def _folder(path: Path) -> Source:
     if content is None:
         raise DataError("import.tokenizer", path=str(path), problem=f"there is no {TOKENIZER}")
     tensors = _checked(path, config, rename(_tensors(parts), config))
+    if config["model_type"] == "bert":
+        config |= {"masked_head": any(name.startswith("cls.") for name in tensors), "pooling": _pooling(path)}
     about, generation = (_table(path / name) if (path / name).exists() else {} for name in (SETTINGS, GENERATION))
     if (path / CHAT).exists():
         about["chat_template"] = _plain(path / CHAT).read_text(encoding="utf-8", errors="replace")
     tokenizer = vocabulary.settle(str(path / TOKENIZER), content, about, [generation, given], config["vocab_size"])
     files = [path / CONFIG, *parts, *(path / name for name in (TOKENIZER, SETTINGS, GENERATION, CHAT) if (path / name).exists())]
-    return Source(path, _with_ids(config, tokenizer), tensors, tokenizer, files)
+    longest = _table(path / SENTENCES).get("max_seq_length") if (path / SENTENCES).exists() else None
+    files += [path / name for name in (SENTENCES, POOLING) if (path / name).exists()]
+    return Source(path, _with_ids(config, tokenizer), tensors, tokenizer, files, longest if type(longest) is int and longest > 0 else None)
+
+
+def _pooling(path: Path) -> str:
+    """Say how sentence-transformers makes one vector of a text's states: "mean" where no file says otherwise.
+
+    Raises DataError for a way that is none of ours.
+    """
+    told = _table(path / POOLING) if (path / POOLING).exists() else {}
+    ways = [name for name, value in told.items() if name.startswith("pooling_mode_") and value is True]
+    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
+    if ways and (len(ways) > 1 or ways[0] not in known):
+        raise DataError("import.config", path=str(path / POOLING), name=", ".join(ways), value=True, wanted=" | ".join(known))
+    return known[ways[0]] if ways else "mean"
 
 
 def _parts(path: Path) -> list[Path]:
@@ -165,10 +185,10 @@ def _tensors(parts: list[Path]) -> dict[str, Any]:
             if name in found:
                 raise DataError("import.safetensors", path=str(part), problem=f"'{name}' stands in another part too")
             if value.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-                if name.endswith((".attn.bias", ".masked_bias")):  # masks that were saved
+                if name.endswith((".attn.bias", ".masked_bias", "position_ids")):  # masks and places that were saved
                     continue
                 form = str(value.dtype).removeprefix("torch.")
-                raise DataError("import.quantization", path=str(part), tensor=name, form=form, among="F32, F16, BF16")
+                raise DataError("import.quantization", path=str(part), tensor=name, form=form, among=["F32", "F16", "BF16"])
             found[name] = value.float()
     return found
 

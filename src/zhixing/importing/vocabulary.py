@@ -9,13 +9,18 @@ from typing import Any
 from tokenizers import Tokenizer as Library
 
 from zhixing.core.errors import DataError
-from zhixing.tokens.imported import ABOUT, Imported, names_of
+from zhixing.tokens.imported import ABOUT, names_of
 from zhixing.tokens.layout import Parts
+from zhixing.tokens.tokenizer import OTHERS
 
 # What divides texts in pretraining, the first that there is; and what ends one, beside what the files say.
 BETWEEN = ("<|endoftext|>", "<|end_of_text|>", "</s>")
-ENDING = ("<|im_end|>", "<|eot_id|>", "<|end|>", *BETWEEN)
-KEPT = ("bos_token", "eos_token", "pad_token", "unk_token", "add_bos_token", "chat_template", "clean_up_tokenization_spaces")
+ENDING = ("<|im_end|>", "<|eot_id|>", "<|end|>", *BETWEEN, "[SEP]")
+MASKS = ("[MASK]", "<mask>")
+KEPT = (
+    "bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token", "add_bos_token", "chat_template",
+    "clean_up_tokenization_spaces",
+)  # fmt: skip
 
 
 def named(value: Any) -> str | None:
@@ -45,7 +50,7 @@ def settle(
         plain, opened = (library.encode("a", add_special_tokens=each).ids for each in (False, True))
         if max(names) >= size:
             raise ValueError(f"its ids go up to {max(names)}, and the model has {size} tokens")
-        Imported(Parts(content, value, []), size)
+        OTHERS[value["model"]["type"]](Parts(content, value, []), size)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as problem:  # the library raises bare Exception and, of a panic, less than that
@@ -67,13 +72,15 @@ def settle(
         raise DataError("import.tokenizer", path=path, problem="no eos_token")
     end = (between or ends)[0]
     place = next((each for each in range(len(opened)) if opened[each : each + len(plain)] == plain), 0)
-    before = opened[:place]  # what comes after the text, an end, is no opening
+    before, after = opened[:place], opened[place + len(plain) :]  # what comes after the text, an end, is no opening
     if about.get("add_bos_token") is True and not before:
         before = told("bos")[:1]
     if about.get("add_bos_token") is False:
         before = []
     own = {"vocabulary_size": size, "end": end, "pad": (told("pad") or [end])[0], "opening": before, "ends": sorted(ends)}
-    own |= {"begin": (before or told("bos") or [end])[0], "last": ends[0]}
+    own |= {"begin": (before or told("bos") or [end])[0], "last": ends[0], "frame": [before, after]}
+    masks = [ids[each] for each in (named(about.get("mask_token")), *MASKS) if each in special]
+    own |= {"mask": masks[0]} if masks else {}
     kept = {name: about[name] for name in KEPT if name in about}
     if isinstance(kept.get("chat_template"), list):  # several, by name
         several = {str(each.get("name")): each.get("template") for each in kept["chat_template"] if isinstance(each, dict)}

@@ -67,3 +67,15 @@ class Several(nn.Module):
     def forward(self, states: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
         """Give {name: what that head gives} from (B, T, D) states."""
         return {name: head(states, lengths) for name, head in self.heads.items()}
+
+
+class Direction(nn.Module):
+    """A text as a vector of length one: its pooled states, with nothing to learn."""
+
+    def __init__(self, pooling: str = "mean") -> None:
+        super().__init__()
+        self.pooling = pooling
+
+    def forward(self, states: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Give (B, D) float32 from (B, T, D) states."""
+        return F.normalize(pool(states, lengths, self.pooling).float(), dim=1)

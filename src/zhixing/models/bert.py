@@ -40,6 +40,7 @@ REMARKS = frozenset(
     "architectures torch_dtype dtype transformers_version initializer_range use_cache _name_or_path attention_probs_dropout_prob "
     "classifier_dropout gradient_checkpointing chunk_size_feed_forward bos_token_id eos_token_id".split()
 )
+POOLINGS = ("mean", "first")
 TABLE_SCALE = 0.02  # as in BERT: nearly uniform at first
 # How large positions begin beside words. Told which of two neighbours comes first, after 256 short texts, three seeds of a model of width
 # 24: 0.90, 0.63 and 0.89 of others right at 0.02; 0.98, 0.85 and 0.99 at 0.06; 0.72, 0.59 and 0.93 with noise of 0.02 instead of waves.
@@ -57,6 +58,8 @@ class BertConfig:
     """The shape of the model, in Hugging Face's names.
 
     mask_token_id  int    the token that stands where one is masked; None: not known, and nothing can be masked
+    masked_head    bool   whether the head of masked language is there; a model that was imported may have none
+    pooling        str    how one vector is best made of a text's states: "mean", or "first", that of the first place
     """
 
     vocab_size: int
@@ -70,6 +73,8 @@ class BertConfig:
     hidden_dropout_prob: float = 0.0
     pad_token_id: int | None = 0
     mask_token_id: int | None = None
+    masked_head: bool = True
+    pooling: str = "mean"
     model_type: str = "bert"
 
 
@@ -187,10 +192,11 @@ class Bert(nn.Module):
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"bert": PLANS}
     kinds: ClassVar[tuple[str, ...]] = ("encoder", "masked")
-    pooling: ClassVar[str] = "mean"
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
+        if config.pooling not in POOLINGS:
+            raise DataError("model.config_value", name="pooling", value=config.pooling, wanted=" | ".join(POOLINGS))
         if config.hidden_size % config.num_attention_heads:
             wanted = f"a divisor of hidden_size, {config.hidden_size}"
             raise DataError("model.config_value", name="num_attention_heads", value=config.num_attention_heads, wanted=wanted)
@@ -198,12 +204,14 @@ class Bert(nn.Module):
             wanted = f"a token, below vocab_size, {config.vocab_size}"
             raise DataError("model.config_value", name="mask_token_id", value=config.mask_token_id, wanted=wanted)
         self.config = config
+        self.pooling = config.pooling
         self.width = config.hidden_size
         self.vocabulary = config.vocab_size
         self.window = config.max_position_embeddings
-        self.mask_id = config.mask_token_id
+        self.mask_id = config.mask_token_id if config.masked_head else None
         self.bert = Stack(config)
-        self.cls = nn.ModuleDict({"predictions": Predictions(config)})
+        if config.masked_head:
+            self.cls = nn.ModuleDict({"predictions": Predictions(config)})
         self._initialise()
 
     @classmethod
@@ -224,7 +232,8 @@ class Bert(nn.Module):
     def to_dict(self) -> dict[str, Any]:
         """Give the config.json."""
         settings = {"hidden_act": FIXED["hidden_act"], "attention_probs_dropout_prob": 0.0}
-        return {"architectures": ["BertForMaskedLM"], **dataclasses.asdict(self.config), **settings}
+        kind = "BertForMaskedLM" if self.config.masked_head else "BertModel"
+        return {"architectures": [kind], **dataclasses.asdict(self.config), **settings}
 
     def states(self, inputs: Inputs) -> Tensor:
         """Compute a state for every position from all real tokens of its segment.

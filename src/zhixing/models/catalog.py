@@ -64,6 +64,7 @@ MODELS = {
     "frequent_tag": "zhixing.models.crf:FrequentTag",
     "trees": "zhixing.models.trees:Trees",
     "table_logistic": "zhixing.models.tables:TableLogistic",
+    "overlap": "zhixing.models.overlap:Overlap",
     "majority": "zhixing.models.tables:Majority",
     "ridge": "zhixing.models.ridge:Ridge",
     "several": "zhixing.models.several:Several",

@@ -19,6 +19,7 @@ from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json, write_bytes, write_json
 from zhixing.core.folder import Folder, open_folder
 from zhixing.tasks import golden
+from zhixing.tasks.similar import vectors
 from zhixing.tasks.task import Answer, from_dict, to_dict
 from zhixing.tokens.tokenizer import Tokenizer
 
@@ -131,6 +132,8 @@ class Artefact:
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Give each text as a vector: the mean of the model's states over its tokens, or what the model itself has for a text's vector.
 
+        Of a model of likeness it has length one, and what of a text is longer than the model reads is left out, as in its answers.
+
         return  (N, D) float32
 
         Raises UsageError when the model has no states: a counted or linear one.
@@ -140,6 +143,8 @@ class Artefact:
         body = getattr(self.model, "body", self.model)
         if not hasattr(body, "states"):
             raise UsageError("embed.no_states", path=str(self.folder.path), model=self.family)
+        if self.task.name == "similar":
+            return np.asarray(vectors(self.task, self.model, _texts(texts), self.tokenizer), np.float32)
         tokens = [[self._opener, *self.tokenizer.encode(text).tolist()] for text in _texts(texts)]
         return body.embed(tokens) if hasattr(body, "embed") else embed(body, tokens)
 

@@ -76,7 +76,7 @@ class Classify:
         if tokenizer is None:
             item["text"] = example["text"]
         else:
-            tokens = tokenizer.encode(example["text"])[: self.longest]
+            tokens = tokenizer.framed(tokenizer.encode(example["text"]), self.longest)
             item["tokens"] = np.asarray(tokens if len(tokens) else [tokenizer.end_id], np.int64)  # (T,)
         if "label" in example:
             if example["label"] not in self.labels:

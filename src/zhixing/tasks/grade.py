@@ -85,7 +85,8 @@ class Grade:
         item: Item = {"texts": texts, "question": mark(example)}
         if tokenizer is not None:
             pieces = [tokenizer.encode(texts[1]), [tokenizer.end_id], tokenizer.encode(texts[0])]
-            item = {"tokens": np.concatenate(pieces).astype(np.int64)[-self.longest :]}
+            kept = self.longest - sum(map(len, tokenizer.frame))  # the answer comes last, and is what must not be cut
+            item = {"tokens": tokenizer.framed(np.concatenate(pieces)[-max(1, kept) :])}
         low, high, _ = item["scale"] = scale_of(self, example)
         if "score" in example:
             item["label"] = (example["score"] - low) / (high - low)

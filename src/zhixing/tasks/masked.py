@@ -49,12 +49,12 @@ class MaskedLanguage:
         pieces: list[np.ndarray] = []
         parts = example["text"].split(GAP)
         for number, part in enumerate(parts):
-            pieces += [np.array([tokenizer.vocabulary_size])] if number else []
+            pieces += [np.array([tokenizer.mask_id])] if number else []
             if number < len(parts) - 1 and tokenizer.sort != "characters":
                 part = part.removesuffix(" ")
             pieces.append(tokenizer.encode(part))
-        tokens = np.concatenate(pieces).astype(np.int64)
-        return {"tokens": tokens, "gaps": np.flatnonzero(tokens == tokenizer.vocabulary_size)}
+        tokens = tokenizer.framed(np.concatenate(pieces))
+        return {"tokens": tokens, "gaps": np.flatnonzero(tokens == tokenizer.mask_id)}
 
     def head(self, width: int) -> None:
         """A model of masked tokens has its own head, over the vocabulary."""
@@ -80,7 +80,9 @@ class MaskedLanguage:
         for item in items:
             tokens, gaps = item["tokens"].copy(), item["gaps"]
             if not len(gaps):
-                sure = np.exp(pseudo_log_probabilities(model, tokens).mean()) if len(tokens) else 1.0
+                before, after = map(len, tokenizer.frame)
+                own = pseudo_log_probabilities(model, tokens)[before : len(tokens) - after]
+                sure = np.exp(own.mean()) if len(own) else 1.0
                 yield Answer(tokenizer.decode(tokens), float(sure))
                 continue
             logs = np.zeros(len(gaps))

@@ -63,7 +63,7 @@ class Match:
 
         Raises DataError for a picture that cannot be read.
         """
-        tokens = tokenizer.encode(example["text"])[: self.longest]
+        tokens = tokenizer.framed(tokenizer.encode(example["text"]), self.longest)
         return {
             "tokens": np.asarray(tokens if len(tokens) else [tokenizer.end_id], np.int64),
             "image": looked_at(example["image"], self.size),

@@ -76,7 +76,7 @@ class Multilabel:
         if tokenizer is None:
             item["text"] = example["text"]
         else:
-            tokens = tokenizer.encode(example["text"])[: self.longest]
+            tokens = tokenizer.framed(tokenizer.encode(example["text"]), self.longest)
             item["tokens"] = np.asarray(tokens if len(tokens) else [tokenizer.end_id], np.int64)  # (T,)
         if "labels" in example:
             item["wanted"] = np.isin(self.labels, example["labels"]).astype(np.float32)

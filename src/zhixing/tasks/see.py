@@ -122,7 +122,7 @@ class See:
         if tokenizer is None:
             item["text"] = example.get("text", "")
         elif "text" in self.senses:
-            item["tokens"] = np.asarray(tokenizer.encode(example.get("text", ""))[: self.longest], np.int64)  # (T,)
+            item["tokens"] = tokenizer.framed(tokenizer.encode(example.get("text", "")), self.longest)  # (T,)
         if "image" in self.senses or tokenizer is None:
             item["picture"] = int("image" in example)
             item["image"] = looked_at(example["image"], self.size) if "image" in example else np.zeros((3, self.size, self.size), np.uint8)

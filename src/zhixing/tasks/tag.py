@@ -78,9 +78,10 @@ class Tag:
             return {"words": tokens_of(self, example)}
         pieces = [tokenizer.encode(each) for each in tokens_of(self, example)]
         sizes = np.array([max(1, len(each)) for each in pieces])
-        firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])  # (N,)
-        tokens = np.concatenate([each if len(each) else [tokenizer.end_id] for each in pieces]).astype(np.int64)
-        item: Item = {"tokens": tokens[: self.longest], "firsts": firsts[firsts < self.longest]}
+        before, after = map(len, tokenizer.frame)
+        firsts = before + np.concatenate([[0], np.cumsum(sizes)[:-1]])  # (N,)
+        tokens = np.concatenate([each if len(each) else [tokenizer.end_id] for each in pieces])
+        item: Item = {"tokens": tokenizer.framed(tokens, self.longest), "firsts": firsts[firsts < self.longest - after]}
         if "tags" in example:
             index = {tag: place for place, tag in enumerate(self.tags)}
             told = np.full(len(item["tokens"]), IGNORED, np.int64)

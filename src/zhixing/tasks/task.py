@@ -33,6 +33,7 @@ TASKS = {
     "trace": "zhixing.tasks.trace:Trace",
     "see": "zhixing.tasks.see:See",
     "match": "zhixing.tasks.match:Match",
+    "similar": "zhixing.tasks.similar:Similar",
     "reason": "zhixing.tasks.reason:Reason",
     "transcribe": "zhixing.tasks.transcribe:Transcribe",
     "many": "zhixing.tasks.many:Many",

@@ -1,4 +1,4 @@
-"""Tokenizers that other programs made: byte-level BPE with any split, encoded by the library.
+"""Tokenizers that other programs made: byte-level BPE with any split, encoded by the library (`wordpiece` is BERT's sort).
 
 Their control tokens stand anywhere, so what is where is written beside them when they are imported: the entry ABOUT of
 `tokenizer_config.json`. As with our own, what a user types is only ever text. Leaves out: making such files (`importing`), and other sorts,
@@ -35,13 +35,14 @@ def names_of(value: dict[str, Any]) -> dict[int, str]:
     Raises ValueError for a tokenizer of another sort, for two names with one id, and for an added token without a name.
     """
     model = value["model"]
-    if model["type"] != "BPE" or model.get("byte_fallback") or not holds([value.get("pre_tokenizer")], "ByteLevel"):
-        raise ValueError(f"its sort is {model['type']}, and only BPE on the level of bytes is read")
+    of_bytes = model["type"] == "BPE" and not model.get("byte_fallback") and holds([value.get("pre_tokenizer")], "ByteLevel")
+    if not of_bytes and model["type"] != "WordPiece":
+        raise ValueError(f"its sort is {model['type']}, and only BPE on the level of bytes and WordPiece are read")
     found: dict[int, str] = {}
     for name, place in [*model["vocab"].items(), *((each["content"], each["id"]) for each in value.get("added_tokens") or ())]:
         if not name or type(place) is not int or place < 0 or found.setdefault(place, name) != name:
             raise ValueError(f"'{name}' has the id {place}, which another has too, or none")
-    if not any(letter in model["vocab"] for letter in alphabet()):
+    if of_bytes and not any(letter in model["vocab"] for letter in alphabet()):
         raise ValueError("none of the 256 bytes has a token")
     return found
 

@@ -16,15 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from zhixing.core.errors import DataError
+from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json, write_bytes, write_json
 from zhixing.core.log import quiet
-from zhixing.tokens import bpe, characters, imported, unigram, words
+from zhixing.tokens import bpe, characters, imported, unigram, wordpiece, words
 from zhixing.tokens.chat import TEMPLATE
 from zhixing.tokens.layout import BYTES, END, FIRST_BYTE, FIRST_PIECE, PAD, SPECIALS, USER, Parts
 
 CHUNK = 1 << 22  # characters encoded at a time: bounds memory, not the result
 SORTS = {"characters": characters.Characters, "bpe": bpe.BPE, "unigram": unigram.Unigram, "words": words.Words}
+OTHERS = {"BPE": imported.Imported, wordpiece.SORT: wordpiece.WordPiece}  # those that other programs made
 TOKENIZER, WORDS, SETTINGS = "tokenizer.json", "words.json", "tokenizer_config.json"
 
 
@@ -43,13 +44,13 @@ class Tokenizer:
     barred           tokens that are never written: controls that end nothing, and ids without a name
     added            {id: name} of all tokens that are looked for as they stand, controls among them
     byte_ids         the token of each byte; None of one that an imported tokenizer has none for
+    frame            what an imported model reads before every text and after it, in training and later: two runs of control tokens
+    mask_id          the token that stands where one is hidden; of our own the first number after the vocabulary
 
     settings  of an imported one its `tokenizer_config.json`, with the entry `imported.ABOUT`
     """
 
-    def __init__(
-        self, content: bytes, origin: str = TOKENIZER, words: bytes | None = None, settings: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, content: bytes, origin: str = TOKENIZER, words: bytes | None = None, settings: dict[str, Any] | None = None) -> None:
         self.content, self.words, self.settings = content, words, settings
         beside = words if settings is None else json.dumps(settings[imported.ABOUT], sort_keys=True).encode()
         self.hash = hashlib.sha256(content if beside is None else content + b"\0" + beside).hexdigest()
@@ -78,17 +79,21 @@ class Tokenizer:
         self.controls, self._nameless = dict(enumerate(SPECIALS)), ()
         self.added = self.controls
         self.byte_ids: list[int | None] = list(range(FIRST_BYTE, FIRST_PIECE))
+        self.frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+        self.mask_id = len(names)
         self.vocabulary_size = len(names)
         self._bytes = [b""] * FIRST_BYTE + [bytes([byte]) for byte in range(256)] + self._coder.pieces
 
     def _of_others(self, value: dict[str, Any], about: dict[str, Any]) -> None:
         self.sort, self.vocabulary_size = "imported", int(about["vocabulary_size"])
-        self._coder = imported.Imported(Parts(self.content, value, []), self.vocabulary_size)
+        self._coder = OTHERS[value["model"]["type"]](Parts(self.content, value, []), self.vocabulary_size)
         self.controls, self.added, self._nameless = self._coder.controls, self._coder.added, self._coder.nameless
         self.byte_ids = self._coder.byte_ids
         self.pad_id, self.end_id, self.opening, self.ends = about["pad"], about["end"], tuple(about["opening"]), frozenset(about["ends"])
         self.begin_id, self.last_id = about["begin"], about["last"]
-        told = (self.pad_id, self.end_id, self.begin_id, self.last_id, *self.opening, *self.ends)
+        before, after = about.get("frame", ((), ()))
+        self.frame, self.mask_id = (tuple(before), tuple(after)), about.get("mask", self.vocabulary_size)
+        told = (self.pad_id, self.end_id, self.begin_id, self.last_id, *self.opening, *self.ends, *before, *after)
         if not all(type(each) is int and 0 <= each < self.vocabulary_size for each in told):
             raise ValueError("its control tokens are none of its ids")
         self._bytes = self._coder.pieces
@@ -157,6 +162,21 @@ class Tokenizer:
         if len(text) <= CHUNK:
             return self._coder.encode(text, **more)
         return np.concatenate([self._coder.encode(text[start:end], **more) for start, end in self._cuts(text)])
+
+    def framed(self, ids: np.ndarray, longest: int | None = None) -> np.ndarray:
+        """Put what an imported model reads around every text around one that it is to answer; our own models read the text alone.
+
+        ids      (N,) int
+        longest  tokens of the whole; what of the text is too much is left out at its end
+        return   (N',) int64
+
+        Raises UsageError when there is no place for any token of a text.
+        """
+        before, after = self.frame
+        room = None if longest is None else longest - len(before) - len(after)
+        if room is not None and room < 1:
+            raise UsageError("tokens.room", longest=longest, frame=len(before) + len(after))
+        return np.concatenate([before, np.asarray(ids)[:room], after]).astype(np.int64)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Turn texts into token ids; the same ids as one by one."""

@@ -122,9 +122,9 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
             window = min(settings.window, len(held) - 1)  # a short validation text is read whole
             held_out = Windows(held, min(settings.batch, max(1, (len(held) - 1) // window)), window, 0)
         if name == "masked":
-            mask = tokenizer.vocabulary_size
-            stream = Masked(stream, mask, mask, settings.seed)
-            held_out = held_out and Masked(held_out, mask, mask, 0)
+            mask, size = tokenizer.mask_id, tokenizer.vocabulary_size
+            stream = Masked(stream, mask, size, settings.seed)
+            held_out = held_out and Masked(held_out, mask, size, 0)
         return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch * settings.window, len(tokens), len(tokens) - 1)
     reads = getattr(catalog.find({"model_type": settings.model}), "senses", None)
     senses = getattr(task, "senses", ())

@@ -27,6 +27,8 @@ TOLD = {
     **dict.fromkeys(
         (
             "majority",
+            "same_for_all",
+            "overlap",
             "least_each",
             "default_each",
             "frequent_tag",
@@ -177,6 +179,9 @@ PRIVATE_HASHED |= {"steps": 100, "accumulate": 32, "weight_decay": 0.0, "table_d
 # Of a training by rewards, where they were not asked for: what one step learns is mostly noise, which Muon brings to full size. Two-digit
 # sums, .22 of texts right at first: after 110 steps of Muon .11, after 480 of these .59.
 REWARDED: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.0002}
+# Of a training that begins with weights of a large pretraining, which small steps keep.
+PRETRAINED: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.0001, "weight_decay": 0.01, "table_decay": 0.0, "dropout": 0.1}
+PRETRAINED |= {"warmup": 0.1, "decay": 0.9, "epochs": 8.0}
 DECAYS = ("weight_decay", "table_decay")
 RECIPES = "zhixing.recipes"
 
@@ -232,7 +237,9 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     if model in trained:  # a family that only reads texts has plans of its own for that; one that writes them is told how to read
         of_task = task_class(task_of(model, task)).dial
         dial = {**dial, **of_task} if "causal" in catalog.find({"model_type": model}).kinds else {**of_task, **dial}
-    settled = resolve(TrainSettings, ("dial", dial), ("recipe", from_recipe), ("start", begun), ("flag", flags))
+    usual = pretrained(first.start, dial) if first.start else {}
+    layers = (("dial", dial), ("pretrained", usual), ("recipe", from_recipe), ("start", begun), ("flag", flags))
+    settled = resolve(TrainSettings, *layers)
     settled = Settings(
         replace(settled.value, model=model), {**settled.origins, "model": settled.origins["model"] if first.model != "auto" else "task"}
     )
@@ -263,13 +270,25 @@ def of_start(place: str, task: str, model: str, flags: dict[str, Any], recipe: d
             raise UsageError("settings.start_form", setting=name, path=place)
     if task_class(task).reads != "text":
         raise UsageError("settings.start_task", task=task, path=place)
-    settings = open_folder(place, "model").card.get("settings", {})
+    card = open_folder(place, "model").card
+    settings = card.get("settings") or {"model": card.get("model")}  # one that was imported was trained by another program
     for name in FORM:
         if name in recipe and recipe[name] != settings.get(name):
             raise UsageError("settings.start_form", setting=name, path=place)
     if model not in ("auto", settings.get("model")):
         raise UsageError("train.start", path=place, model=settings.get("model"), wanted=model)
     return {name: settings[name] for name in ("model", *FORM, "window") if name in settings}
+
+
+def pretrained(place: str, dial: dict[str, Any]) -> dict[str, Any]:
+    """Give what a start that was imported asks for where nobody says otherwise: small steps, and no wider a window than it has."""
+    folder = open_folder(place, "model")
+    if "imported" not in folder.card:
+        return {}
+    config = read_json(folder.path / "config.json")
+    most = next((config[name] for name in ("max_position_embeddings", "n_positions") if name in config), None)
+    window = dial.get("window", TrainSettings.window)
+    return {**PRETRAINED, "window": min(window, most) if most else window}
 
 
 def under_prior(settled: Settings, flags: dict[str, Any]) -> Settings:

@@ -63,6 +63,8 @@ def body(settings: TrainSettings, vocabulary: int, longest: int, task: Any = Non
     made = catalog.build({**config, **{name: value for name, value in fresh.items() if "drop" in name}})
     if made.window is not None and made.window < longest:
         raise UsageError("train.start_window", path=settings.start, window=longest, most=made.window)
+    if getattr(task, "name", "") == "masked" and made.mask_id is None:
+        raise UsageError("train.start_head", path=settings.start)
     tensors = {name: value.clone() for name, value in load_file(place / WEIGHTS).items() if not name.startswith("head.")}
     catalog.load(made, {name.removeprefix("body."): value for name, value in tensors.items()})
     return made

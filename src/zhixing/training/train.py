@@ -35,7 +35,7 @@ from zhixing.tasks import artefact
 from zhixing.tasks.classify import known_rows
 from zhixing.tasks.task import function, task_class
 from zhixing.tokens.tokenizer import Tokenizer
-from zhixing.training import budget, counted, optim, private, start, teacher, trainer
+from zhixing.training import budget, counted, optim, private, probe, start, teacher, trainer
 from zhixing.training.checkpoint import Checkpoints, State
 from zhixing.training.ready import Plan, Tell, choose, device, dropout_for, estimate, ready
 from zhixing.training.settings import TrainSettings, as_dict, settle, task_of
@@ -229,6 +229,8 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
         raise RunError("train.cannot_compile", problem=problem)
     optimizer = optim.build(model, settings, settings.precision == "bf16")
     checkpoints = Checkpoints(out, tell)
+    if checkpoints.newest() is None:
+        probe.set_head(model, made, tell)
     state = _resume(checkpoints, model, optimizer, out, tell)
     if state.step == 0:
         state.seconds, state.core_seconds = time.perf_counter() - began[0], time.process_time() - began[1]

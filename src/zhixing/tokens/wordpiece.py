@@ -1,0 +1,75 @@
+"""Tokenizers of BERT's sort that other programs made: words, and the pieces of rarer ones, which begin with ##; encoded by the library.
+
+What no piece spells is the unknown token, and letters and spaces are made alike first, so that a text does not come back as it went in:
+such a tokenizer reads and does not write. Leaves out: making such files (`importing`).
+Source: Wu et al. 2016, arXiv:1609.08144, section 4.1; Devlin et al. 2019, arXiv:1810.04805.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from zhixing.core.errors import DataError
+from zhixing.tokens.imported import names_of
+from zhixing.tokens.layout import HAN, Parts, line_end, run
+
+SORT = "WordPiece"
+LONGEST = 100  # characters of a word that is looked for in pieces; the library's own bound is in the file and no larger one is taken
+
+
+class WordPiece:
+    """The coder of such a tokenizer; attributes as `imported.Imported` has them.
+
+    unknown  int    the token of what no piece spells; it has no bytes
+    """
+
+    portable = True
+
+    def __init__(self, parts: Parts, size: int) -> None:
+        value = parts.value
+        names, model = names_of(value), value["model"]
+        if max(names) >= size:
+            raise ValueError(f"its ids go up to {max(names)}, and the model has {size} tokens")
+        if not model.get("max_input_chars_per_word", LONGEST) <= LONGEST:
+            raise ValueError(f"it cuts words of more than {LONGEST} characters")
+        told = value.get("added_tokens") or ()
+        self.added = {each["id"]: each["content"] for each in told}
+        self.controls = {each["id"]: each["content"] for each in sorted(told, key=lambda each: each["id"]) if each.get("special")}
+        self.nameless = tuple(place for place in range(size) if place not in names)
+        self.byte_ids: list[int | None] = [None] * 256
+        self.unknown = model["vocab"][model["unk_token"]]
+        self._never = [place for place in self.controls if place != self.unknown]
+        inside = model.get("continuing_subword_prefix") or "##"
+        self.pieces = [b""] * size
+        for place, name in names.items():
+            if place in self.controls or place == self.unknown:
+                continue
+            alone = name[:1].isalnum() and not HAN.match(name[:1] * 2)
+            spelt = name.removeprefix(inside) if name.startswith(inside) and len(name) > len(inside) else f" {name}" if alone else name
+            self.pieces[place] = spelt.encode("utf-8", "replace")
+        self._library = parts.library()
+
+    def cut(self, text: str, start: int, end: int) -> int:
+        """Say where a long text may be cut: at the end of a line, which no word crosses."""
+        return line_end(text, start, end)
+
+    def encode(self, text: str, guarded: bool = False) -> np.ndarray:
+        """Turn a text into (N,) int32 ids; no control token among them but the unknown one.
+
+        guarded  as in `imported.Imported`; nothing is looked for here that is not a piece
+
+        Raises DataError for a text that the library takes for a control token.
+        """
+        return self._safe(text, run(self._library, [text])[0])
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Turn texts into (N,) int32 ids."""
+        return [self._safe(text, ids) for text, ids in zip(texts, run(self._library, list(texts)), strict=True)]
+
+    def _safe(self, text: str, ids: np.ndarray) -> np.ndarray:
+        """Refuse control tokens: names in brackets are cut at the brackets, so that only a made-up file can lead to one."""
+        if np.isin(ids, self._never).any():
+            raise DataError("tokens.control", text=text[:40])
+        return ids
