@@ -216,7 +216,7 @@ def test_rows_are_answered_as_python_and_the_command_line_answer_them(running: A
 def test_a_model_of_vectors_answers_with_the_nearest_word(start: Any, kit: Path) -> None:
     running = start("vectors")
     entry = running.ask("GET", "/v1/models/vectors").json
-    assert (entry["task"], entry["routes"], entry["precisions"]) == ("embed", ["/v1/predict"], [])
+    assert (entry["task"], entry["routes"], entry["precisions"]) == ("embed", ["/v1/predict", "/v1/embeddings"], [])
     texts = ["quiet river", "?", "船"]
     reply = running.post("/v1/predict", model="vectors", rows=[{"text": text} for text in texts])
     python = [(each.value, each.confidence, each.scores, None, False) for each in load(kit / "vectors").predict(texts)]

@@ -24,10 +24,10 @@ from zhixing.core.log import quiet
 from zhixing.serving import asks, problems, schema, sounds
 from zhixing.serving.engine import Engine
 from zhixing.serving.guard import Door, Guard
-from zhixing.serving.limits import Limits
+from zhixing.serving.limits import ROWS, VECTORS, Limits
 from zhixing.serving.meter import Meter
 from zhixing.serving.queue import Ask, Ticket
-from zhixing.serving.replies import Form, failing
+from zhixing.serving.replies import Form, failing, vectors_told
 from zhixing.serving.served import Served
 
 PAGE = Path(__file__).with_name("web")
@@ -82,7 +82,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
     @app.post("/v1/completions", responses={200: {"model": schema.CompletionReply, **STREAMED}})
     async def completions(asked: schema.CompletionRequest, request: Request) -> Response:
         """Continue a text; with `stream`, piece by piece as server-sent events."""
-        served = asks.find(models, asked.model, True)
+        served = asks.find(models, asked.model, "/v1/completions")
         wanted, echo, prompt_tokens = await spare(request, asks.asks_of_completion, asked, served, limits)
         told = asked.logprobs is not None
         form = Form("completion", served.name, served.fingerprint, served.artefact.tokenizer, len(wanted), told, asked.logprobs or 0)
@@ -91,7 +91,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
     @app.post("/v1/chat/completions", responses={200: {"model": schema.ChatReply, **STREAMED}})
     async def chat_completions(asked: schema.ChatRequest, request: Request) -> Response:
         """Answer messages, by the model's own template; without one it is given their contents, each followed by a line end."""
-        served = asks.find(models, asked.model, True)
+        served = asks.find(models, asked.model, "/v1/chat/completions")
         apart = served.artefact.tokenizer.templated  # another process renders, which is waited for
         wanted, echo, prompt_tokens = await spare(request, asks.asks_of_chat, asked, served, limits, apart=apart)
         told, top = bool(asked.logprobs), asked.top_logprobs or 0
@@ -101,7 +101,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
     @app.post("/v1/predict", responses={200: {"model": schema.PredictReply}})
     async def predict(asked: schema.PredictRequest, request: Request) -> Response:
         """Answer rows, each with its confidence; with `precision`, those below its threshold are marked as abstained."""
-        served = asks.find(models, asked.model, False)
+        served = asks.find(models, asked.model, ROWS)
         threshold = asks.threshold_of(asked, served)
         ticket = Ticket(served.name, items=await spare(request, asks.items_of, asked, served, limits, apart=asks.unfolds(served)))
         answers = await answered(engine, request, ticket)
@@ -117,11 +117,19 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
         ]
         return JSONResponse({"model": served.name, "system_fingerprint": served.fingerprint, "answers": told})
 
+    @app.post(VECTORS, responses={200: {"model": schema.EmbeddingReply}})
+    async def embeddings(asked: schema.EmbeddingRequest, request: Request) -> Response:
+        """Give texts as vectors: of a model of likeness of length one, of any other the mean of its states."""
+        served = asks.find(models, asked.model, VECTORS)
+        texts, tokens = await spare(request, asks.texts_of, asked, served, limits)
+        found = await answered(engine, request, Ticket(served.name, items=texts, vectors=True))
+        return JSONResponse(vectors_told(served.name, found, tokens, asked.encoding_format))
+
     @app.post(sounds.ROUTE, responses={200: sounds.REPLY, 422: {"model": schema.ErrorReply}}, openapi_extra=copy.deepcopy(sounds.BODY))
     async def transcriptions(request: Request) -> Response:
         """Write what is said in a sound file."""
         heard = await sounds.read(request)
-        served = sounds.find(models, heard.model)
+        served = asks.find(models, heard.model, sounds.ROUTE)
         pieces, items, seconds = await decoder.items_of(served.artefact, heard.content)
         answers = await answered(engine, request, Ticket(served.name, items=items)) if items else []
         return sounds.reply(heard.form, pieces, answers, served.artefact.task.rate, seconds)

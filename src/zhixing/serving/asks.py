@@ -16,7 +16,7 @@ from zhixing.serving.decoder import DECODER
 from zhixing.serving.limits import Limits
 from zhixing.serving.problems import show
 from zhixing.serving.queue import Ask
-from zhixing.serving.schema import ChatRequest, CompletionRequest, PredictRequest
+from zhixing.serving.schema import ChatRequest, CompletionRequest, EmbeddingRequest, PredictRequest
 from zhixing.serving.served import Served
 from zhixing.tokens import chat
 
@@ -33,18 +33,17 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def find(models: dict[str, Served], name: str, writes: bool) -> Served:
+def find(models: dict[str, Served], name: str, route: str) -> Served:
     """Give the model that a request names.
 
-    writes  whether the route wants one that writes texts
-    Raises UsageError when there is none, or it is of the other sort.
+    route  where it was asked
+    Raises UsageError when there is none, or it does not answer there.
     """
     if name not in models:
         raise UsageError("serve.model", name=name[:100], among=list(models), param="model")
     served = models[name]
-    if served.writes != writes:
-        entry = served.entry()
-        raise UsageError("serve.wrong_route", name=name, task=entry["task"], routes=", ".join(entry["routes"]), param="model")
+    if route not in served.routes:
+        raise UsageError("serve.wrong_route", name=name, task=served.artefact.task.name, routes=", ".join(served.routes), param="model")
     return served
 
 
@@ -107,6 +106,22 @@ def asks_of_chat(asked: ChatRequest, served: Served, limits: Limits) -> tuple[li
     return _spread([read], asked.n, sampling_of(asked, limits), limits, top, [])
 
 
+def texts_of(asked: EmbeddingRequest, served: Served, limits: Limits) -> tuple[list[str], int]:
+    """Give the texts of which vectors are wanted, and their tokens with what the model reads around each."""
+    tokenizer = served.artefact.tokenizer
+    given = [asked.input] if isinstance(asked.input, str) or isinstance(asked.input[0], int) else list(asked.input)
+    bounded("input", len(given), limits.predict_rows)
+    for place, each in enumerate(given):
+        if not each or (isinstance(each, str) and not each.strip()):
+            raise UsageError("texts.empty", place=place, name="input", param="input")
+        bounded("input", len(each), CHARACTERS_A_TOKEN * limits.prompt_tokens)
+    texts = [each if isinstance(each, str) else tokenizer.decode(_checked(each, served, "input")) for each in given]
+    sizes = [len(tokenizer.framed(tokenizer.encode(each))) for each in texts]
+    for each in sizes:
+        bounded("input", each, limits.prompt_tokens)
+    return texts, sum(sizes)
+
+
 def _prompts(given: Any) -> list[str | list[int]]:
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         return [given]
@@ -118,13 +133,13 @@ def _opened(ids: Sequence[int], served: Served) -> list[int]:
     return [*tokenizer.opening, *_checked(ids, served)] or [tokenizer.end_id]
 
 
-def _checked(ids: Sequence[int], served: Served) -> Sequence[int]:
+def _checked(ids: Sequence[int], served: Served, param: str = "prompt") -> Sequence[int]:
     tokenizer = served.artefact.tokenizer
     size = tokenizer.vocabulary_size
     wrong = next((each for each in ids if not 0 <= each < size or each in tokenizer.controls), None)
     if wrong is not None:
         first = next(each for each in range(size) if each not in tokenizer.controls)
-        raise UsageError("serve.token", token=wrong, first=first, last=size - 1, param="prompt")
+        raise UsageError("serve.token", token=wrong, first=first, last=size - 1, param=param)
     return ids
 
 

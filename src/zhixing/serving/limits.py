@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from zhixing.core.errors import UsageError
 
-SOUNDS, ROWS = "/v1/audio/transcriptions", "/v1/predict"
+SOUNDS, ROWS, VECTORS = "/v1/audio/transcriptions", "/v1/predict", "/v1/embeddings"
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,16 @@ class Ask:
 class Ticket:
     """One request's work for one model.
 
-    asks   texts to write; or
-    items  examples to answer, as the task encodes them
+    asks    texts to write; or
+    items   examples to answer, as the task encodes them; or
+    vectors the same, of texts of which vectors are wanted
     """
 
-    def __init__(self, model: str, asks: Sequence[Ask] = (), items: Sequence[Any] = ()) -> None:
+    def __init__(self, model: str, asks: Sequence[Ask] = (), items: Sequence[Any] = (), vectors: bool = False) -> None:
         self.model = model
         self.asks = asks
         self.items = items
+        self.vectors = vectors
         self.loop = asyncio.get_running_loop()
         self.made = time.monotonic()
         self.left = len(asks) or len(items)  # how many texts or examples are not finished; the engine's, as all of the next three

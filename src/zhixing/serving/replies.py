@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
 import time
@@ -9,11 +10,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from zhixing.decoding.generate import Event
 from zhixing.tokens.tokenizer import FIRST_PIECE, Tokenizer
 
 REASONS = {"end": "stop", "stop": "stop", "length": "length"}
 DONE = b"data: [DONE]\n\n"
+
+
+def vectors_told(model: str, vectors: Sequence[np.ndarray], tokens: int, form: str) -> dict[str, Any]:
+    """Give vectors, (D,) float32 each, in OpenAI's form.
+
+    form  "float", or "base64" of little-endian float32
+    """
+    data = []
+    for index, each in enumerate(vectors):
+        told = base64.b64encode(each.astype("<f4").tobytes()).decode() if form == "base64" else [float(number) for number in each]
+        data.append({"object": "embedding", "index": index, "embedding": told})
+    return {"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> tuple[str, list[int] | None]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, m
 
 from zhixing.core.errors import UsageError
 from zhixing.decoding.sampling import SEEDS
-from zhixing.serving.limits import SOUNDS, Limits
+from zhixing.serving.limits import ROWS, SOUNDS, VECTORS, Limits
 
 # OpenAI's fields that are not offered, and the values with which each changes nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -191,6 +191,21 @@ class PredictRequest(Asked):
     precision: Annotated[float | None, Field(description="abstain below the confidence that reached this precision on validation")] = None
 
 
+class EmbeddingRequest(Asked):
+    """Texts to give as vectors."""
+
+    model: str
+    input: Annotated[
+        Word
+        | Annotated[list[Word], Field(min_length=1, fail_fast=True)]
+        | Annotated[list[Natural], Field(min_length=1, fail_fast=True)]
+        | Annotated[list[Annotated[list[Natural], Field(min_length=1, fail_fast=True)]], Field(min_length=1, fail_fast=True)],
+        Field(description="a text, texts, or token ids of a text or of texts"),
+    ]
+    encoding_format: Annotated[Literal["float", "base64"], Field(description="base64: of little-endian float32")] = "float"
+    user: Annotated[str | None, Field(description="accepted and not used")] = None
+
+
 class Problem(BaseModel):
     """What went wrong, in three sentences: what is wrong, what was expected, what to do."""
 
@@ -315,6 +330,30 @@ class PredictReply(BaseModel):
     answers: list[RowAnswer]
 
 
+class Embedding(BaseModel):
+    """One text as a vector."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    """Tokens of the texts, with what the model reads around each."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingReply(BaseModel):
+    """A vector for each text, in their order."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
 class ModelEntry(BaseModel):
     """A model that is served: `routes` says where it answers; the schemas are JSON Schemas of one row and one answer of `/v1/predict`."""
 
@@ -357,7 +396,8 @@ def bound(page: dict[str, Any], limits: Limits, models: Mapping[str, Mapping[str
     for request, route in (
         ("CompletionRequest", "/v1/completions"),
         ("ChatRequest", "/v1/chat/completions"),
-        ("PredictRequest", "/v1/predict"),
+        ("EmbeddingRequest", VECTORS),
+        ("PredictRequest", ROWS),
     ):
         fields = requests[request]["properties"]
         names = [name for name, entry in models.items() if route in entry["routes"]]

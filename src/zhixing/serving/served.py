@@ -11,7 +11,7 @@ from zhixing.core.errors import UsageError
 from zhixing.core.files import sha256
 from zhixing.core.folder import MANIFEST
 from zhixing.data.schema import Items, Label, Labels, Record, Text, needed
-from zhixing.serving.limits import SOUNDS
+from zhixing.serving.limits import SOUNDS, VECTORS
 from zhixing.tasks.artefact import Artefact, load
 
 TEXT_ROUTES = ["/v1/completions", "/v1/chat/completions"]
@@ -30,6 +30,13 @@ class Served:
     def writes(self) -> bool:
         """Whether it writes texts; else it answers rows."""
         return self.artefact.task.name == "language"
+
+    @property
+    def routes(self) -> list[str]:
+        """List where it answers."""
+        found = list(TEXT_ROUTES if self.writes else ROW_ROUTES)
+        heard = [SOUNDS] if self.artefact.task.name == "transcribe" else []
+        return [*found, *heard, *([VECTORS] if self.artefact.embeds else [])]
 
     def inputs(self) -> dict[str, Any]:
         """Give the JSON Schema of a row, from the task's own schema: every field but the answer."""
@@ -74,7 +81,7 @@ class Served:
             "task": self.artefact.task.name,
             "family": self.artefact.family,
             "system_fingerprint": self.fingerprint,
-            "routes": TEXT_ROUTES if self.writes else [*ROW_ROUTES, *([SOUNDS] if self.artefact.task.name == "transcribe" else [])],
+            "routes": self.routes,
             "window": getattr(model, "window", None),
             "vocabulary": self.artefact.tokenizer.vocabulary_size if self.artefact.tokenizer else None,
             "parameters": card.get("parameters"),

@@ -19,11 +19,9 @@ from starlette.exceptions import HTTPException
 from zhixing.core.errors import UsageError
 from zhixing.data.pauses import Utterance
 from zhixing.evaluation import captions
-from zhixing.serving import asks
 from zhixing.serving.decoder import DECODER
 from zhixing.serving.limits import SOUNDS
 from zhixing.serving.problems import SHOWN, show
-from zhixing.serving.served import Served
 
 ROUTE = SOUNDS
 FORMS = ("json", "text", "verbose_json")
@@ -102,15 +100,6 @@ async def read(request: Request) -> Heard:
         param = "response_format"
         raise UsageError("serve.field_value", name=param, value=show(answer[:SHOWN]), wanted=" | ".join(FORMS), param=param)
     return Heard(found["model"], found["file"], answer)
-
-
-def find(models: dict[str, Served], name: str) -> Served:
-    """Give the model that a request names; raises UsageError when there is none, or it does not hear."""
-    served = asks.find(models, name, False)
-    entry = served.entry()
-    if ROUTE not in entry["routes"]:
-        raise UsageError("serve.wrong_route", name=name, task=entry["task"], routes=", ".join(entry["routes"]), param="model")
-    return served
 
 
 def items_of(artefact: Any, content: bytes) -> tuple[list[Utterance], list[Any], float]:

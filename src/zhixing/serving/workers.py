@@ -27,6 +27,7 @@ class Writer:
         self._machine = Machine(artefact.model, artefact.tokenizer)
         self._waiting: deque[tuple[Ticket, int]] = deque()  # how many of the ticket's texts have been begun
         self._running: dict[int, tuple[Ticket, int]] = {}
+        self._answerer = Answerer(artefact)  # of texts of which vectors are wanted
 
     @property
     def running(self) -> int:
@@ -36,15 +37,19 @@ class Writer:
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self._running or self._waiting)
+        return bool(self._running or self._waiting or self._answerer.busy)
 
     def add(self, ticket: Ticket) -> None:
         """Put a ticket behind those that wait."""
-        self._waiting.append((ticket, 0))
+        if ticket.vectors:
+            self._answerer.add(ticket)
+        else:
+            self._waiting.append((ticket, 0))
 
     def drop(self, tickets: Iterable[Ticket]) -> None:
         """Give up tickets: nothing more is written for them."""
         gone = set(tickets)
+        self._answerer.drop(gone)
         self._waiting = deque(each for each in self._waiting if each[0] not in gone)
         rows = [row for row, (ticket, _) in self._running.items() if ticket in gone]
         self._machine.retire(*rows)
@@ -61,8 +66,8 @@ class Writer:
             self._waiting.popleft()
             if place + 1 < len(ticket.asks):
                 self._waiting.append((ticket, place + 1))
-        found: Found = []
-        for event in self._machine.step():
+        found: Found = self._answerer.turn() if self._answerer.busy else []
+        for event in self._machine.step() if self._running else ():
             ticket, place = self._running[event.row]
             if event.finished:
                 del self._running[event.row]
@@ -75,7 +80,7 @@ class Writer:
         self._machine = Machine(self.artefact.model, self.artefact.tokenizer)
         self._waiting.clear()
         self._running.clear()
-        return list(tickets)
+        return [*tickets, *self._answerer.abandon()]
 
 
 class Answerer:
@@ -109,7 +114,10 @@ class Answerer:
         ticket, start = self._waiting[0]
         ticket.started = True
         some = ticket.items[start : start + ANSWERED_AT_ONCE]
-        answers = list(self.artefact.task.answers(self.artefact.model, some, self.artefact.tokenizer))
+        if ticket.vectors:
+            answers = list(self.artefact.embed(some))
+        else:
+            answers = list(self.artefact.task.answers(self.artefact.model, some, self.artefact.tokenizer))
         self._waiting.popleft()
         if start + len(some) < len(ticket.items):
             self._waiting.append((ticket, start + len(some)))

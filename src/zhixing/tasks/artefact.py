@@ -26,6 +26,7 @@ from zhixing.tokens.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from zhixing.decoding.generate import Generation
 
+READERS = frozenset({"encoder", "causal", "lexical"})  # kinds of models that have states or vectors of a text alone
 GOLDEN_SINCE = 2  # the format of folders from which on a Model folder must hold its golden answers
 CONFIG, WEIGHTS, TASK, GENERATION = "config.json", "model.safetensors", "task.json", "generation_config.json"
 
@@ -140,13 +141,24 @@ class Artefact:
         """
         from zhixing.layers.scoring import embed
 
-        body = getattr(self.model, "body", self.model)
-        if not hasattr(body, "states"):
+        if not self.embeds:
             raise UsageError("embed.no_states", path=str(self.folder.path), model=self.family)
         if self.task.name == "similar":
             return np.asarray(vectors(self.task, self.model, _texts(texts), self.tokenizer), np.float32)
-        tokens = [[self._opener, *self.tokenizer.encode(text).tolist()] for text in _texts(texts)]
+        framed = any(self.tokenizer.frame)
+        read = [self.tokenizer.encode(text) for text in _texts(texts)]
+        tokens = [self.tokenizer.framed(each).tolist() if framed else [self._opener, *each.tolist()] for each in read]
+        body = self._body
         return body.embed(tokens) if hasattr(body, "embed") else embed(body, tokens)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it has vectors of texts: a trained model that reads texts and nothing else."""
+        return self.tokenizer is not None and hasattr(self._body, "states") and bool(READERS & set(self._body.kinds))
+
+    @property
+    def _body(self) -> Any:
+        return getattr(self.model, "body", self.model)
 
     def nearest(self, expression: str, count: int = 10) -> list[tuple[str, float]]:
         """Give the words nearest to a word, or to words joined by + and - as in "king - man + woman", each with its cosine.
