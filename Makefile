@@ -26,7 +26,7 @@ $(VENV)/made:
 
 $(VENV)/core: $(VENV)/made pyproject.toml constraints.txt
 	@echo 'Installing zhixing and what it needs into $(VENV): a few minutes, once.'
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c constraints.txt -e '.[train]'
 	touch $@
 
 $(VENV)/texts: $(VENV)/core

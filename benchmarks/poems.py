@@ -20,8 +20,8 @@ from results import Measured, arguments, find, tell, write
 
 from zhixing import evaluate, load, prepare, train
 from zhixing.data.corpus import open_corpus
+from zhixing.decoding.asking import Sampling
 from zhixing.decoding.generate import generate
-from zhixing.decoding.sampling import Sampling
 from zhixing.preparation.prepare import Prepare
 from zhixing.studies.best import best
 

@@ -116,8 +116,8 @@ def test_chats_and_greedy_texts_are_those_of_transformers(folder: Path, theirs: 
         wanted = spoken.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
         read = chat.ids(opened.tokenizer, messages)
         assert read == wanted
+        from zhixing.decoding.asking import Sampling
         from zhixing.decoding.generate import generate
-        from zhixing.decoding.sampling import Sampling
 
         ours = generate(opened.model, opened.tokenizer, [read], Sampling(temperature=0, max_tokens=24))[0].tokens
         long = model.generate(torch.tensor([read]), max_new_tokens=24, do_sample=False, pad_token_id=2)[0, len(read) :].tolist()

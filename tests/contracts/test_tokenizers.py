@@ -15,8 +15,8 @@ from zhixing.core.errors import DataError
 from zhixing.core.folder import CARD, seal
 from zhixing.core.stop import Stop, Stopped
 from zhixing.data.corpus import open_corpus
+from zhixing.decoding.asking import Sampling
 from zhixing.decoding.generate import stream
-from zhixing.decoding.sampling import Sampling
 from zhixing.evaluation.evaluate import evaluate, score_text
 from zhixing.layers.scoring import score
 from zhixing.preparation.prepare import Prepare, prepare

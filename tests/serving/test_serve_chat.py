@@ -33,8 +33,8 @@ def test_chats_are_read_by_the_models_own_template(folders: list[Path], start: C
     opened = load(folders[0])
     read = chat.ids(opened.tokenizer, messages)
     assert reply.status == 200 and reply.json["usage"]["prompt_tokens"] == len(read) and read.count(2) == 1
+    from zhixing.decoding.asking import Sampling
     from zhixing.decoding.generate import generate
-    from zhixing.decoding.sampling import Sampling
 
     wanted = generate(opened.model, opened.tokenizer, [read], Sampling(temperature=0, max_tokens=3))[0].text
     assert reply.json["choices"][0]["message"]["content"] == wanted

@@ -71,15 +71,17 @@ def test_what_is_wrong_is_named(body: dict[str, Any], code: str, server: Any) ->
 
 
 def test_texts_are_written_and_embedded_side_by_side(server: Any) -> None:
+    asked = {"model": "neural", "prompt": "the", "max_tokens": 20, "temperature": 0}
+
     async def both() -> list[Any]:
         return await asyncio.gather(
-            asyncio.to_thread(server.post, "/v1/completions", model="neural", prompt="the", max_tokens=20, temperature=0),
+            asyncio.to_thread(server.post, "/v1/completions", **asked),
             *(asyncio.to_thread(server.post, VECTORS, model="neural", input=TEXTS) for _ in range(3)),
         )
 
     written, *embedded = asyncio.run(both())
     assert written.status == 200 and all(each.status == 200 and each.json == embedded[0].json for each in embedded)
-    assert written.json["choices"] == server.post("/v1/completions", model="neural", prompt="the", max_tokens=20, temperature=0).json["choices"]
+    assert written.json["choices"] == server.post("/v1/completions", **asked).json["choices"]
 
 
 def test_openai_s_own_client_is_understood(server: Any, kit: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from zhixing import load
-from zhixing.decoding.generate import open_text
+from zhixing.decoding.asking import open_text
 from zhixing.tokens.chat import render
 from zhixing.tokens.tokenizer import FIRST_BYTE, SPECIALS
 

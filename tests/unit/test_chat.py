@@ -194,8 +194,8 @@ def test_a_talk_on_the_command_line(folder: Path, monkeypatch: pytest.MonkeyPatc
     read = chat.ids(model.tokenizer, told(("system", "he"), ("user", "the")))
 
     def written(prompt: list[int]) -> str:
+        from zhixing.decoding.asking import Sampling
         from zhixing.decoding.generate import generate
-        from zhixing.decoding.sampling import Sampling
 
         return generate(model.model, model.tokenizer, [prompt], Sampling(temperature=0, max_tokens=4))[0].text
 

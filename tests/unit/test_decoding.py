@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from zhixing.core.errors import UsageError
-from zhixing.decoding.generate import Holder, Machine, generate, open_text, stream
-from zhixing.decoding.sampling import CONTROL, Sampling, choose, narrow
+from zhixing.decoding.asking import Sampling, open_text
+from zhixing.decoding.generate import Holder, Machine, generate, stream
+from zhixing.decoding.sampling import CONTROL, choose, narrow
 from zhixing.models import catalog
 from zhixing.models.grammar import Grammar
 from zhixing.models.ngram import NGram

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from zhixing.decoding import sampling as module
-from zhixing.decoding.sampling import Sampling, choose, choose_rows, narrow_rows
+from zhixing.decoding.asking import Sampling
+from zhixing.decoding.sampling import choose, choose_rows, narrow_rows
 
 
 def plainly(log_probs: torch.Tensor, sampling: Sampling, seen: torch.Tensor) -> torch.Tensor:

@@ -21,8 +21,8 @@ def chat(
     json: bool = False,
 ) -> None:
     """Answer each line of stdin."""
+    from zhixing.decoding.asking import Sampling
     from zhixing.decoding.generate import stream
-    from zhixing.decoding.sampling import Sampling
     from zhixing.tasks.artefact import load
     from zhixing.tokens.chat import ids
 

@@ -21,6 +21,8 @@ from zhixing.core.stop import Stopped
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# What the extra `train` brings, by the name that it is imported by: serving an exported model needs none of it.
+OF_TRAINING = {"torch": "torch", "sklearn": "scikit-learn", "scipy": "scikit-learn", "rjieba": "rjieba", "zstandard": "zstandard"}
 CLOSED_PIPE, INTERRUPTED = 141, 130
 
 
@@ -76,6 +78,8 @@ def translate(error: BaseException) -> ZhixingError | None:
         return RunError("run.denied" if error.errno in DENIED else "run.system", path=path, problem=problem)
     if isinstance(error, UnicodeEncodeError) and error.encoding.lower() == (sys.stdout.encoding or "").lower():
         return RunError("run.letters", encoding=error.encoding, letter=ascii(error.object[error.start]))
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in OF_TRAINING:
+        return UsageError("extra.missing", package=OF_TRAINING[error.name.split(".")[0]], extra="train")
     words = str(error)
     if isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words:
         return RunError("run.memory")

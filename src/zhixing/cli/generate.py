@@ -30,8 +30,8 @@ def generate(
     if count < 1:
         raise UsageError("usage.count", value=count)
     starts = [each for each in gather(prompt, prompts) for _ in range(count)]
+    from zhixing.decoding.asking import Sampling
     from zhixing.decoding.generate import stream
-    from zhixing.decoding.sampling import Sampling
     from zhixing.tasks.artefact import load
 
     sampling = Sampling(

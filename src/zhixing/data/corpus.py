@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json
 from zhixing.core.folder import open_folder
@@ -52,6 +50,8 @@ class Corpus:
 
 
 def _stream(path: Path) -> Iterator[dict[str, Any]]:
+    import zstandard
+
     with open(path, "rb") as handle, zstandard.ZstdDecompressor().stream_reader(handle) as reader:
         for line in io.TextIOWrapper(reader, encoding="utf-8", newline="\n"):
             yield json.loads(line)

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.log import quiet
 from zhixing.data.encoding import Evidence, settle
@@ -168,6 +166,15 @@ def _look(path: Path, name: str, encoding: str | None, tell: Callable[..., None]
     return Source(path, name, form, compression, encoding, path.stat().st_size, digest.hexdigest())
 
 
+def unpacker(compression: str) -> tuple[Any, tuple[type[Exception], ...]]:
+    """Give what unpacks a stream of "gz" or "zst", and what it raises of a damaged one."""
+    if compression == "gz":
+        return zlib.decompressobj(31), (zlib.error,)
+    import zstandard
+
+    return zstandard.ZstdDecompressor().decompressobj(), (zstandard.ZstdError,)
+
+
 def _chunks(path: Path, compression: str, digest: Any = None) -> Iterator[bytes]:
     """Yield a file's decompressed bytes, member after member; everything before a damage comes first, then Damage is raised."""
     with open(path, "rb") as handle:
@@ -183,10 +190,10 @@ def _chunks(path: Path, compression: str, digest: Any = None) -> Iterator[bytes]
                     raw = raw.lstrip(b"\0")  # padding between members
                     if not raw:
                         break
-                    machine = zlib.decompressobj(31) if compression == "gz" else zstandard.ZstdDecompressor().decompressobj()
+                    machine, faults = unpacker(compression)
                 try:
                     plain = machine.decompress(raw)
-                except (zlib.error, zstandard.ZstdError) as problem:
+                except faults as problem:
                     raise Damage from problem
                 if plain:
                     yield plain

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from zhixing.core.errors import UsageError
 from zhixing.core.random import key
-from zhixing.decoding.sampling import Sampling, choose_rows
+from zhixing.decoding.asking import Sampling, open_text
+from zhixing.decoding.sampling import choose_rows
 from zhixing.layers.kinds import Inputs, next_log_probabilities
 from zhixing.tokens.tokenizer import Decoder, Tokenizer
 
@@ -339,10 +340,3 @@ def stream(model: Any, tokenizer: Tokenizer, prompt: str | Sequence[int], sampli
     machine.admit(open_text(tokenizer, prompt), sampling, lane)
     while machine.rows:
         yield from machine.step()
-
-
-def open_text(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
-    """Give the ids that a row begins with: of a text, the end token and then the text's; ids as they stand."""
-    if not isinstance(prompt, str):
-        return [int(each) for each in prompt]
-    return [*tokenizer.opening, *[int(each) for each in tokenizer.encode(prompt)]] or [tokenizer.end_id]

@@ -98,8 +98,8 @@ def judge_samples(
     count          how many texts; 0: none
     return         the figures, each with the real text's beside it, and what they were measured with
     """
+    from zhixing.decoding.asking import Sampling
     from zhixing.decoding.generate import generate
-    from zhixing.decoding.sampling import Sampling
 
     places = find_places(tokens, tokenizer, apart, count)
     if not places:

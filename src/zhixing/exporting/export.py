@@ -1,14 +1,22 @@
-"""A Model folder leaves as a file that other programs open; what it answers is held against the model before it takes its name."""
+"""A Model folder leaves in a form that needs less; what that answers is held against the model before it takes its name.
+
+A language model becomes a GGUF file, which other programs open; a model of rows becomes a Model folder that NumPy reads, without torch.
+"""
 
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+import zhixing
 from zhixing.core.errors import DataError, UsageError
-from zhixing.core.files import atomic, read_json
-from zhixing.core.folder import above, check_place
+from zhixing.core.files import atomic, read_json, sha256
+from zhixing.core.folder import MANIFEST, above, check_new, check_place, create, locked
 from zhixing.core.log import quiet
 from zhixing.data import gguf
 from zhixing.models import catalog
@@ -20,23 +28,28 @@ from zhixing.tokens.layout import Parts
 
 # How far log p may lie from the model's, relative to the largest of a text, by the form of the weights.
 TOLERANCES = {"F32": 1e-4, "F16": 1e-2, "BF16": 3e-2, "Q8_0": 5e-2}
+NUMPY = "numpy"
+CARRIED = ("task", "model", "parameters", "fitted_on", "corpus", "training", "start", "teacher")  # what a card says of the model itself
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}  # what most of a file's matrices are, as programs show it
 
 
-def export_model(model: str | Path, out: str | Path, form: str = "F16", tell: Callable[..., None] = quiet, force: bool = False) -> Path:
-    """Write a language model's GGUF file.
+def export_model(model: str | Path, out: str | Path, form: str = "", tell: Callable[..., None] = quiet, force: bool = False) -> Path:
+    """Write a language model's GGUF file, or a Model folder without torch of a model that answers rows.
 
-    model  a Model folder of the llama or qwen3 layout, with a byte-level BPE tokenizer
-    out    the new file
-    form   a name of `gguf.WRITTEN`: of the matrices
+    model  a Model folder: of the llama or qwen3 layout, with a byte-level BPE tokenizer; or of one head over a text
+    out    the new file, or the new folder
+    form   a name of `gguf.WRITTEN`: of the matrices; or "numpy". Empty: F16 of a language model, numpy of any other
 
-    Raises UsageError for a model or tokenizer that GGUF has no name for, or a place that is taken; DataError, and nothing is written, when
-    the file's answers are not the model's.
+    Raises UsageError for a model or tokenizer that the form has no name for, or a place that is taken; DataError, and nothing is written,
+    when the answers are not the model's.
     """
     out = check_place(out)
-    if form.upper() not in gguf.WRITTEN:
-        raise UsageError("export.form", name=form, among=list(gguf.WRITTEN))
-    form = form.upper()
+    form = form.lower() if form.lower() == NUMPY else form.upper()
+    if form and form not in (*gguf.WRITTEN, NUMPY):
+        raise UsageError("export.form", name=form, among=[*gguf.WRITTEN, NUMPY])
+    if form == NUMPY or (not form and out.suffix != ".gguf"):
+        return _arrays(model, out, tell, force)
+    form = form or "F16"
     if out.exists() and (not force or out.is_dir()):
         raise UsageError("output.exists", path=str(out))
     opened = artefact.load(model)
@@ -55,6 +68,26 @@ def export_model(model: str | Path, out: str | Path, form: str = "F16", tell: Ca
         handle.flush()
         replay(Path(handle.name), opened, TOLERANCES[form])
     tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form=form)
+    return out
+
+
+def _arrays(model: str | Path, out: Path, tell: Callable[..., None], force: bool) -> Path:
+    """Write a Model folder that needs no torch."""
+    with locked(out):
+        check_new(out, force, Path(model))
+        opened = artefact.load(model)
+        from zhixing.exporting.graph import graph_of
+
+        found = graph_of(opened)
+        golden.check(opened.folder.path, opened.task, found, opened.tokenizer, TOLERANCES["F32"])
+        card: dict[str, Any] = {name: opened.folder.card[name] for name in CARRIED if name in opened.folder.card}
+        origin = sha256(opened.folder.path / MANIFEST)
+        card["exported"] = {"from": Path(model).name, "manifest_sha256": origin, "operations": len(found.config.nodes)}
+        card["versions"] = {"zhixing": zhixing.__version__, "numpy": np.__version__, "python": platform.python_version()}
+        with create(out, "model", card, force) as building:
+            artefact.write(building, opened.task, found, opened.tokenizer)
+    size = sum(each.stat().st_size for each in out.iterdir() if each.is_file())
+    tell("export.done", path=str(out), mib=size / (1 << 20), form=NUMPY)
     return out
 
 

@@ -98,7 +98,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
     mask     (B, 1, T, S) bool, True: may see; None: all keys up to the query's own place
     return   (B, H, T, K) float
     """
-    causal = mask is None and queries.shape[2] > 1
+    # One query sees all keys; where a model is taken apart, there are as many queries as keys, and their number must not be asked for.
+    causal = mask is None and (torch.compiler.is_exporting() or queries.shape[2] > 1)
     if causal and queries.dtype == torch.bfloat16 and queries.device.type == "cpu" and queries.shape[2] <= SHORT:
         return attend_short(queries, keys, values)
     grouped = queries.shape[1] != keys.shape[1]
@@ -114,8 +115,9 @@ def attend_masked(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | 
     mask     (B, 1, T, S) bool, True: may see, and every query may see something; None: all keys
     return   (B, H, T, K) float
     """
-    short = max(queries.shape[2], keys.shape[2]) < SHORT  # as in `attend_short`; at 256 tokens both took the same with a mask
-    if not (short and queries.dtype == torch.bfloat16 and queries.device.type == "cpu"):
+    cheap = queries.dtype == torch.bfloat16 and queries.device.type == "cpu"
+    # As in `attend_short`; at 256 tokens both took the same with a mask.
+    if not (cheap and max(queries.shape[2], keys.shape[2]) < SHORT):
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     scores = (queries * queries.shape[3] ** -0.5) @ keys.mT  # (B, H, T, S)
     if mask is not None:

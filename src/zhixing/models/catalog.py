@@ -64,6 +64,7 @@ MODELS = {
     "frequent_tag": "zhixing.models.crf:FrequentTag",
     "trees": "zhixing.models.trees:Trees",
     "table_logistic": "zhixing.models.tables:TableLogistic",
+    "graph": "zhixing.models.graph:Graph",
     "overlap": "zhixing.models.overlap:Overlap",
     "majority": "zhixing.models.tables:Majority",
     "ridge": "zhixing.models.ridge:Ridge",

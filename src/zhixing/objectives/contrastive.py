@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zhixing.data.batch import UNKNOWN
 from zhixing.layers.kinds import Inputs, inputs_of
 from zhixing.objectives.loss import Batch, Loss, Term
 
@@ -54,7 +55,6 @@ def partner_nats(logits: Tensor, *keys: Tensor) -> Tensor:
 
 
 SCALE = 20.0  # by which a cosine is multiplied to be a logit; with it, one that is .05 larger is 2.7 times as probable
-UNKNOWN = -1.0  # how alike a pair is of which nobody says it: its texts belong together, and to no others
 
 
 @dataclass(frozen=True)

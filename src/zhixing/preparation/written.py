@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from zhixing.core.files import atomic
 from zhixing.data.schema import Schema
 
@@ -39,5 +37,7 @@ class Written:
 
 
 def open_split(files: contextlib.ExitStack, path: Path) -> Any:
+    import zstandard
+
     handle = files.enter_context(atomic(path))
     return files.enter_context(zstandard.ZstdCompressor(level=LEVEL).stream_writer(handle, closefd=False))

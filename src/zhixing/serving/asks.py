@@ -9,8 +9,7 @@ from typing import Any
 from zhixing.core.errors import UsageError
 from zhixing.data.media import Unreadable, bounds
 from zhixing.data.schema import Image, Sound
-from zhixing.decoding.generate import open_text
-from zhixing.decoding.sampling import SEEDS, Sampling
+from zhixing.decoding.asking import SEEDS, Sampling, open_text
 from zhixing.evaluation.predict import find_threshold
 from zhixing.serving.decoder import DECODER
 from zhixing.serving.limits import Limits

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zhixing.decoding.sampling import Sampling
+from zhixing.decoding.asking import Sampling
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zhixing.decoding.generate import Event
 from zhixing.tokens.tokenizer import FIRST_PIECE, Tokenizer
+
+if TYPE_CHECKING:
+    from zhixing.decoding.generate import Event
 
 REASONS = {"end": "stop", "stop": "stop", "length": "length"}
 DONE = b"data: [DONE]\n\n"

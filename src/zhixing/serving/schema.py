@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, model_validator
 
 from zhixing.core.errors import UsageError
-from zhixing.decoding.sampling import SEEDS
+from zhixing.decoding.asking import SEEDS
 from zhixing.serving.limits import ROWS, SOUNDS, VECTORS, Limits
 
 # OpenAI's fields that are not offered, and the values with which each changes nothing.

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from zhixing.decoding.generate import Machine
 from zhixing.serving.queue import Ticket
 from zhixing.tasks.artefact import Artefact
 
@@ -24,10 +23,15 @@ class Writer:
     def __init__(self, artefact: Artefact, rows: int) -> None:
         self.artefact = artefact
         self.rows = rows
-        self._machine = Machine(artefact.model, artefact.tokenizer)
+        self._machine = self._make()
         self._waiting: deque[tuple[Ticket, int]] = deque()  # how many of the ticket's texts have been begun
         self._running: dict[int, tuple[Ticket, int]] = {}
         self._answerer = Answerer(artefact)  # of texts of which vectors are wanted
+
+    def _make(self) -> Any:
+        from zhixing.decoding.generate import Machine  # torch: a server of models that only answer needs none
+
+        return Machine(self.artefact.model, self.artefact.tokenizer)
 
     @property
     def running(self) -> int:
@@ -77,7 +81,7 @@ class Writer:
     def abandon(self) -> list[Ticket]:
         """Forget everything, after a fault that leaves the rows in doubt, and give the tickets that were under way."""
         tickets = {ticket: None for ticket, *_ in (*self._running.values(), *self._waiting)}
-        self._machine = Machine(self.artefact.model, self.artefact.tokenizer)
+        self._machine = self._make()
         self._waiting.clear()
         self._running.clear()
         return [*tickets, *self._answerer.abandon()]

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import sha256, write_bytes
 from zhixing.core.folder import MANIFEST, check_place, locked
@@ -74,6 +72,8 @@ def unpack_file(
 
 def rivals(data: bytes) -> dict[str, int]:
     """Give the sizes that xz -9e and zstd -19 bring the same bytes to."""
+    import zstandard
+
     size = min(max(len(data), DICTIONARIES[0]), DICTIONARIES[1])  # a larger dictionary than the text only costs memory
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": size}]
     small = zstandard.ZstdCompressor(level=19).compress(data)

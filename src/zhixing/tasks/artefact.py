@@ -109,8 +109,8 @@ class Artefact:
         Raises UsageError when the model does not write, or for a setting that is unknown or out of its range.
         """
         from zhixing.core.config import resolve
+        from zhixing.decoding.asking import Sampling
         from zhixing.decoding.generate import generate
-        from zhixing.decoding.sampling import Sampling
 
         self._must_write()
         settings = resolve(Sampling, ("generate", sampling)).value
@@ -154,6 +154,8 @@ class Artefact:
     @property
     def embeds(self) -> bool:
         """Whether it has vectors of texts: a trained model that reads texts and nothing else."""
+        if hasattr(self.model, "run"):
+            return self.task.name == "similar"
         return self.tokenizer is not None and hasattr(self._body, "states") and bool(READERS & set(self._body.kinds))
 
     @property

@@ -207,7 +207,9 @@ def _differ_in_scores(before: dict[str, Any], now: dict[str, Any], tolerance: fl
 
 
 def _agree(before: Any, now: Any, tolerance: float) -> bool:
-    """Say whether two answers are the same, lists of numbers up to the tolerance."""
+    """Say whether two answers are the same, numbers and lists of numbers up to the tolerance."""
+    if isinstance(before, float) and isinstance(now, float):
+        return abs(before - now) <= tolerance * max(1.0, abs(before))
     lists = isinstance(before, list) and isinstance(now, list) and len(before) == len(now)
     if lists and all(isinstance(each, float) for each in (*before, *now)):
         return bool(np.allclose(before, now, rtol=0, atol=tolerance))

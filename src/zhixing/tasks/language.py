@@ -48,8 +48,8 @@ class Language:
 
     def answers(self, model: Any, items: Iterable[Item], tokenizer: Any, decoding: Any = None) -> Iterator[Answer]:
         """Continue each item's text; decoding is a Sampling."""
+        from zhixing.decoding.asking import Sampling
         from zhixing.decoding.generate import generate
-        from zhixing.decoding.sampling import Sampling
 
         for item in items:
             for generation in generate(model, tokenizer, [item["tokens"]], decoding or Sampling()):

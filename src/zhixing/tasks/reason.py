@@ -102,8 +102,8 @@ class Reason:
 
         The confidence is the geometric mean of the probabilities of its tokens; a copy has none.
         """
+        from zhixing.decoding.asking import Sampling
         from zhixing.decoding.generate import generate
-        from zhixing.decoding.sampling import Sampling
 
         items = iter(items)
         how = decoding or Sampling(temperature=0.0, max_tokens=self.most)

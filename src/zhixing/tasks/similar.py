@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from zhixing.data.batch import UNKNOWN
 from zhixing.data.schema import Number, Schema, Text
 from zhixing.metrics.figures import Figures, Mean, Whole
 from zhixing.metrics.likeness import pearson, spearman
@@ -111,8 +112,6 @@ class Similar:
 
 def place_of(task: Similar, score: float | None) -> float:
     """Give a score's place on the scale, 0..1; UNKNOWN where there is none."""
-    from zhixing.objectives.contrastive import UNKNOWN
-
     return UNKNOWN if score is None else (score - task.low) / (task.high - task.low)
 
 
@@ -126,7 +125,12 @@ def vectors(task: Similar, model: Any, texts: Sequence[str], tokenizer: Any) -> 
     """Give (B, D) float64 vectors of length one, sparse ones of a counted model."""
     if hasattr(model, "vectors"):
         return model.vectors(list(texts))
-    return read_out(model, [{"tokens": tokens_of(task, each, tokenizer)} for each in texts], tokenizer.pad_id, model.body.width)
+    return read_out(model, [{"tokens": tokens_of(task, each, tokenizer)} for each in texts], tokenizer.pad_id, width_of(model))
+
+
+def width_of(model: Any) -> int:
+    """Give how many numbers a trained model's vectors have."""
+    return getattr(model, "body", model).width
 
 
 def cosines_of(model: Any, items: Sequence[Item], pad_id: int) -> np.ndarray:
@@ -135,7 +139,7 @@ def cosines_of(model: Any, items: Sequence[Item], pad_id: int) -> np.ndarray:
         first, second = (model.vectors([each["texts"][side] for each in items]) for side in (0, 1))
         return np.asarray(first.multiply(second).sum(1), float).ravel()
     sides = [{"tokens": each[name]} for name in ("tokens", "others") for each in items]
-    vectors = read_out(model, sides, pad_id, model.body.width)  # (2 N, D)
+    vectors = read_out(model, sides, pad_id, width_of(model))  # (2 N, D)
     return (vectors[: len(items)] * vectors[len(items) :]).sum(1)
 
 

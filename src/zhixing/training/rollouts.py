@@ -20,8 +20,8 @@ from zhixing.core.errors import DataError, UsageError
 from zhixing.core.random import key
 from zhixing.data.batch import IGNORED
 from zhixing.data.stream import generator
+from zhixing.decoding.asking import SEEDS, Sampling
 from zhixing.decoding.generate import generate
-from zhixing.decoding.sampling import SEEDS, Sampling
 from zhixing.layers.kinds import Inputs
 from zhixing.objectives.policy import allowed
 

@@ -1,0 +1,375 @@
+"""A trained model as a list of operations on arrays: what it computes from tokens, read with NumPy and nothing else.
+
+The operations are those of torch's core set, into which a model is taken apart when it is exported (`exporting.graph`); this file says what
+each means, so that what the model is stays in the model's own file. It answers and cannot be trained.
+Source of the operations' meanings: PyTorch's documentation of the core ATen operator set. Leaves out: what no model of ours is made of.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from zhixing.core.config import read
+from zhixing.core.errors import DataError
+
+REMARKS = frozenset({"architectures"})
+INPUTS = ("tokens", "lengths")
+NAME, NUMBER = "$", "#"  # a reference to another node, {"$": name}, and a number that JSON has no sign for, {"#": "-inf"}
+FLOATS = {"float32": np.float32, "float64": np.float64, "int64": np.int64, "int32": np.int32, "bool": np.bool_, "uint8": np.uint8}
+
+
+@dataclass(frozen=True)
+class GraphConfig:
+    """The operations in their order.
+
+    family  the model's own `model_type`
+    width   int, outputs     columns of what is given
+    window  int, tokens      the most it reads; None: any number
+    nodes   [name, operation, positional arguments, named arguments] each; references and numbers as NAME and NUMBER say
+    output  the name of the node that is given
+    """
+
+    family: str
+    width: int
+    window: int | None
+    nodes: tuple[Any, ...]
+    output: str
+    model_type: str = "graph"
+
+
+def error_function(x: np.ndarray) -> np.ndarray:
+    """Give erf, to 2e-7, of (...) float32. Source: Abramowitz and Stegun 1964, 7.1.26."""
+    size = np.abs(x)
+    t = 1 / (1 + np.float32(0.3275911) * size)
+    poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    return np.sign(x) * (1 - poly.astype(x.dtype) * np.exp(-size * size))
+
+
+def gelu(x: np.ndarray, approximate: str = "none") -> np.ndarray:
+    """Give x times the share of a normal distribution below x; by its hyperbolic tangent where the model is so."""
+    if approximate == "tanh":
+        return 0.5 * x * (1 + np.tanh(np.float32(0.7978845608028654) * (x + np.float32(0.044715) * x * x * x)))
+    return np.float32(0.5) * x * (1 + error_function(x * np.float32(0.7071067811865476)))
+
+
+def softmax(x: np.ndarray, dim: int, half: bool = False) -> np.ndarray:
+    """Give exp x over its sum along an axis."""
+    found = np.exp(x - x.max(axis=dim, keepdims=True))
+    return found / found.sum(axis=dim, keepdims=True)
+
+
+def layer_norm(
+    x: np.ndarray, shape: Sequence[int], weight: np.ndarray | None, bias: np.ndarray | None, eps: float
+) -> tuple[np.ndarray, ...]:
+    """Give (x - mean) / deviation over the last axes, scaled and shifted."""
+    axes = tuple(range(x.ndim - len(shape), x.ndim))
+    middle = x - x.mean(axis=axes, keepdims=True)
+    found = middle / np.sqrt(np.square(middle).mean(axis=axes, keepdims=True) + np.float32(eps))
+    found = found if weight is None else found * weight
+    return (found if bias is None else found + bias,)
+
+
+def cut(x: np.ndarray, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> np.ndarray:
+    """Give a stretch of an axis."""
+    index = [slice(None)] * x.ndim
+    index[dim] = slice(start, None if end is None or end > x.shape[dim] else end, step)
+    return x[tuple(index)]
+
+
+def pick(x: np.ndarray, dim: int, index: int) -> np.ndarray:
+    """Give one place of an axis."""
+    return np.take(x, index, axis=dim)
+
+
+def fill_up(x: np.ndarray, pads: Sequence[int], value: float = 0.0) -> np.ndarray:
+    """Put a value around an array, from its last axis on: before and after each."""
+    widths = [(0, 0)] * x.ndim
+    for number in range(len(pads) // 2):
+        widths[x.ndim - 1 - number] = (pads[2 * number], pads[2 * number + 1])
+    return np.pad(x, widths, constant_values=value)
+
+
+def convolution(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    turned: bool,
+    beside: Sequence[int],
+    groups: int,
+) -> np.ndarray:
+    """Give the correlation of rows along one axis: x (B, C, T), weight (E, C / groups, K), to (B, E, T')."""
+    if turned or weight.ndim != 3:
+        raise DataError("graph.operation", name="convolution", problem="of more than one axis, or transposed")
+    x = np.pad(x, ((0, 0), (0, 0), (padding[0], padding[0])))
+    size = (weight.shape[2] - 1) * dilation[0] + 1
+    windows = np.lib.stride_tricks.sliding_window_view(x, size, axis=2)[:, :, :: stride[0], :: dilation[0]]  # (B, C, T', K)
+    B, C, T, K = windows.shape
+    parts = []
+    for some, matrix in zip(np.split(windows, groups, 1), np.split(weight, groups, 0), strict=True):
+        flat = some.transpose(0, 2, 1, 3).reshape(B * T, C // groups * K)
+        parts.append((flat @ matrix.reshape(len(matrix), -1).T).reshape(B, T, -1).transpose(0, 2, 1))
+    found = np.concatenate(parts, 1) if groups > 1 else parts[0]
+    return found if bias is None else found + bias[:, None]
+
+
+def along(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Make of NumPy's reduction torch's: axes, whether they stay, and a type."""
+
+    def reduced(x: np.ndarray, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> np.ndarray:
+        axes = None if dim is None or dim == [] else tuple(dim) if isinstance(dim, list) else dim
+        found = function(x, axis=axes, keepdims=keepdim)
+        return found if dtype is None else found.astype(dtype)
+
+    return reduced
+
+
+def norm(x: np.ndarray, order: float = 2, dim: Any = None, keepdim: bool = False) -> np.ndarray:
+    """Give the Euclidean length along axes."""
+    if order != 2:
+        raise DataError("graph.operation", name="linalg_vector_norm", problem=f"of order {order}")
+    return np.sqrt(along(np.sum)(np.square(x), dim, keepdim))
+
+
+def scaled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make of a sum or a difference torch's, whose second part may be scaled; a number of Python's takes the array's type."""
+
+    def summed(x: Any, y: Any, alpha: float = 1) -> Any:
+        return function(x, y if alpha == 1 else y * alpha)
+
+    return summed
+
+
+def filled(shape: Sequence[int], value: Any, dtype: Any = None) -> np.ndarray:
+    """Give an array of one value."""
+    return np.full(shape, value, dtype or (np.bool_ if isinstance(value, bool) else np.int64 if isinstance(value, int) else np.float32))
+
+
+def counted(start: Any, end: Any, step: Any = 1, dtype: Any = None) -> np.ndarray:
+    """Give the numbers from start to end."""
+    return np.arange(start, end, step, dtype=dtype or np.int64)
+
+
+def table(weight: np.ndarray, index: np.ndarray, *rest: Any) -> np.ndarray:
+    """Give the rows of a table."""
+    return weight[index]
+
+
+def divided(x: Any, y: Any) -> Any:
+    """Divide; whole numbers become fractions."""
+    found = np.true_divide(x, y)
+    return found.astype(np.float32) if isinstance(found, np.ndarray) and found.dtype == np.float64 else found
+
+
+def chosen(where: np.ndarray, x: Any, y: Any) -> np.ndarray:
+    """Give x where there is truth and y elsewhere."""
+    return np.where(where, x, y)
+
+
+def joined(parts: Sequence[np.ndarray], dim: int = 0) -> np.ndarray:
+    """Put arrays behind each other."""
+    return np.concatenate(parts, axis=dim)
+
+
+def same(x: Any, *rest: Any, **more: Any) -> Any:
+    """Give what came."""
+    return x
+
+
+def cast(x: np.ndarray, dtype: Any = None, **more: Any) -> np.ndarray:
+    """Give an array in another type."""
+    return x if dtype is None else x.astype(dtype)
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "getitem": operator.getitem,
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "floordiv": operator.floordiv,
+    "mod": operator.mod,
+    "fmod.Scalar": np.fmod,
+    "remainder.Scalar": np.mod,
+    "sym_size.int": lambda x, dim: int(x.shape[dim]),
+    "add.Tensor": scaled(operator.add),
+    "add.Scalar": scaled(operator.add),
+    "sub.Tensor": scaled(operator.sub),
+    "sub.Scalar": scaled(operator.sub),
+    "rsub.Scalar": lambda x, y, alpha=1: y - x * alpha,
+    "mul.Tensor": operator.mul,
+    "mul.Scalar": operator.mul,
+    "div.Tensor": divided,
+    "div.Scalar": divided,
+    "neg.default": operator.neg,
+    "pow.Tensor_Scalar": lambda x, y: np.square(x) if y == 2 else np.power(x, np.float32(y)),
+    "pow.Scalar": lambda x, y: np.power(np.float32(x), y),
+    "rsqrt.default": lambda x: 1 / np.sqrt(x),
+    "sqrt.default": np.sqrt,
+    "exp.default": np.exp,
+    "log.default": np.log,
+    "sin.default": np.sin,
+    "cos.default": np.cos,
+    "tanh.default": np.tanh,
+    "sigmoid.default": lambda x: 1 / (1 + np.exp(-np.clip(x, -87, 87))),
+    "relu.default": lambda x: np.maximum(x, 0),
+    "gelu.default": gelu,
+    "abs.default": np.abs,
+    "maximum.default": np.maximum,
+    "minimum.default": np.minimum,
+    "clamp_min.default": np.maximum,
+    "clamp_max.default": np.minimum,
+    "clamp.default": lambda x, low=None, high=None: np.clip(x, low, high),
+    "reciprocal.default": lambda x: 1 / x,
+    "lt.Tensor": operator.lt,
+    "lt.Scalar": operator.lt,
+    "le.Tensor": operator.le,
+    "le.Scalar": operator.le,
+    "gt.Tensor": operator.gt,
+    "gt.Scalar": operator.gt,
+    "ge.Tensor": operator.ge,
+    "ge.Scalar": operator.ge,
+    "eq.Tensor": operator.eq,
+    "eq.Scalar": operator.eq,
+    "ne.Tensor": operator.ne,
+    "ne.Scalar": operator.ne,
+    "logical_not.default": np.logical_not,
+    "logical_and.default": np.logical_and,
+    "logical_or.default": np.logical_or,
+    "bitwise_not.default": operator.invert,
+    "bitwise_and.Tensor": operator.and_,
+    "bitwise_or.Tensor": operator.or_,
+    "where.self": chosen,
+    "any.dim": along(np.any),
+    "sum.dim_IntList": along(np.sum),
+    "mean.dim": along(np.mean),
+    "amax.default": along(np.max),
+    "amin.default": along(np.min),
+    "cumsum.default": lambda x, dim, dtype=None: np.cumsum(x, axis=dim, dtype=dtype),
+    "linalg_vector_norm.default": norm,
+    "_softmax.default": softmax,
+    "native_layer_norm.default": layer_norm,
+    "mm.default": np.matmul,
+    "bmm.default": np.matmul,
+    "addmm.default": lambda bias, x, y: x @ y + bias,
+    "convolution.default": convolution,
+    "embedding.default": table,
+    "arange.start_step": counted,
+    "full.default": filled,
+    "full_like.default": lambda x, value, dtype=None: np.full_like(x, value, dtype=dtype),
+    "scalar_tensor.default": lambda value, dtype=None: np.asarray(value, dtype or np.float32),
+    "unsqueeze.default": np.expand_dims,
+    "squeeze.dim": lambda x, dim: np.squeeze(x, dim) if x.shape[dim] == 1 else x,
+    "squeeze.dims": lambda x, dims: np.squeeze(x, tuple(each for each in dims if x.shape[each] == 1)),
+    "view.default": np.reshape,
+    "permute.default": np.transpose,
+    "expand.default": lambda x, shape: np.broadcast_to(x, wide(x, shape)),
+    "select.int": pick,
+    "slice.Tensor": cut,
+    "cat.default": joined,
+    "constant_pad_nd.default": fill_up,
+    "index_select.default": lambda x, dim, index: np.take(x, index, axis=dim),
+    "clone.default": same,
+    "alias.default": same,
+    "_to_copy.default": cast,
+    "_assert_tensor_metadata.default": same,
+}
+
+
+def wide(x: np.ndarray, shape: Sequence[int]) -> list[int]:
+    """Give the shape that an array is spread to; -1 is what it has."""
+    own = (1,) * (len(shape) - x.ndim) + x.shape
+    return [have if want == -1 else want for have, want in zip(own, shape, strict=True)]
+
+
+class Graph:
+    """Operations and the arrays among them."""
+
+    arrays = True
+
+    def __init__(self, config: GraphConfig, tensors: dict[str, np.ndarray]) -> None:
+        self.config, self.kept = config, tensors
+        self.width, self.window = config.width, config.window
+        known = {*INPUTS, *tensors}
+        self._steps: list[tuple[str, Callable[..., Any], Any, dict[str, Any]]] = []
+        uses: dict[str, int] = {}
+        for place, node in enumerate(config.nodes):
+            if not (isinstance(node, list | tuple) and len(node) == 4 and isinstance(node[0], str) and isinstance(node[3], dict)):
+                raise DataError("graph.node", place=place, node=repr(node)[:80])
+            name, operation, given, named = node
+            if operation not in OPERATIONS:
+                raise DataError("graph.operation", name=str(operation), problem="not one that is read here")
+            for each in references([given, named]):
+                if each not in known:
+                    raise DataError("graph.node", place=place, node=repr(node)[:80])
+                uses[each] = place
+            known.add(name)
+            typed = {key: FLOATS.get(value, value) if key == "dtype" else value for key, value in named.items()}
+            self._steps.append((name, OPERATIONS[operation], numbered(given), numbered(typed)))
+        if config.output not in known:
+            raise DataError("graph.node", place=len(config.nodes), node=config.output)
+        self._last: list[list[str]] = [[] for _ in self._steps]  # what no later operation needs
+        for name, place in uses.items():
+            if name != config.output and name not in tensors:
+                self._last[place].append(name)
+
+    def run(self, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Compute the answers of rows.
+
+        tokens   (B, T) int
+        lengths  (B,) int
+        return   (B, outputs) float32
+        """
+        held: dict[str, Any] = {**self.kept, "tokens": np.asarray(tokens), "lengths": np.asarray(lengths)}
+        with np.errstate(all="ignore"):  # of what is masked away
+            for (name, operation, given, named), done in zip(self._steps, self._last, strict=True):
+                held[name] = operation(*(filled_in(each, held) for each in given), **{k: filled_in(v, held) for k, v in named.items()})
+                for each in done:
+                    del held[each]
+        return np.asarray(held[self.config.output])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the configuration as a JSON-able value."""
+        return {**asdict(self.config), "nodes": list(self.config.nodes)}
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Give the arrays, to be saved."""
+        return self.kept
+
+    @classmethod
+    def from_tensors(cls, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> Graph:
+        """Build the model again from its configuration and its saved arrays.
+
+        Raises DataError for an operation that is not known, or one that refers to nothing.
+        """
+        told = {**config, "nodes": tuple(config.get("nodes") or ())}
+        return cls(read(GraphConfig, told, REMARKS), {name: np.asarray(value) for name, value in tensors.items()})
+
+
+def references(value: Any) -> list[str]:
+    """List the names that an argument refers to."""
+    if isinstance(value, dict):
+        if set(value) == {NAME}:
+            return [value[NAME]]
+        return [each for one in value.values() for each in references(one)]
+    return [each for one in value for each in references(one)] if isinstance(value, list | tuple) else []
+
+
+def numbered(value: Any) -> Any:
+    """Put numbers in the place of those that JSON has no sign for."""
+    if isinstance(value, dict):
+        return float(value[NUMBER]) if set(value) == {NUMBER} else {name: numbered(each) for name, each in value.items()}
+    return [numbered(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def filled_in(value: Any, held: Mapping[str, Any]) -> Any:
+    """Put what references name in their places."""
+    if isinstance(value, dict) and set(value) == {NAME}:
+        return held[value[NAME]]
+    return [filled_in(each, held) for each in value] if isinstance(value, list | tuple) else value
