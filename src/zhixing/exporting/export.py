@@ -1,6 +1,7 @@
 """A Model folder leaves in a form that needs less; what that answers is held against the model before it takes its name.
 
-A language model becomes a GGUF file, which other programs open; a model of rows becomes a Model folder that NumPy reads, without torch.
+A language model becomes a GGUF file, which other programs open; a model of rows becomes a Model folder that NumPy reads, without torch, or
+an ONNX file.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}  # what most of a file'
 
 
 def export_model(model: str | Path, out: str | Path, form: str = "", tell: Callable[..., None] = quiet, force: bool = False) -> Path:
-    """Write a language model's GGUF file, or a Model folder without torch of a model that answers rows.
+    """Write a language model's GGUF file; of a model that answers rows a Model folder without torch or, by its name, an .onnx file.
 
     model  a Model folder: of the llama or qwen3 layout, with a byte-level BPE tokenizer; or of one head over a text
     out    the new file, or the new folder
@@ -47,6 +48,8 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
     form = form.lower() if form.lower() == NUMPY else form.upper()
     if form and form not in (*gguf.WRITTEN, NUMPY):
         raise UsageError("export.form", name=form, among=[*gguf.WRITTEN, NUMPY])
+    if form != NUMPY and out.suffix == ".onnx":
+        return _onnx(model, out, form, tell, force)
     if form == NUMPY or (not form and out.suffix != ".gguf"):
         return _arrays(model, out, tell, force)
     form = form or "F16"
@@ -68,6 +71,22 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
         handle.flush()
         replay(Path(handle.name), opened, TOLERANCES[form])
     tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form=form)
+    return out
+
+
+def _onnx(model: str | Path, out: Path, form: str, tell: Callable[..., None], force: bool) -> Path:
+    """Write an ONNX file, whose golden answers ONNX Runtime gives again."""
+    if form not in ("", "F32"):
+        raise UsageError("export.form", name=form, among=["F32"])
+    if out.exists() and (not force or out.is_dir()):
+        raise UsageError("output.exists", path=str(out))
+    opened = artefact.load(model)
+    from zhixing.exporting import onnx
+
+    with above(out), atomic(out) as handle:
+        found = onnx.write(opened, Path(handle.name))
+        golden.check(opened.folder.path, opened.task, found, opened.tokenizer, TOLERANCES["F32"])
+    tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form="F32")
     return out
 
 

@@ -46,10 +46,7 @@ def graph_of(opened: Artefact) -> Graph:
     Raises UsageError for a model whose answers are not read out of one head over a text, or that cannot be taken apart; DataError when the
     operations give other numbers than the model.
     """
-    model, task = opened.model, opened.task
-    if not isinstance(model, Headed) or task.reads != "text" or not hasattr(model.body, "window"):
-        raise UsageError("export.apart", path=str(opened.folder.path), model=opened.family, problem=f"the task {task.name}")
-    whole = _Whole(model).eval()
+    whole = as_function(opened)
     traced = trace(whole, opened)
     nodes, tensors, output = [], {}, ""
     held = {**traced.state_dict, **traced.constants}
@@ -65,24 +62,41 @@ def graph_of(opened: Artefact) -> Graph:
                 output = node.args[0][0].name
     except KeyError as unknown:
         raise UsageError("export.apart", path=str(opened.folder.path), model=opened.family, problem=str(unknown.args[0])) from None
-    config = GraphConfig(opened.family, _width(whole), getattr(model.body, "window", None), tuple(nodes), output)
+    config = GraphConfig(opened.family, width_of(whole), getattr(opened.model.body, "window", None), tuple(nodes), output)
     found = Graph(config, tensors)
     compare(whole, found, opened)
     return found
 
 
-def trace(whole: nn.Module, opened: Artefact) -> Any:
-    """Trace a model for any number of rows and tokens."""
+def as_function(opened: Artefact) -> nn.Module:
+    """Give a model as a function of tokens and lengths; raises UsageError where answers are not read out of one head over a text."""
+    model, task = opened.model, opened.task
+    if not isinstance(model, Headed) or task.reads != "text" or not hasattr(model.body, "window"):
+        raise UsageError("export.apart", path=str(opened.folder.path), model=opened.family, problem=f"the task {task.name}")
+    return _Whole(model).eval()
+
+
+def sample(opened: Artefact) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give rows to trace a model with."""
+    rows, length = TRACED
+    length = min(length, getattr(opened.model.body, "window", None) or length)
+    return torch.ones(rows, length, dtype=torch.long), torch.tensor([length, 1, 2][:rows])
+
+
+def dynamic(opened: Artefact) -> dict[str, Any]:
+    """Say which axes of the inputs may be of any length."""
     window = getattr(opened.model.body, "window", None) or 4096
     B, T = torch.export.Dim("B", min=2, max=MOST_ROWS), torch.export.Dim("T", min=2, max=window)
-    rows, length = TRACED
-    length = min(length, window)
-    given = (torch.ones(rows, length, dtype=torch.long), torch.tensor([length, 1, 2][:rows]))
+    return {"tokens": {0: B, 1: T}, "lengths": {0: B}}
+
+
+def trace(whole: nn.Module, opened: Artefact) -> Any:
+    """Trace a model for any number of rows and tokens."""
     logging.getLogger("torch.export").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            return torch.export.export(whole, given, dynamic_shapes={"tokens": {0: B, 1: T}, "lengths": {0: B}}).run_decompositions()
+            return torch.export.export(whole, sample(opened), dynamic_shapes=dynamic(opened)).run_decompositions()
         except Exception as problem:  # torch raises many sorts, none of them a promise
             lines = str(problem).splitlines() or [type(problem).__name__]
             about = {"path": str(opened.folder.path), "model": opened.family}
@@ -117,13 +131,14 @@ def kept(named_arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: plain(value) for name, value in named_arguments.items() if name not in ASIDE}
 
 
-def _width(whole: nn.Module) -> int:
+def width_of(whole: nn.Module) -> int:
+    """Count a model's outputs."""
     with torch.no_grad():
         return int(whole(torch.ones(1, 2, dtype=torch.long), torch.tensor([2])).shape[1])
 
 
-def compare(whole: nn.Module, graph: Graph, opened: Artefact) -> None:
-    """Answer the same drawn rows by both; raises DataError where they differ."""
+def compare(whole: nn.Module, graph: Any, opened: Artefact) -> None:
+    """Answer the same drawn rows by a model and by its other form, which has `run` and `window`; raises DataError where they differ."""
     draw = np.random.default_rng(0)
     window = graph.window or max(length for _, length in SHAPES)
     for rows, length in (*SHAPES, (2, window)):

@@ -1,0 +1,80 @@
+"""A trained model of rows leaves as one ONNX file, with the task and the tokenizer in its metadata; read again by ONNX Runtime first.
+
+Inputs are `tokens` (rows, tokens) int64, padded on the right, and `lengths` (rows,) int64; the output is what the head gives: log-odds of
+labels before the temperature, a place on a scale, or a vector. Source: the Open Neural Network Exchange; torch's exporter makes the file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zhixing.core.errors import UsageError
+from zhixing.exporting.graph import as_function, compare, dynamic, sample, width_of
+from zhixing.models.graph import INPUTS
+from zhixing.tasks.artefact import Artefact
+from zhixing.tasks.task import to_dict
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+OUTPUT = "answers"
+
+
+class Session:
+    """An ONNX file, opened by ONNX Runtime, as read_out reads it.
+
+    width   int, outputs
+    window  int, tokens    None: any number
+    """
+
+    def __init__(self, path: Path, width: int, window: int | None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.width, self.window = width, window
+
+    def run(self, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Compute the answers of rows: (B, T) int and (B,) int to (B, outputs) float32."""
+        given = dict(zip(INPUTS, (np.asarray(each, np.int64) for each in (tokens, lengths)), strict=True))
+        return self._session.run([OUTPUT], given)[0]
+
+
+def write(opened: Artefact, path: Path) -> Session:
+    """Write a model's ONNX file and open it again.
+
+    Raises UsageError when a package is missing, or for a model that cannot be written so; DataError when it computes other numbers.
+    """
+    for package in PACKAGES:
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise UsageError("extra.missing", package=package, extra="onnx") from None
+    whole = as_function(opened)
+    for name in ("torch.onnx", "onnxscript", "torch.export"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    about: dict[str, Any] = {"path": str(opened.folder.path), "model": opened.family}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            names = {"input_names": list(INPUTS), "output_names": [OUTPUT]}
+            made = torch.onnx.export(whole, sample(opened), dynamo=True, dynamic_shapes=dynamic(opened), verbose=False, **names)
+        except Exception as problem:  # torch raises many sorts, none of them a promise
+            lines = str(problem).splitlines() or [type(problem).__name__]
+            raise UsageError("export.apart", **about, problem=" ".join(lines[:2])[:200].rstrip(".")) from None
+    assert made is not None
+    told = made.model.metadata_props
+    told["zhixing.task"] = json.dumps(to_dict(opened.task), ensure_ascii=False)
+    told["zhixing.tokenizer"] = opened.tokenizer.content.decode("utf-8")
+    told["zhixing.frame"] = json.dumps({"frame": opened.tokenizer.frame, "pad": opened.tokenizer.pad_id})
+    made.save(str(path), external_data=False)
+    found = Session(path, width_of(whole), getattr(opened.model.body, "window", None))
+    compare(whole, found, opened)
+    return found
