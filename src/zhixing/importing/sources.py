@@ -61,7 +61,10 @@ def open_source(path: Path) -> Source:
     """
     if not path.exists():
         raise UsageError("import.source", path=str(path))
-    return _folder(path) if path.is_dir() else _gguf(path)
+    try:
+        return _folder(path) if path.is_dir() else _gguf(path)
+    except OSError as problem:  # a file of which only the name is plain, such as one of /proc
+        raise DataError("import.unreadable", path=str(problem.filename or path), problem=problem.strerror or str(problem)) from None
 
 
 def _checked(path: Path, config: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:

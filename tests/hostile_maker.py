@@ -1,0 +1,248 @@
+"""A hundred and more hostile model folders: what somebody could put where a model is expected, so that opening it does harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf_maker
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+Spoil = Callable[[Path], None]
+READ = (
+    "model.safetensors",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "sentence_bert_config.json",
+)
+ELSEWHERE = (
+    "pytorch_model.bin",
+    "model.pt",
+    "model.pth",
+    "weights.pkl",
+    "model.ckpt",
+    "training_args.bin",
+    "pytorch_model-00001-of-00002.bin",
+)
+SIGN = "HOSTILE-CODE-RAN"  # the name of a file that code of a folder would leave
+
+
+class Evil:
+    """What, unpickled, runs a command."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.place / SIGN}",)
+
+
+def pickled(place: Path) -> bytes:
+    return pickle.dumps(Evil(place))
+
+
+def changed(name: str, **values: Any) -> Spoil:
+    def spoil(folder: Path) -> None:
+        path = folder / name
+        path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **values}))
+
+    return spoil
+
+
+def written(name: str, content: bytes) -> Spoil:
+    return lambda folder: (folder / name).write_bytes(content) and None
+
+
+def header(value: Any, body: bytes = b"", length: int | None = None) -> bytes:
+    """Write a safetensors file by hand."""
+    raw = json.dumps(value).encode()
+    return struct.pack("<Q", len(raw) if length is None else length) + raw + body
+
+
+def code(folder: Path) -> None:
+    """Put code beside the weights, which a config asks to be run."""
+    body = f"import os\nos.system('touch {folder.parent / SIGN}')\nclass Evil: pass\n"
+    for name in ("modeling_evil.py", "configuration_evil.py", "tokenization_evil.py", "__init__.py", "sitecustomize.py"):
+        (folder / name).write_text(body)
+
+
+def asks_for_code(kind: str) -> Spoil:
+    def spoil(folder: Path) -> None:
+        code(folder)
+        names = {
+            "AutoConfig": "configuration_evil.Evil",
+            "AutoModel": "modeling_evil.Evil",
+            "AutoTokenizer": ["tokenization_evil.Evil", None],
+        }
+        changed("config.json", auto_map=names, model_type=kind, architectures=["modeling_evil.Evil"])(folder)
+
+    return spoil
+
+
+def linked(name: str, target: str) -> Spoil:
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+
+    return spoil
+
+
+def piped(name: str) -> Spoil:
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return spoil
+
+
+def parts(value: Any) -> Spoil:
+    """List the files of the weights as told."""
+
+    def spoil(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(json.dumps(value))
+
+    return spoil
+
+
+def tensors(change: Callable[[dict[str, np.ndarray]], None]) -> Spoil:
+    def spoil(folder: Path) -> None:
+        held = load_file(folder / "model.safetensors")
+        change(held)
+        save_file(held, folder / "model.safetensors")
+
+    return spoil
+
+
+def worded(change: Callable[[dict[str, Any]], Any]) -> Spoil:
+    def spoil(folder: Path) -> None:
+        value = json.loads((folder / "tokenizer.json").read_text())
+        change(value)
+        (folder / "tokenizer.json").write_text(json.dumps(value))
+
+    return spoil
+
+
+def folders() -> dict[str, Spoil]:
+    """Name everything that is done to a sound folder of an encoder."""
+    found: dict[str, Spoil] = {}
+    for name in READ:
+        found[f"a pickle as {name}"] = lambda folder, name=name: (folder / name).write_bytes(pickled(folder.parent)) and None
+        for target in ("/etc/passwd", "/dev/zero", "/proc/self/mem", "."):
+            found[f"{name} is a link to {target}"] = linked(name, target)
+        found[f"{name} is a pipe"] = piped(name)
+        if name != "model.safetensors":
+            found[f"{name} is nested deeply"] = written(name, b"[" * 200_000 + b"]" * 200_000)
+            found[f"{name} is no object"] = written(name, b"[1, 2]")
+            found[f"{name} is of half a character"] = written(name, b'{"a": "\xff\xfe"}')
+    for name in ELSEWHERE:
+
+        def only(folder: Path, name: str = name) -> None:
+            (folder / "model.safetensors").unlink()
+            (folder / name).write_bytes(pickled(folder.parent))
+
+        found[f"weights in {name} alone"] = only
+    for kind in ("evil", "custom_llama", "../bert", "bert\0", "deepseek_v3", "__main__"):
+        found[f"code asked for by {kind!r}"] = asks_for_code(kind)
+    for name, value in {
+        "hidden_size": 1 << 40, "num_hidden_layers": 10**9, "vocab_size": 10**12, "max_position_embeddings": 1 << 45,
+        "num_attention_heads": 0,
+        "intermediate_size": -1, "layer_norm_eps": 1e400, "type_vocab_size": 1 << 31, "hidden_act": "__import__('os').system('x')",
+        "quantization_config": {"quant_method": "evil"}, "num_attention_headz": 2,
+    }.items():  # fmt: skip
+        found[f"config.json: {name} = {value!r}"[:80]] = changed("config.json", **{name: value})
+    for told, value in {
+        "outside": {"weight_map": {"a": "../other.safetensors"}},
+        "absolute": {"weight_map": {"a": "/etc/passwd"}},
+        "a pickle": {"weight_map": {"a": "pytorch_model.bin"}},
+        "itself": {"weight_map": {"a": "model.safetensors.index.json"}},
+        "missing": {"weight_map": {"a": "model-00001.safetensors"}},
+        "numbers": {"weight_map": {"a": 3}},
+        "nothing": {"weight_map": {}},
+        "no map": [],
+    }.items():
+        found[f"parts: {told}"] = parts(value)
+    one = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    for told, content in {
+        "a header of 2^63 bytes": struct.pack("<Q", 1 << 63) + b"{}",
+        "a header longer than the file": struct.pack("<Q", 1 << 40) + b"{}",
+        "a header cut off": header({"a": one}, b"\0" * 8)[:20],
+        "offsets beyond the file": header({"a": {**one, "data_offsets": [0, 1 << 50]}}, b"\0" * 8),
+        "offsets before the start": header({"a": {**one, "data_offsets": [8, 0]}}, b"\0" * 8),
+        "a shape that overflows": header({"a": {**one, "shape": [1 << 62, 1 << 62]}}, b"\0" * 8),
+        "a shape below zero": header({"a": {**one, "shape": [-2]}}, b"\0" * 8),
+        "tensors on top of each other": header({"a": one, "b": one}, b"\0" * 8),
+        "a type of nobody": header({"a": {**one, "dtype": "EVIL"}}, b"\0" * 8),
+        "a header that is a list": header([], b""),
+        "a header nested deeply": struct.pack("<Q", 200_000) + b"[" * 100_000 + b"]" * 100_000,
+        "nothing": b"",
+        "no tensors": header({}),
+        "zeros": b"\0" * 4096,
+    }.items():
+        found[f"safetensors: {told}"] = written("model.safetensors", content)
+    table = "embeddings.word_embeddings.weight"
+    found["not a number in the weights"] = tensors(lambda held: held.__setitem__(table, held[table] * np.nan))
+    found["a table of another size"] = tensors(lambda held: held.__setitem__(table, held[table][:5].copy()))
+    found["a norm of another size"] = tensors(
+        lambda held: held.__setitem__("embeddings.LayerNorm.weight", held["embeddings.LayerNorm.weight"][:3].copy())
+    )
+    found["whole numbers as weights"] = tensors(lambda held: held.__setitem__(table, held[table].astype(np.int64)))
+    found["a tensor too many"] = tensors(lambda held: held.__setitem__("encoder.evil", np.zeros(3, np.float32)))
+    more = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    found["tokenizer: an id below zero"] = worded(lambda value: value["added_tokens"].append({**more, "content": "<x>", "id": -1}))
+    found["tokenizer: an id of 2^40"] = worded(lambda value: value["added_tokens"].append({**more, "content": "<x>", "id": 1 << 40}))
+    found["tokenizer: two names, one id"] = worded(lambda value: value["model"]["vocab"].__setitem__("evil", 0))
+    found["tokenizer: an empty name"] = worded(lambda value: value["added_tokens"].append({**more, "content": "", "id": 5}))
+    found["tokenizer: another sort"] = worded(
+        lambda value: value.__setitem__("model", {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 0})
+    )
+    found["tokenizer: no unknown token"] = worded(lambda value: value["model"].__setitem__("unk_token", "[NO]"))
+    found["tokenizer: words without a bound"] = worded(lambda value: value["model"].__setitem__("max_input_chars_per_word", 1 << 40))
+    found["tokenizer: a split that never ends"] = worded(
+        lambda value: value.__setitem__(
+            "pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(((("}, "behavior": "Isolated", "invert": False}
+        )
+    )
+    found["tokenizer: no control tokens"] = worded(
+        lambda value: (value.__setitem__("added_tokens", []), value.__setitem__("post_processor", None))
+    )
+    found["pooling that is none"] = pooled
+    return found
+
+
+def pooled(folder: Path) -> None:
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_evil": True}))
+
+
+def files() -> Iterator[tuple[str, bytes]]:
+    """Give hostile GGUF files, made of a sound one."""
+    place = Path("sound.gguf").resolve()
+    sound = gguf_maker.write(place, *gguf_maker.llama()).read_bytes()
+    place.unlink()
+    yield "gguf: cut in half", sound[: len(sound) // 2]
+    yield "gguf: cut in its settings", sound[:200]
+    yield "gguf: of version 99", sound[:4] + struct.pack("<I", 99) + sound[8:]
+    yield "gguf: of 2^60 tensors", sound[:8] + struct.pack("<Q", 1 << 60) + sound[16:]
+    yield "gguf: of 2^60 settings", sound[:16] + struct.pack("<Q", 1 << 60) + sound[24:]
+    yield "gguf: a name of 2^60 letters", sound[:24] + struct.pack("<Q", 1 << 60) + sound[32:]
+    yield "gguf: a pickle", pickled(Path("."))
+    yield "gguf: nothing", b""
+    yield "gguf: its sign alone", b"GGUF"
+
+
+def spoilt(sound: Path, place: Path, spoil: Spoil) -> Path:
+    """Copy a sound folder and do to it what is told."""
+    folder = place / "folder"
+    shutil.copytree(sound, folder)
+    spoil(folder)
+    return folder
