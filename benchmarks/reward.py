@@ -1,9 +1,11 @@
 """Reward: two-digit arithmetic, generated; a small decoder taught until it is right at times, then GRPO, and SFT given the same minutes.
 
-    python benchmarks/reward.py OUT [--sft-steps 340] [--steps 480] [--seeds 3] [--smoke]
+    python benchmarks/reward.py OUT [--sft-steps 260] [--steps 900] [--seeds 3] [--smoke]
 
 Prompts a+b= and a-b= with a, b below 100, a fifth of all pairs for the test, by hash; the reward is of the checker `arithmetic`, on the
-test prompts, greedily answered, by `evaluate`. "The same minutes" are the core-seconds that GRPO's command took, given to a training on
+test prompts, greedily answered, by `evaluate`. How soon a decoder begins to be right differs from seed to seed: the start is the first of
+trainings of sft-steps, and of as many and an eighth, a quarter ... more, each from nothing, that is right in ENOUGH of the test prompts.
+"The same minutes" are the core-seconds that GRPO's command took, given to a training on
 the answers that begins with the same model. The probe for ways around the reward stands beside it: rewarded answers that are not the right
 ones, their length and variety.
 """
@@ -24,6 +26,7 @@ from zhixing.preparation.prepare import Prepare
 SIZE = {"model": "qwen3", "layers": 4, "width": 128, "heads": 4, "groups": 4, "window": 24, "checker": "arithmetic"}
 SFT = {**SIZE, "batch": 128, "evaluations": 0, "saves": 1}
 GRPO: dict[str, Any] = {"checker": "arithmetic", "rollouts": 8, "batch": 256, "kl": 0.01, "saves": 1}
+TRIES, ENOUGH = 6, 0.25
 SMOKE = {"layers": 1, "width": 32, "heads": 2, "groups": 2}
 
 
@@ -35,7 +38,7 @@ def rows(most: int) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    given = arguments(__doc__, sft_steps=340, steps=480, seeds=3)
+    given = arguments(__doc__, sft_steps=260, steps=900, seeds=3)
     out, smoke = given.out, given.smoke
     (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(12 if smoke else 100)), encoding="utf-8")
     corpus = prepare(out / "rows.jsonl", out / "corpus", Prepare(task="reason", split="hash", validation=0.0, test=0.2), tell=tell).path
@@ -49,14 +52,19 @@ def main() -> None:
 
     for seed in range(1 if smoke else given.seeds):
         form = SMOKE if smoke else {}
-        start = out / f"sft{seed}"
-        train(corpus, start, {**SFT, **form, "steps": 30 if smoke else given.sft_steps, "seed": seed}, tell=tell)
-        judge("SFT", start)
+        for more in range(TRIES):
+            start = out / f"sft{seed}-{more}"
+            steps = 30 if smoke else given.sft_steps * (8 + more) // 8
+            train(corpus, start, {**SFT, **form, "steps": steps, "seed": seed}, tell=tell)
+            judge("SFT", start)
+            if smoke or more + 1 == TRIES or kept["SFT"][-1]["reward"] >= ENOUGH:
+                break
+            kept["SFT"].pop()
         how = {**GRPO, "start": str(start), "steps": 3 if smoke else given.steps, "seed": seed}
         judge("GRPO", train(corpus, out / f"grpo{seed}", how, tell=tell).path)
-        more = {"checker": "arithmetic", "start": str(start), "batch": 128, "evaluations": 0, "saves": 1, "seed": seed + 100}
-        more["core_seconds"] = max(5.0, kept["GRPO"][-1]["core_seconds"])
-        judge("SFT, the same minutes more", train(corpus, out / f"more{seed}", more, tell=tell).path)
+        longer = {"checker": "arithmetic", "start": str(start), "batch": 128, "evaluations": 0, "saves": 1, "seed": seed + 100}
+        longer["core_seconds"] = max(5.0, kept["GRPO"][-1]["core_seconds"])
+        judge("SFT, the same minutes more", train(corpus, out / f"more{seed}", longer, tell=tell).path)
     figures = []
     for name, runs in kept.items():
         for what in ("reward", "exact", "rewarded_not_right", "characters", "variety", "seconds", "core_seconds"):
