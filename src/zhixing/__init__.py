@@ -17,6 +17,7 @@ PUBLIC = {
     "import_model": "zhixing.importing.bring:import_model",
     "load": "zhixing.tasks.artefact:load",
     "prepare": "zhixing.preparation.prepare:prepare",
+    "suggest": "zhixing.evaluation.suggest:suggest",
     "train": "zhixing.training.train:train",
 }
 

@@ -21,6 +21,7 @@ VERBS = {
     "mix": "zhixing.cli.mix:mix",
     "evaluate": "zhixing.cli.evaluate:evaluate",
     "predict": "zhixing.cli.predict:predict",
+    "suggest": "zhixing.cli.suggest:suggest",
     "transcribe": "zhixing.cli.transcribe:transcribe",
     "generate": "zhixing.cli.generate:generate",
     "chat": "zhixing.cli.chat:chat",
