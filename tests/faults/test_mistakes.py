@@ -283,6 +283,8 @@ CASES = [
     Case("precision-unknown", "predict {k}/classifier {k}/rows.csv {p}/out.csv --precision 0.5", 2, "predict.precision", "0.95"),
     Case("answers-column", "predict {k}/classifier {k}/rows.csv {p}/out.csv --text revew", 2, "prepare.column", "'review'"),
     Case("answers-source", "predict {k}/classifier {p}/no.csv {p}/new/out.csv", 2, "data.not_found", "no.csv"),
+    Case("suggested-none", "suggest {k}/classifier {k}/rows.csv {p}/out.csv --count 0", 2, "usage.count", "0"),
+    Case("suggested-of-language", "suggest {k}/ngram {k}/rows.csv {p}/out.csv", 2, "suggest.task", "language"),
     Case("answers-empty", "predict {k}/classifier {p}/a.csv {p}/out.csv", 3, "data.empty", "a.csv", {"a.csv": b""}),
     Case("answers-header", "predict {k}/classifier {p}/a.csv {p}/out.csv", 3, "data.header", "a.csv", {"a.csv": b"text,text\na,b\n"}),
     Case("answers-where", "predict {k}/classifier {p}/a.csv {p}/o.csv", 2, "prepare.no_text", "one, two", {"a.csv": b"one,two\na,b\n"}),
@@ -308,7 +310,6 @@ CASES = [
     Case("tail-of-tags", "prepare {p}/a.jsonl {p}/c --task tag --split tail", 2, "prepare.tail_rows", "tag", TAGGED),
     Case("tagger-of-texts", "train {k}/table {p}/m --model crf", 2, "settings.model", "classify"),
     Case("strength-unused", "train {k}/table {p}/m --model majority --strength 2", 2, "settings.unused", "strength"),
-    # results
     Case("results-none", "results {p}", 3, "results.none", "zhixing evaluate"),
     Case("results-exist", "results {k} --out {p}/a.md", 2, "output.exists", "--force", {"a.md": b"mine"}),
     # transcribe
@@ -334,7 +335,6 @@ CASES = [
     Case("prompts-folder", "generate {k}/ngram --prompts {p}", 3, "file.missing"),
     Case("prompts-empty", "generate {k}/ngram --prompts {p}/a.txt", 3, "file.no_prompts", "a.txt", {"a.txt": b"\n\n"}),
     Case("prompts-binary", "generate {k}/ngram --prompts {p}/a.txt", 3, "file.not_utf8", "a.txt", {"a.txt": b"a\xff"}),
-    # pack, unpack
     Case("pack-nothing", "pack {k}/ngram {p}/no.txt {p}/out", 3, "file.missing", "no.txt"),
     Case("pack-folder", "pack {k}/ngram {k}/corpus {p}/out", 3, "file.missing", "corpus"),
     Case("pack-by-classifier", "pack {k}/classifier {k}/text.txt {p}/out", 2, "usage.not_language", "classify"),
@@ -359,7 +359,6 @@ CASES = [
         "unpack-newer", "unpack {k}/ngram {p}/a.zxp {p}/out", 3, "coding.newer", "version 9",
         setup=packed(lambda each: each[:4] + b"\x09" + each[5:]),
     ),
-    # nearest
     Case("nearest-of-language", "nearest {k}/ngram boat", 2, "embed.no_vectors", "--model skipgram"),
     Case("nearest-of-classifier", "nearest {k}/classifier boat", 2, "embed.no_vectors", "classify"),
     Case("nearest-unknown", "nearest {k}/vectors quite", 2, "embed.unknown_word", "'quiet'"),

@@ -70,9 +70,10 @@ def test_nothing_of_a_training_is_needed_to_answer(place: Path, tmp_path: Path) 
     wanted = load(place / "classify-model").predict(["Ada says 3: fine 好"])[0].value
     assert json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))["answer"] == wanted
     serving = WITHOUT + "import zhixing.serving.run, zhixing.cli.serve\nfrom zhixing.serving.served import open_models\n"
-    serving += f"from pathlib import Path\nprint(open_models([Path({str(place / 'similar-out')!r})])['similar-out'].routes)"
+    serving += f"from pathlib import Path\nserved = open_models([Path({str(place / 'similar-out')!r})])['similar-out']\n"
+    serving += "print(served.routes, served.artefact.embed(['Ada says']).shape)"
     done = subprocess.run([sys.executable, "-c", serving], capture_output=True, text=True)
-    assert done.returncode == 0 and "/v1/embeddings" in done.stdout, done.stderr
+    assert done.returncode == 0 and "/v1/embeddings" in done.stdout and "(1, 32)" in done.stdout, done.stderr
     words[1] = str(place / "classify-model")
     program = WITHOUT + f"from zhixing.cli.app import main\nraise SystemExit(main({[*words, '--force']!r}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -91,14 +92,31 @@ def test_what_cannot_be_taken_apart_is_refused_by_name(model: str, place: Path, 
     train(place / "classify", tmp_path / "model", {**SMALL, "model": model, "steps": 2})
     with pytest.raises(UsageError, match=model):
         export_model(tmp_path / "model", tmp_path / "out")
-    with pytest.raises(UsageError, match="logistic"):
-        train(place / "classify", tmp_path / "counted", {})
+    train(place / "classify", tmp_path / "counted", {})
+    with pytest.raises(UsageError, match="needs no torch as it is"):
         export_model(tmp_path / "counted", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match="needs no torch as it is"):
+        export_model(place / "classify-out", tmp_path / "out")
     with pytest.raises(UsageError, match="numpy"):
         export_model(place / "classify-model", tmp_path / "out", form="onyx")
     with pytest.raises(UsageError):
         export_model(place / "classify-model", place / "classify-out")
+
+
+def test_a_head_of_another_sort_is_refused_and_the_folder_is_not_blamed(tmp_path: Path) -> None:
+    draw = random.Random(2)
+    rows = [MAKERS["tag"](draw, number) for number in range(60)]
+    (tmp_path / "tag.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+    prepare(tmp_path / "tag.jsonl", tmp_path / "tag", Prepare(task="tag", validation=0.1, test=0.1))
+    train(tmp_path / "tag", tmp_path / "tagged", {**SMALL, "model": "textcnn", "steps": 2})
+    with pytest.raises(UsageError, match="the task tag has no head"):
+        export_model(tmp_path / "tagged", tmp_path / "out")
+    (tmp_path / "book.txt").write_text("the old boat drifts along. " * 200, encoding="utf-8")
+    prepare(tmp_path / "book.txt", tmp_path / "book", Prepare(task="language"))
+    train(tmp_path / "book", tmp_path / "writer", {**SMALL, "model": "qwen3", "steps": 2})
+    with pytest.raises(UsageError, match=r"\.gguf"):
+        export_model(tmp_path / "writer", tmp_path / "out")
 
 
 def test_an_operation_that_computes_otherwise_is_found(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -115,6 +133,10 @@ def test_an_operation_that_computes_otherwise_is_found(place: Path, monkeypatch:
         (lambda nodes: nodes.pop(0), "refer to what comes before"),
         (lambda nodes: nodes.__setitem__(0, ["a", "relu.default"]), "damaged"),
         (lambda nodes: nodes.__setitem__(0, {"x": 1}), "damaged"),
+        (lambda nodes: nodes[0].__setitem__(1, ["relu.default"]), "damaged"),
+        (lambda nodes: nodes.insert(0, ["a", "neg.default", [{"#": "abc"}], {}]), "damaged"),
+        (lambda nodes: nodes.insert(0, ["a", "neg.default", [{"$": ["tokens"]}], {}]), "damaged"),
+        (lambda nodes: nodes.insert(0, ["a", "mul.Tensor", [{"$": "tokens"}, 2], {"out": {"$": "tokens"}}]), "told out"),
     ],
 )
 def test_a_damaged_list_is_refused(change: Any, words: str, place: Path) -> None:
@@ -124,6 +146,25 @@ def test_a_damaged_list_is_refused(change: Any, words: str, place: Path) -> None
     with pytest.raises(DataError) as caught:
         Graph.from_tensors(config, load_file(path / "model.safetensors"))
     assert words in caught.value.text("en")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        ["a", "full.default", [[10**7, 10**6], 1.0], {}],
+        ["a", "arange.start_step", [0, 10**15], {}],
+        ["a", "expand.default", [{"$": "lengths"}, [10**12, -1]], {}],
+        ["a", "mul.Scalar", [{"$": "tokens"}], {}],
+        ["a", "cat.default", [[{"$": "tokens"}, {"$": "lengths"}], 0], {}],
+    ],
+)
+def test_a_list_that_asks_for_too_much_or_cannot_be_computed_is_refused(node: list[Any]) -> None:
+    made = Graph.from_tensors({"family": "x", "width": 1, "window": None, "nodes": [node], "output": "a"}, {})
+    with pytest.raises(DataError, match="'a'"):
+        made.run(np.ones((2, 3), np.int64), np.ones(2, np.int64))
+    for wrong in ({"width": 10**9}, {"window": -5}, {"nodes": 5}, {"output": "nothing"}):
+        with pytest.raises(DataError):
+            Graph.from_tensors({"family": "x", "width": 1, "window": None, "nodes": [node], "output": "a"} | wrong, {})
 
 
 def test_other_weights_are_found_when_it_is_opened(place: Path, tmp_path: Path) -> None:

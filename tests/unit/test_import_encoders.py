@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from makers import MAKERS
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from wordpiece_maker import folder
 
 from zhixing import evaluate, import_model, load, prepare, train
@@ -19,11 +19,14 @@ from zhixing.core.errors import DataError, UsageError
 from zhixing.preparation.prepare import Prepare
 from zhixing.tasks.classify import Classify
 from zhixing.tasks.grade import Grade
+from zhixing.tasks.many import lead
 from zhixing.tasks.tag import Tag
 from zhixing.training import probe
 from zhixing.training.settings import settle
 
 CLS, SEP = 2, 3
+LETTER = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100_000}
+BOMB = {"type": "Sequence", "normalizers": [LETTER, LETTER]}
 BEGUN = {"precision": "fp32", "threads": 1, "batch": 8}
 
 
@@ -65,8 +68,10 @@ def test_what_is_imported_is_a_model_of_its_kind(place: Path) -> None:
     assert vectors.shape == (3, 16) and np.allclose((vectors**2).sum(1), 1, atol=1e-6) and np.array_equal(vectors[0], vectors[2])
     first, second = bare.predict([{"text": "Ada says fine", "other": "Ada says fine"}, {"text": "Ada says fine", "other": "Bo says awful"}])
     assert first.value == pytest.approx(1, abs=1e-6) and second.value == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-6)
-    (filled,) = masked.predict(["Ada [mask] fine"])
+    (filled,) = masked.predict(["龘 Ada\n\n[mask] FINE"])
     assert filled.scores and filled.confidence
+    assert filled.value.startswith("龘 Ada\n\n") and filled.value.endswith(" FINE"), "the user's own words stay as they are"
+    assert masked.predict(["\u200b NAÏVE"])[0].value == "\u200b NAÏVE"
 
 
 def test_a_classifier_begins_at_the_regression_on_its_states(place: Path, tmp_path: Path) -> None:
@@ -119,6 +124,15 @@ def test_a_start_settles_how_pretrained_weights_are_kept(place: Path, tmp_path: 
     assert recipe.value.optimizer == "muon" and recipe.origins["learning_rate"] == "recipe"
     assert settle("classify", {**start, "learning_rate": 0.5}).value.learning_rate == 0.5
     assert settle("classify", {"model": "bert"}).value.optimizer == "muon"
+    assert (usual.value.layers, usual.value.width, usual.value.heads, usual.value.evaluations) == (2, 16, 2, 0)
+    begun = train(place / "classify", tmp_path / "begun", {**BEGUN, **start, "steps": 2})
+    assert begun.card["settings"]["width"] == 16 and begun.card["start"]["pretrained"]
+    again = settle("classify", {"start": str(tmp_path / "begun")})
+    assert again.value.optimizer == "adamw" and again.origins["learning_rate"] == "pretrained", (
+        "what began with such weights still has them"
+    )
+    language = settle("language", {"start": str(place / "masked")}).value
+    assert language.optimizer == "adamw" and language.evaluations > 0, "running text is validated as ever"
 
 
 @pytest.mark.parametrize("task", ["tag", "similar"])
@@ -147,8 +161,13 @@ def test_masked_language_goes_on_only_with_its_head(place: Path, tmp_path: Path)
         ("config.json", {"num_hidden_layers": 3}, "layer.2"),
         ("config.json", {"layer_norm_eps": "small"}, "layer_norm_eps"),
         ("config.json", {"model_type": "deberta"}, "deberta"),
-        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling_mode_max_tokens"),
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "max_tokens"),
         ("tokenizer.json", {"model": {"type": "Unigram", "vocab": []}}, "Unigram"),
+        ("tokenizer.json", {"normalizer": BOMB}, "many times as long"),
+        ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, "lasttoken"),
+        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case"),
+        ("sentence_bert_config.json", {"max_seq_length": 2}, "max_seq_length"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "default_prompt_name"),
     ],
 )
 def test_what_is_wrong_is_named(name: str, change: dict[str, Any], code: str, place: Path, tmp_path: Path) -> None:
@@ -172,3 +191,53 @@ def test_the_first_place_is_pooled_where_the_folder_says_so(tmp_path: Path) -> N
     assert (mean.model.body.pooling, first.model.body.pooling) == ("mean", "first") and (mean.task.longest, first.task.longest) == (48, 8)
     assert not np.allclose(mean.embed(["Ada says"]), first.embed(["Ada says"]), atol=1e-3)
     assert np.array_equal(first.embed(["Ada says " * 9]), first.embed(["Ada says " * 12]))
+
+
+def test_what_comes_after_the_encoder_is_read_or_refused(tmp_path: Path) -> None:
+    where = folder(tmp_path / "theirs", ["Ada says fine"])
+    kind = "sentence_transformers.models."
+    modules = [
+        {"type": f"{kind}Transformer", "path": ""},
+        {"type": f"{kind}Pooling", "path": "pool"},
+        {"type": f"{kind}Normalize", "path": "2"},
+    ]
+    (where / "pool").mkdir()
+    (where / "pool/config.json").write_text(json.dumps({"pooling_mode": "cls"}))
+    (where / "modules.json").write_text(json.dumps(modules))
+    import_model(where, tmp_path / "ours")
+    assert load(tmp_path / "ours").model.body.pooling == "first"
+    for wrong, word in (
+        ([*modules, {"type": f"{kind}Dense", "path": "3"}], "Dense"),
+        ([{**modules[1], "path": "../pool"}], "path"),
+        ({"a": 1}, "modules"),
+    ):
+        (where / "modules.json").write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match=word):
+            import_model(where, tmp_path / "other")
+
+
+def test_a_head_with_weights_of_its_own_is_refused(tmp_path: Path) -> None:
+    where = folder(tmp_path / "theirs", ["Ada says fine"], head=True)
+    tensors = load_file(where / "model.safetensors")
+    table = tensors["embeddings.word_embeddings.weight"]
+    save_file({**tensors, "cls.predictions.decoder.weight": table.clone()}, where / "model.safetensors")
+    import_model(where, tmp_path / "tied")
+    save_file({**tensors, "cls.predictions.decoder.weight": table + 1}, where / "model.safetensors")
+    with pytest.raises(DataError, match=r"decoder\.weight"):
+        import_model(where, tmp_path / "untied")
+    save_file({**tensors, "embeddings.LayerNorm.gamma": tensors["embeddings.LayerNorm.weight"] * 2}, where / "model.safetensors")
+    with pytest.raises(DataError, match="twice"):
+        import_model(where, tmp_path / "twice")
+
+
+def test_the_name_of_a_task_stands_within_the_frame(place: Path, tmp_path: Path) -> None:
+    prepare(str(place / "classify"), tmp_path / "many", Prepare(task="many", also=str(place / "tag")))
+    train(tmp_path / "many", tmp_path / "model", {**BEGUN, "start": str(place / "bare"), "steps": 4, "window": 48})
+    opened = load(tmp_path / "model")
+    seen: list[torch.Tensor] = []
+    states = opened.model.body.states
+    opened.model.body.states = lambda inputs: seen.append(inputs.tokens) or states(inputs)
+    (answer,) = opened.predict([{"task": "classify", "text": "Ada says fine"}])
+    name = next(each for each in opened.task.parts if each.startswith("classify"))
+    own = lead(name, opened.tokenizer).tolist()
+    assert len(own) > 2 and seen[0][0, 1 : 1 + len(own)].tolist() == own

@@ -10,7 +10,6 @@ import numpy as np
 MAIN = "tokens"  # the array whose lengths are plain `lengths`
 IGNORED = -100  # fills up what is to be told, which no objective counts
 TOLD = ("targets", "tags")
-UNKNOWN = -1.0  # how alike a pair is of which nobody says it: its texts belong together, and to no others
 
 
 def size(item: dict[str, Any]) -> int:

@@ -317,8 +317,15 @@ def judge_rows(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rival
 
 def judge_likeness(artefact: Artefact, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
     """Score a model of likeness: by the scores of a split's pairs, or, where none has one, by how often a text finds its other."""
-    told = any(each.get(SCORE) is not None for each in corpus.examples(split))
-    return (judge_rows if told else judge_partners)(artefact, corpus, split, tell, rivals)
+    examples = list(corpus.examples(split))
+    told = sum(each.get(SCORE) is not None for each in examples)
+    report = (judge_rows if told else judge_partners)(artefact, corpus, split, tell, rivals)
+    details = dict(report.details)
+    if told:
+        details |= {"units": told, "pairs_without_a_score": len(examples) - told}
+    elif artefact.tokenizer is not None:
+        details["texts_not_read_to_the_end"] = unread(artefact.task, artefact.tokenizer, examples)
+    return replace(report, details=details)
 
 
 def unread(task: Any, tokenizer: Any, examples: list[dict[str, Any]]) -> int:

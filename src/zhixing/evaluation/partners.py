@@ -23,20 +23,22 @@ SEED = 20231
 AT_ONCE = 512  # rows of the table of cosines
 NAMES = ("recall_1", "recall_5", "mean_reciprocal_rank")
 Tell = Callable[..., None]
+Found = tuple[np.ndarray, np.ndarray]
 
 
 def judge_partners(artefact: Any, corpus: Corpus, split: str, tell: Tell, rivals: bool) -> Report:
     """Score a model of likeness on the pairs of a split."""
     examples = list(corpus.examples(split))
     tell("evaluate.answering", rows=len(examples))
-    ranks = ranks_of(artefact.task, artefact.model, examples, artefact.tokenizer)
-    values, beside, comparisons = values_of(ranks), {name: {} for name in NAMES}, {}
+    values = values_of(places_of(artefact.task, artefact.model, examples, artefact.tokenizer))
+    beside: dict[str, dict[str, float]] = {name: {} for name in NAMES}
+    comparisons: dict[str, Any] = {}
     others = len({each[SECOND] for each in examples})
     if rivals:
         harmonic = float((1 / np.arange(1, others + 1)).mean())
         beside = {name: {"chance": each} for name, each in zip(NAMES, (1 / others, min(1.0, 5 / others), harmonic), strict=True)}
         task, counted, _ = fit_overlap(artefact.task, list(corpus.examples("train")), [], {}, quiet)
-        told = values_of(ranks_of(task, counted, examples, None))
+        told = values_of(places_of(task, counted, examples, None))
         for name in NAMES:
             beside[name]["overlap"] = float(told[name].mean())
         comparisons["overlap"] = intervals.paired(values[NAMES[0]], told[NAMES[0]], SEED).to_dict()
@@ -49,19 +51,22 @@ def judge_partners(artefact: Any, corpus: Corpus, split: str, tell: Tell, rivals
     return Report(*where, split, artefact.task.name, len(examples), tuple(figures), comparisons, decide(comparisons, True), details)
 
 
-def values_of(ranks: np.ndarray) -> dict[str, np.ndarray]:
-    """Give what is judged, by row."""
-    return dict(zip(NAMES, ((ranks < 1).astype(float), (ranks < 5).astype(float), 1 / (1.0 + ranks)), strict=True))
+def values_of(found: Found) -> dict[str, np.ndarray]:
+    """Give what is judged, by row: each figure's expected value, were equal cosines put in a drawn order."""
+    nearer, equal = found
+    hits = {name: np.clip((most - nearer) / equal, 0, 1) for name, most in zip(NAMES, (1, 5), strict=False)}
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, int((nearer + equal).max(initial=0)) + 1))])
+    return hits | {NAMES[2]: (harmonic[nearer + equal] - harmonic[nearer]) / equal}
 
 
-def ranks_of(task: Any, model: Any, examples: list[dict[str, Any]], tokenizer: Any) -> np.ndarray:
-    """Count for each text the others that are at least as near as its own, equal ones not in its favour: (N,) int."""
+def places_of(task: Any, model: Any, examples: list[dict[str, Any]], tokenizer: Any) -> Found:
+    """Count for each text the others that are nearer than its own, and those that are as near, its own among them: two (N,) int."""
     kinds, own = np.unique([each[SECOND] for each in examples], return_inverse=True)
     first, second = (vectors(task, model, texts, tokenizer) for texts in ([each[FIRST] for each in examples], kinds.tolist()))
-    found = np.zeros(len(examples), np.int64)
+    nearer, equal = np.zeros(len(examples), np.int64), np.zeros(len(examples), np.int64)
     for start in range(0, len(examples), AT_ONCE):
         table = first[start : start + AT_ONCE] @ second.T
         cosines = table if isinstance(table, np.ndarray) else table.toarray()  # (B, N)
-        mine = cosines[np.arange(len(cosines)), own[start : start + AT_ONCE]]
-        found[start : start + AT_ONCE] = (cosines >= mine[:, None]).sum(1) - 1
-    return found
+        mine = cosines[np.arange(len(cosines)), own[start : start + AT_ONCE]][:, None]
+        nearer[start : start + AT_ONCE], equal[start : start + AT_ONCE] = (cosines > mine).sum(1), (cosines == mine).sum(1)
+    return nearer, equal

@@ -102,10 +102,11 @@ def _read(
         columns = find_columns(artefact, found, words) if found else None
     seen: set[str] = set()
     for record in found:
-        example, reason = (columns or Columns(schema)).example(record.value, record.path) if record.reason is None else (None, record.reason)
+        own = columns or Columns(schema)
+        example, reason = own.example(record.value, record.path) if record.reason is None else (None, record.reason)
         item = None
         if example is not None and not reason:
-            item, reason = (True, None) if alone else encoded(artefact, record, columns or Columns(schema))
+            item, reason = (True, None) if alone else encoded(artefact, record, own)
         if item is None:
             counts["problems"] += 1
             continue

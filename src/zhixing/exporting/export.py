@@ -39,7 +39,7 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
 
     model  a Model folder: of the llama or qwen3 layout, with a byte-level BPE tokenizer; or of one head over a text
     out    the new file, or the new folder
-    form   a name of `gguf.WRITTEN`: of the matrices; or "numpy". Empty: F16 of a language model, numpy of any other
+    form   a name of `gguf.WRITTEN`: of the matrices; or "numpy". Empty: F16 where the name ends in .gguf, else numpy
 
     Raises UsageError for a model or tokenizer that the form has no name for, or a place that is taken; DataError, and nothing is written,
     when the answers are not the model's.
@@ -95,6 +95,8 @@ def _arrays(model: str | Path, out: Path, tell: Callable[..., None], force: bool
     with locked(out):
         check_new(out, force, Path(model))
         opened = artefact.load(model)
+        if opened.task.name == "language":
+            raise UsageError("export.suffix", path=str(out))
         from zhixing.exporting.graph import graph_of
 
         found = graph_of(opened)

@@ -17,10 +17,12 @@ import torch
 from torch import nn
 
 from zhixing.core.errors import DataError, UsageError
+from zhixing.layers.heads import Direction, Pooled
 from zhixing.layers.kinds import Headed, Inputs
 from zhixing.models.graph import NAME, NUMBER, OPERATIONS, Graph, GraphConfig
 from zhixing.tasks.artefact import Artefact
 
+HEADS = (Pooled, Direction)  # one answer a text
 SHAPES = ((3, 9), (1, 1), (1, 7), (5, 2))  # rows and tokens of what is answered by both
 TOLERANCE = 1e-4  # relative to the largest output
 TRACED = (3, 9)
@@ -71,8 +73,11 @@ def graph_of(opened: Artefact) -> Graph:
 def as_function(opened: Artefact) -> nn.Module:
     """Give a model as a function of tokens and lengths; raises UsageError where answers are not read out of one head over a text."""
     model, task = opened.model, opened.task
-    if not isinstance(model, Headed) or task.reads != "text" or not hasattr(model.body, "window"):
-        raise UsageError("export.apart", path=str(opened.folder.path), model=opened.family, problem=f"the task {task.name}")
+    about: dict[str, Any] = {"path": str(opened.folder.path), "model": opened.family}
+    if not isinstance(model, nn.Module):
+        raise UsageError("export.no_torch", **about)
+    if not isinstance(model, Headed) or type(model.head) not in HEADS or task.reads != "text" or not hasattr(model.body, "window"):
+        raise UsageError("export.apart", **about, problem=f"the task {task.name} has no head that gives one answer a text")
     return _Whole(model).eval()
 
 
@@ -98,9 +103,15 @@ def trace(whole: nn.Module, opened: Artefact) -> Any:
         try:
             return torch.export.export(whole, sample(opened), dynamic_shapes=dynamic(opened)).run_decompositions()
         except Exception as problem:  # torch raises many sorts, none of them a promise
-            lines = str(problem).splitlines() or [type(problem).__name__]
-            about = {"path": str(opened.folder.path), "model": opened.family}
-            raise UsageError("export.apart", **about, problem=" ".join(lines[:2])[:200].rstrip(".")) from None
+            raise unlike(opened, problem) from None
+
+
+def unlike(opened: Artefact, problem: Exception) -> UsageError:
+    """Give the error for a model whose tracing failed."""
+    lines = [each for each in str(problem).splitlines() if each.strip()] or [type(problem).__name__]
+    length = "Constraints violated" in lines[0]
+    about = "its operations depend on how long a row is, place by place" if length else lines[0][:160].rstrip(".")
+    return UsageError("export.apart", path=str(opened.folder.path), model=opened.family, problem=about)
 
 
 def named(target: Any) -> str:

@@ -11,13 +11,12 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from zhixing.core.errors import UsageError
-from zhixing.exporting.graph import as_function, compare, dynamic, sample, width_of
+from zhixing.exporting.graph import as_function, compare, dynamic, sample, unlike, width_of
 from zhixing.models.graph import INPUTS
 from zhixing.tasks.artefact import Artefact
 from zhixing.tasks.task import to_dict
@@ -60,15 +59,13 @@ def write(opened: Artefact, path: Path) -> Session:
     whole = as_function(opened)
     for name in ("torch.onnx", "onnxscript", "torch.export"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    about: dict[str, Any] = {"path": str(opened.folder.path), "model": opened.family}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
             names = {"input_names": list(INPUTS), "output_names": [OUTPUT]}
             made = torch.onnx.export(whole, sample(opened), dynamo=True, dynamic_shapes=dynamic(opened), verbose=False, **names)
         except Exception as problem:  # torch raises many sorts, none of them a promise
-            lines = str(problem).splitlines() or [type(problem).__name__]
-            raise UsageError("export.apart", **about, problem=" ".join(lines[:2])[:200].rstrip(".")) from None
+            raise unlike(opened, problem) from None
     assert made is not None
     told = made.model.metadata_props
     told["zhixing.task"] = json.dumps(to_dict(opened.task), ensure_ascii=False)

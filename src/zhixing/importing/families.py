@@ -130,12 +130,19 @@ def _encoder(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
 
     Biases of the head stand under two names. An older program wrote gamma and beta for a norm's weight and bias.
     """
-    found = {}
-    for name, value in tensors.items():
-        name = name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if name.startswith(("pooler.", "cls.seq_relationship.", "cls.predictions.decoder.")) or name.endswith("position_ids"):
+    found: Tensors = {}
+    for given, value in tensors.items():
+        name = given.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        if name.startswith(("pooler.", "cls.seq_relationship.")) or name.endswith("position_ids"):
             continue
-        found[name if name.startswith("cls.") else f"bert.{name}"] = value
+        name = name if name.startswith("cls.") else f"bert.{name}"
+        if name in found:
+            raise DataError("import.twice", tensor=given)
+        found[name] = value
+    for second, first in (("decoder.weight", "bert.embeddings.word_embeddings.weight"), ("decoder.bias", "cls.predictions.bias")):
+        other = found.pop(f"cls.predictions.{second}", None)
+        if other is not None and first in found and not np.array_equal(np.asarray(other), np.asarray(found[first])):
+            raise DataError("import.untied", tensor=f"cls.predictions.{second}", other=first)
     return found
 
 
@@ -147,8 +154,7 @@ def _roberta(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
             found["cls.predictions.bias"] = value
         elif name.startswith("lm_head."):
             part = name.removeprefix("lm_head.").replace("layer_norm", "LayerNorm")
-            if not part.startswith("decoder."):
-                found[f"cls.predictions.transform.{part}"] = value
+            found[f"cls.predictions.{part}" if part.startswith("decoder.") else f"cls.predictions.transform.{part}"] = value
         else:
             found[name.removeprefix("roberta.")] = value
     places = "embeddings.position_embeddings.weight"

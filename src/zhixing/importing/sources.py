@@ -22,7 +22,9 @@ from zhixing.tokens.imported import ABOUT
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
 CHAT = "chat_template.jinja"
-SENTENCES, POOLING = "sentence_bert_config.json", "1_Pooling/config.json"  # of sentence-transformers
+# Of sentence-transformers: what a text goes through one after the other, what the encoder is told, where pooling is, what is put before.
+MODULES, SENTENCES, POOLING, PROMPTS = "modules.json", "sentence_bert_config.json", "1_Pooling", "config_sentence_transformers.json"
+STEPS = ("Transformer", "Pooling", "Normalize")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 MOST_BYTES = {TOKENIZER: 1 << 27, ".json": 1 << 25, ".jinja": 1 << 18}  # of a file of settings; a tokenizer's vocabulary is long
 
@@ -129,28 +131,67 @@ def _folder(path: Path) -> Source:
         raise DataError("import.tokenizer", path=str(path), problem=f"there is no {TOKENIZER}")
     tensors = _checked(path, config, rename(_tensors(parts), config))
     if config["model_type"] == "bert":
-        config |= {"masked_head": any(name.startswith("cls.") for name in tensors), "pooling": _pooling(path)}
+        pooling, beside = _sentences(path)
+        config |= {"masked_head": any(name.startswith("cls.") for name in tensors), "pooling": pooling}
     about, generation = (_table(path / name) if (path / name).exists() else {} for name in (SETTINGS, GENERATION))
     if (path / CHAT).exists():
         about["chat_template"] = _plain(path / CHAT).read_text(encoding="utf-8", errors="replace")
     tokenizer = vocabulary.settle(str(path / TOKENIZER), content, about, [generation, given], config["vocab_size"])
     files = [path / CONFIG, *parts, *(path / name for name in (TOKENIZER, SETTINGS, GENERATION, CHAT) if (path / name).exists())]
-    longest = _table(path / SENTENCES).get("max_seq_length") if (path / SENTENCES).exists() else None
-    files += [path / name for name in (SENTENCES, POOLING) if (path / name).exists()]
-    return Source(path, _with_ids(config, tokenizer), tensors, tokenizer, files, longest if type(longest) is int and longest > 0 else None)
+    longest = _longest(path, sum(map(len, tokenizer[1][ABOUT]["frame"])))
+    return Source(path, _with_ids(config, tokenizer), tensors, tokenizer, files + beside, longest)
 
 
-def _pooling(path: Path) -> str:
-    """Say how sentence-transformers makes one vector of a text's states: "mean" where no file says otherwise.
+def _sentences(path: Path) -> tuple[str, list[Path]]:
+    """Say how sentence-transformers makes one vector of a text's states, "mean" where no file says otherwise, and which files say it.
 
-    Raises DataError for a way that is none of ours.
+    Raises DataError for what would give other vectors than ours: further layers, another way, texts made small, words put before them.
     """
-    told = _table(path / POOLING) if (path / POOLING).exists() else {}
-    ways = [name for name, value in told.items() if name.startswith("pooling_mode_") and value is True]
-    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
-    if ways and (len(ways) > 1 or ways[0] not in known):
-        raise DataError("import.config", path=str(path / POOLING), name=", ".join(ways), value=True, wanted=" | ".join(known))
-    return known[ways[0]] if ways else "mean"
+
+    def refused(place: Path, name: str, value: Any, wanted: str) -> DataError:
+        return DataError("import.config", path=str(place), name=name, value=str(value)[:80], wanted=wanted)
+
+    read, place = [], POOLING
+    if (path / MODULES).exists():
+        try:
+            modules = read_json(_plain(path / MODULES))
+            steps = [(str(each["type"]).rsplit(".", 1)[-1], str(each["path"])) for each in modules]
+        except (TypeError, KeyError, RecursionError):
+            raise DataError("file.not_json", path=str(path / MODULES), problem="no list of modules") from None
+        if other := [kind for kind, _ in steps if kind not in STEPS]:
+            raise refused(path / MODULES, "type", other[0], " | ".join(STEPS))
+        place = next((where for kind, where in steps if kind == "Pooling"), POOLING)
+        if Path(place).name != place:
+            raise refused(path / MODULES, "path", place, "a folder beside it")
+        read.append(path / MODULES)
+    told = path / place / CONFIG
+    ways = []
+    if told.exists():
+        settings = _table(told)
+        named = settings.get("pooling_mode")
+        chosen = [name for name, value in settings.items() if name.startswith("pooling_mode_") and value is True]
+        ways = [name.removeprefix("pooling_mode_") for name in chosen]
+        ways += [named] if isinstance(named, str) else []
+        read.append(told)
+    known = {"mean_tokens": "mean", "mean": "mean", "cls_token": "first", "cls": "first"}
+    if len(ways) > 1 or not set(ways) <= set(known):
+        raise refused(told, "pooling_mode", ", ".join(ways), "mean | cls")
+    for name, setting in ((SENTENCES, "do_lower_case"), (PROMPTS, "default_prompt_name")):
+        if (path / name).exists():
+            if _table(path / name).get(setting):
+                raise refused(path / name, setting, _table(path / name)[setting], "none")
+            read.append(path / name)
+    return known[ways[0]] if ways else "mean", read
+
+
+def _longest(path: Path, frame: int) -> int | None:
+    """Give how many tokens of a text an encoder of sentences reads, where a file says so; raises DataError when no text has room."""
+    longest = _table(path / SENTENCES).get("max_seq_length") if (path / SENTENCES).exists() else None
+    if type(longest) is not int:
+        return None
+    if longest <= frame:
+        raise DataError("import.config", path=str(path / SENTENCES), name="max_seq_length", value=longest, wanted=f"more than {frame}")
+    return longest
 
 
 def _parts(path: Path) -> list[Path]:

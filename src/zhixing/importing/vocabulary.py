@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from zhixing.tokens.tokenizer import OTHERS
 # What divides texts in pretraining, the first that there is; and what ends one, beside what the files say.
 BETWEEN = ("<|endoftext|>", "<|end_of_text|>", "</s>")
 ENDING = ("<|im_end|>", "<|eot_id|>", "<|end|>", *BETWEEN, "[SEP]")
+MOST_GROWTH = 64
 MASKS = ("[MASK]", "<mask>")
 KEPT = (
     "bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token", "add_bos_token", "chat_template",
@@ -26,6 +28,16 @@ KEPT = (
 def named(value: Any) -> str | None:
     """Read a token's name, which stands alone or with how it is matched."""
     return value.get("content") if isinstance(value, dict) else value if isinstance(value, str) else None
+
+
+def growth(normalizer: Any) -> float:
+    """Bound by how many times longer a text may become in a tokenizer's normalizer, which puts words in the place of letters."""
+    if isinstance(normalizer, list):
+        return math.prod(min(growth(each), 1e9) for each in normalizer)
+    if not isinstance(normalizer, dict):
+        return 1.0
+    own = [len(normalizer[name]) for name in ("content", "prepend") if isinstance(normalizer.get(name), str)]
+    return max([1, *own]) * growth(normalizer.get("normalizers"))
 
 
 def settle(
@@ -44,6 +56,8 @@ def settle(
     try:
         value = json.loads(content)
         names = names_of(value)
+        if growth(value.get("normalizer")) > MOST_GROWTH:
+            raise ValueError("its normalizer makes texts many times as long")
         library = Library.from_str(content.decode("utf-8"))
         library.no_padding()
         library.no_truncation()

@@ -87,7 +87,7 @@ class Encoder(Protocol):
     """A model whose states say what stands where in a whole text: a state may depend on every real token of its row."""
 
     width: int
-    pooling: str  # "mean" or "max": how a head best makes one vector of a text's states
+    pooling: str  # "mean", "max" or "first": how a head best makes one vector of a text's states
     window: int | None
 
     def states(self, inputs: Inputs) -> Tensor:
@@ -246,20 +246,23 @@ class Led(nn.Module):
 
     The body sees those tokens, the head does not.
 
-    lead  (K,) int
+    lead    (K,) int
+    before  int, tokens    of a row that stay before the name: what an imported model reads before every text
     """
 
-    def __init__(self, model: Headed, head: nn.Module, lead: Tensor) -> None:
+    def __init__(self, model: Headed, head: nn.Module, lead: Tensor, before: int = 0) -> None:
         super().__init__()
-        self.body, self.head = model.body, head
+        self.body, self.head, self.before = model.body, head, before
         self.register_buffer("lead", lead, persistent=False)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Give what the head makes of a batch's states."""
-        B, K = len(inputs.tokens), len(self.lead)
-        tokens = torch.cat([self.lead.expand(B, -1), inputs.tokens], 1)  # (B, K + T)
+        B, K, first = len(inputs.tokens), len(self.lead), self.before
+        tokens = torch.cat([inputs.tokens[:, :first], self.lead.expand(B, -1), inputs.tokens[:, first:]], 1)  # (B, K + T)
         lengths = None if inputs.lengths is None else inputs.lengths + K
-        return self.head(self.body.states(replace(inputs, tokens=tokens, lengths=lengths))[:, K:], inputs.lengths)
+        states = self.body.states(replace(inputs, tokens=tokens, lengths=lengths))  # (B, K + T, D)
+        own = torch.cat([states[:, :first], states[:, first + K :]], 1) if first else states[:, K:]
+        return self.head(own, inputs.lengths)
 
 
 @torch.no_grad()

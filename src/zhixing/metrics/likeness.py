@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+LEAST = 3  # numbers: through two points there is always a line
+
 
 def pearson(expected: np.ndarray, given: np.ndarray) -> float:
-    """Give Pearson's correlation of two (N,) float arrays; 0 where one of them says the same of all."""
+    """Give Pearson's correlation of two (N,) float arrays; 0 where one of them says the same of all, NaN of fewer than LEAST numbers."""
+    if len(expected) < LEAST:
+        return float("nan")
     expected, given = (np.asarray(each, float) - np.mean(each) for each in (expected, given))
     size = np.sqrt((expected**2).sum() * (given**2).sum())
     return float((expected * given).sum() / size) if size > 1e-12 else 0.0

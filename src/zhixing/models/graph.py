@@ -7,6 +7,7 @@ Source of the operations' meanings: PyTorch's documentation of the core ATen ope
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,8 @@ from zhixing.core.errors import DataError
 
 REMARKS = frozenset({"architectures"})
 INPUTS = ("tokens", "lengths")
+MOST, MOST_NUMBERS = 1 << 24, 1 << 28  # outputs and tokens; numbers of an array that is made from nothing
+ARGUMENTS = frozenset({"dtype", "alpha", "approximate"})  # what an operation may be told by name
 NAME, NUMBER = "$", "#"  # a reference to another node, {"$": name}, and a number that JSON has no sign for, {"#": "-inf"}
 FLOATS = {"float32": np.float32, "float64": np.float64, "int64": np.int64, "int32": np.int32, "bool": np.bool_, "uint8": np.uint8}
 
@@ -147,13 +150,21 @@ def scaled(function: Callable[..., Any]) -> Callable[..., Any]:
     return summed
 
 
+def small(count: float) -> None:
+    """Raise ValueError for an array that no row of a text asks for."""
+    if not count <= MOST_NUMBERS:
+        raise ValueError(f"an array of {count:.3g} numbers")
+
+
 def filled(shape: Sequence[int], value: Any, dtype: Any = None) -> np.ndarray:
     """Give an array of one value."""
+    small(math.prod(float(each) for each in shape))
     return np.full(shape, value, dtype or (np.bool_ if isinstance(value, bool) else np.int64 if isinstance(value, int) else np.float32))
 
 
 def counted(start: Any, end: Any, step: Any = 1, dtype: Any = None) -> np.ndarray:
     """Give the numbers from start to end."""
+    small(abs((end - start) / step))
     return np.arange(start, end, step, dtype=dtype or np.int64)
 
 
@@ -186,6 +197,13 @@ def same(x: Any, *rest: Any, **more: Any) -> Any:
 def cast(x: np.ndarray, dtype: Any = None, **more: Any) -> np.ndarray:
     """Give an array in another type."""
     return x if dtype is None else x.astype(dtype)
+
+
+def spread(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Give an array repeated along axes where it has one place."""
+    found = wide(x, shape)
+    small(math.prod(float(each) for each in found))
+    return np.broadcast_to(x, found)
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
@@ -269,7 +287,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "squeeze.dims": lambda x, dims: np.squeeze(x, tuple(each for each in dims if x.shape[each] == 1)),
     "view.default": np.reshape,
     "permute.default": np.transpose,
-    "expand.default": lambda x, shape: np.broadcast_to(x, wide(x, shape)),
+    "expand.default": spread,
     "select.int": pick,
     "slice.Tensor": cut,
     "cat.default": joined,
@@ -294,17 +312,22 @@ class Graph:
     arrays = True
 
     def __init__(self, config: GraphConfig, tensors: dict[str, np.ndarray]) -> None:
+        if not 0 < config.width <= MOST or (config.window is not None and not 0 < config.window <= MOST):
+            raise DataError("model.config_value", name="width, window", value=f"{config.width}, {config.window}", wanted=f"1 to {MOST}")
         self.config, self.kept = config, tensors
         self.width, self.window = config.width, config.window
         known = {*INPUTS, *tensors}
         self._steps: list[tuple[str, Callable[..., Any], Any, dict[str, Any]]] = []
         uses: dict[str, int] = {}
         for place, node in enumerate(config.nodes):
-            if not (isinstance(node, list | tuple) and len(node) == 4 and isinstance(node[0], str) and isinstance(node[3], dict)):
+            sound = isinstance(node, list | tuple) and len(node) == 4 and all(isinstance(each, str) for each in node[:2])
+            if not sound or not isinstance(node[2], list | tuple) or not isinstance(node[3], dict):
                 raise DataError("graph.node", place=place, node=repr(node)[:80])
             name, operation, given, named = node
             if operation not in OPERATIONS:
-                raise DataError("graph.operation", name=str(operation), problem="not one that is read here")
+                raise DataError("graph.operation", name=operation, problem="not one that is read here")
+            if not set(named) <= ARGUMENTS:
+                raise DataError("graph.operation", name=operation, problem=f"told {', '.join(map(str, named))}"[:80])
             for each in references([given, named]):
                 if each not in known:
                     raise DataError("graph.node", place=place, node=repr(node)[:80])
@@ -329,7 +352,10 @@ class Graph:
         held: dict[str, Any] = {**self.kept, "tokens": np.asarray(tokens), "lengths": np.asarray(lengths)}
         with np.errstate(all="ignore"):  # of what is masked away
             for (name, operation, given, named), done in zip(self._steps, self._last, strict=True):
-                held[name] = operation(*(filled_in(each, held) for each in given), **{k: filled_in(v, held) for k, v in named.items()})
+                try:
+                    held[name] = operation(*(filled_in(each, held) for each in given), **{k: filled_in(v, held) for k, v in named.items()})
+                except (TypeError, ValueError, IndexError, AttributeError, MemoryError) as problem:
+                    raise DataError("graph.operation", name=name, problem=f"{type(problem).__name__}: {problem}"[:120]) from None
                 for each in done:
                     del held[each]
         return np.asarray(held[self.config.output])
@@ -348,8 +374,15 @@ class Graph:
 
         Raises DataError for an operation that is not known, or one that refers to nothing.
         """
-        told = {**config, "nodes": tuple(config.get("nodes") or ())}
-        return cls(read(GraphConfig, told, REMARKS), {name: np.asarray(value) for name, value in tensors.items()})
+        nodes = config.get("nodes")
+        if not isinstance(nodes, list | tuple):
+            raise DataError("graph.node", place=0, node=repr(nodes)[:80])
+        try:
+            return cls(
+                read(GraphConfig, {**config, "nodes": tuple(nodes)}, REMARKS), {name: np.asarray(each) for name, each in tensors.items()}
+            )
+        except (TypeError, ValueError, RecursionError) as problem:  # of a list that no export wrote
+            raise DataError("graph.node", place=0, node=f"{type(problem).__name__}: {problem}"[:80]) from None
 
 
 def references(value: Any) -> list[str]:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zhixing.data.batch import UNKNOWN
 from zhixing.layers.kinds import Inputs, inputs_of
 from zhixing.objectives.loss import Batch, Loss, Term
 
@@ -75,12 +74,12 @@ class Alike:
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         """Sum the loss over the pairs of the batch, in nats.
 
-        batch   tokens, others (B, T) int with lengths, others_lengths (B,) int; alikes (B,) float, UNKNOWN where there is no score;
+        batch   tokens, others (B, T) int with lengths, others_lengths (B,) int; alikes (B,) float, NaN where there is no score;
                 text_keys, other_keys (B,) int, equal where texts are
         """
         first = model(Inputs(batch["tokens"], lengths=batch["lengths"]))  # (B, D)
         second = model(Inputs(batch["others"], lengths=batch["others_lengths"]))  # (B, D)
-        told = batch["alikes"] != UNKNOWN
+        told = ~batch["alikes"].isnan()
         total = first.sum() * 0.0
         if told.any():
             cosines, scores = (first * second).sum(1)[told] * SCALE, batch["alikes"][told]

@@ -39,9 +39,10 @@ class OfPart:
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         """Sum the part's own terms over the batch.
 
-        batch  parts (B,) int, all the same; lead (B, K) int, the tokens of the part's name; and what the part's objective reads
+        batch  parts (B,) int, all the same; lead (B, K) int, the tokens of the part's name, and befores (B,) int, how many of a row's
+               stand before it; and what the part's objective reads
         """
         number = int(batch["parts"][0])
         name, inner = list(self.parts.items())[number]
-        seen = Led(model, model.head.heads[str(number)], batch["lead"][0])
+        seen = Led(model, model.head.heads[str(number)], batch["lead"][0], int(batch["befores"][0]) if "befores" in batch else 0)
         return tuple(replace(term, name=f"{name} {term.name}") for term in inner(seen, batch))

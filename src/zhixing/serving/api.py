@@ -36,6 +36,7 @@ BODIES = {
     "/v1/completions": schema.CompletionRequest,
     "/v1/chat/completions": schema.ChatRequest,
     "/v1/predict": schema.PredictRequest,
+    VECTORS: schema.EmbeddingRequest,
 }
 STREAMED: dict[str, Any] = {"content": {"text/event-stream": {}}}
 T = TypeVar("T")

@@ -106,16 +106,14 @@ def asks_of_chat(asked: ChatRequest, served: Served, limits: Limits) -> tuple[li
 
 
 def texts_of(asked: EmbeddingRequest, served: Served, limits: Limits) -> tuple[list[str], int]:
-    """Give the texts of which vectors are wanted, and their tokens with what the model reads around each."""
-    tokenizer = served.artefact.tokenizer
-    given = [asked.input] if isinstance(asked.input, str) or isinstance(asked.input[0], int) else list(asked.input)
-    bounded("input", len(given), limits.predict_rows)
-    for place, each in enumerate(given):
-        if not each or (isinstance(each, str) and not each.strip()):
+    """Give the texts of which vectors are wanted, and how many tokens are read of them, with what stands around each."""
+    texts = [asked.input] if isinstance(asked.input, str) else list(asked.input)
+    bounded("input", len(texts), limits.predict_rows)
+    for place, each in enumerate(texts):
+        if not each.strip():
             raise UsageError("texts.empty", place=place, name="input", param="input")
         bounded("input", len(each), CHARACTERS_A_TOKEN * limits.prompt_tokens)
-    texts = [each if isinstance(each, str) else tokenizer.decode(_checked(each, served, "input")) for each in given]
-    sizes = [len(tokenizer.framed(tokenizer.encode(each))) for each in texts]
+    sizes = [len(served.artefact.read(each)) for each in texts]
     for each in sizes:
         bounded("input", each, limits.prompt_tokens)
     return texts, sum(sizes)
@@ -132,13 +130,13 @@ def _opened(ids: Sequence[int], served: Served) -> list[int]:
     return [*tokenizer.opening, *_checked(ids, served)] or [tokenizer.end_id]
 
 
-def _checked(ids: Sequence[int], served: Served, param: str = "prompt") -> Sequence[int]:
+def _checked(ids: Sequence[int], served: Served) -> Sequence[int]:
     tokenizer = served.artefact.tokenizer
     size = tokenizer.vocabulary_size
     wrong = next((each for each in ids if not 0 <= each < size or each in tokenizer.controls), None)
     if wrong is not None:
         first = next(each for each in range(size) if each not in tokenizer.controls)
-        raise UsageError("serve.token", token=wrong, first=first, last=size - 1, param=param)
+        raise UsageError("serve.token", token=wrong, first=first, last=size - 1, param="prompt")
     return ids
 
 

@@ -29,6 +29,8 @@ class Engine:
 
     def __init__(self, artefacts: Mapping[str, Artefact], limits: Limits, meter: Meter, tell: Callable[..., None] = quiet) -> None:
         self.workers: dict[str, Writer | Answerer] = {name: make_worker(each, limits.rows) for name, each in artefacts.items()}
+        # Vectors are another work of the same model: a fault of the one ends nothing of the other.
+        self.embedders = {name: Answerer(each, vectors=True) for name, each in artefacts.items() if each.embeds}
         self._limits, self._meter, self._tell = limits, meter, tell
         self._change = threading.Condition()
         self._new: deque[Ticket] = deque()
@@ -96,25 +98,29 @@ class Engine:
     def _run(self) -> None:
         while (gone := self._listen()) is not None:
             found: Found = []
-            for name, worker in self.workers.items():
-                mine = [ticket for ticket in gone if ticket.model == name]
-                if worker.busy or mine:
-                    found += self._turn(name, worker, mine)
+            for vectors, workers in ((False, self.workers), (True, self.embedders)):
+                for name, worker in workers.items():
+                    mine = [ticket for ticket in gone if (ticket.model, ticket.vectors) == (name, vectors)]
+                    if worker.busy or mine:
+                        found += self._turn(name, worker, mine)
             self._post(found)
         self._post([(ticket, RunError("serve.draining")) for ticket in list(self._live)])
 
     def _listen(self) -> list[Ticket] | None:
         """Take in what has come, and give what is no longer wanted; waits when there is nothing else to do. None: the end."""
         with self._change:
-            self._change.wait_for(lambda: self._closing or self._new or self._gone or any(each.busy for each in self.workers.values()))
+            self._change.wait_for(lambda: self._closing or self._new or self._gone or any(each.busy for each in self._every()))
             if self._closing:
                 return None
             while self._new:
                 ticket = self._new.popleft()
-                self.workers[ticket.model].add(ticket)
+                (self.embedders if ticket.vectors else self.workers)[ticket.model].add(ticket)
             gone = list(self._gone)
             self._gone.clear()
         return gone
+
+    def _every(self) -> list[Writer | Answerer]:
+        return [*self.workers.values(), *self.embedders.values()]
 
     def _turn(self, name: str, worker: Writer | Answerer, gone: list[Ticket]) -> Found:
         """Give up what is no longer wanted of one model and let it work for a turn; a fault ends all that it had in hand."""
@@ -135,7 +141,8 @@ class Engine:
             (self._meter.tokens if isinstance(worker, Writer) else self._meter.answers).labels(name).inc(len(found))
         if gone:
             self._settle(gone)
-        self._meter.running.labels(name).set(worker.running)
+        if worker is self.workers[name]:
+            self._meter.running.labels(name).set(worker.running)
         return found
 
     def _count(self, gone: list[Ticket]) -> None:

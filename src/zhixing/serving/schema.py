@@ -196,11 +196,8 @@ class EmbeddingRequest(Asked):
 
     model: str
     input: Annotated[
-        Word
-        | Annotated[list[Word], Field(min_length=1, fail_fast=True)]
-        | Annotated[list[Natural], Field(min_length=1, fail_fast=True)]
-        | Annotated[list[Annotated[list[Natural], Field(min_length=1, fail_fast=True)]], Field(min_length=1, fail_fast=True)],
-        Field(description="a text, texts, or token ids of a text or of texts"),
+        Word | Annotated[list[Word], Field(min_length=1, fail_fast=True)],
+        Field(description="a text or texts; token ids are another model's as a rule, and are not taken"),
     ]
     encoding_format: Annotated[Literal["float", "base64"], Field(description="base64: of little-endian float32")] = "float"
     user: Annotated[str | None, Field(description="accepted and not used")] = None

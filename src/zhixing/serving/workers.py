@@ -15,6 +15,7 @@ from zhixing.tasks.artefact import Artefact
 
 Found = list[tuple[Ticket, Any]]
 ANSWERED_AT_ONCE = 64  # examples of one turn
+EMBEDDED_AT_ONCE = 8  # texts of one turn, which may be long
 
 
 class Writer:
@@ -26,7 +27,6 @@ class Writer:
         self._machine = self._make()
         self._waiting: deque[tuple[Ticket, int]] = deque()  # how many of the ticket's texts have been begun
         self._running: dict[int, tuple[Ticket, int]] = {}
-        self._answerer = Answerer(artefact)  # of texts of which vectors are wanted
 
     def _make(self) -> Any:
         from zhixing.decoding.generate import Machine  # torch: a server of models that only answer needs none
@@ -41,19 +41,15 @@ class Writer:
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self._running or self._waiting or self._answerer.busy)
+        return bool(self._running or self._waiting)
 
     def add(self, ticket: Ticket) -> None:
         """Put a ticket behind those that wait."""
-        if ticket.vectors:
-            self._answerer.add(ticket)
-        else:
-            self._waiting.append((ticket, 0))
+        self._waiting.append((ticket, 0))
 
     def drop(self, tickets: Iterable[Ticket]) -> None:
         """Give up tickets: nothing more is written for them."""
         gone = set(tickets)
-        self._answerer.drop(gone)
         self._waiting = deque(each for each in self._waiting if each[0] not in gone)
         rows = [row for row, (ticket, _) in self._running.items() if ticket in gone]
         self._machine.retire(*rows)
@@ -70,8 +66,8 @@ class Writer:
             self._waiting.popleft()
             if place + 1 < len(ticket.asks):
                 self._waiting.append((ticket, place + 1))
-        found: Found = self._answerer.turn() if self._answerer.busy else []
-        for event in self._machine.step() if self._running else ():
+        found: Found = []
+        for event in self._machine.step():
             ticket, place = self._running[event.row]
             if event.finished:
                 del self._running[event.row]
@@ -84,14 +80,18 @@ class Writer:
         self._machine = self._make()
         self._waiting.clear()
         self._running.clear()
-        return [*tickets, *self._answerer.abandon()]
+        return list(tickets)
 
 
 class Answerer:
-    """Examples under way with one model that answers; what it finds of a ticket are its answers, in their order."""
+    """Examples under way with one model that answers; what it finds of a ticket are its answers, in their order.
 
-    def __init__(self, artefact: Artefact) -> None:
+    vectors  the examples are texts, and what is found are their vectors
+    """
+
+    def __init__(self, artefact: Artefact, vectors: bool = False) -> None:
         self.artefact = artefact
+        self.vectors = vectors
         self._waiting: deque[tuple[Ticket, int]] = deque()  # how many of the ticket's examples are answered
 
     @property
@@ -117,11 +117,9 @@ class Answerer:
         """Answer some examples of the ticket that came first, then let the next one have its turn."""
         ticket, start = self._waiting[0]
         ticket.started = True
-        some = ticket.items[start : start + ANSWERED_AT_ONCE]
-        if ticket.vectors:
-            answers = list(self.artefact.embed(some))
-        else:
-            answers = list(self.artefact.task.answers(self.artefact.model, some, self.artefact.tokenizer))
+        some = ticket.items[start : start + (EMBEDDED_AT_ONCE if self.vectors else ANSWERED_AT_ONCE)]
+        task, model = self.artefact.task, self.artefact.model
+        answers = list(self.artefact.embed(some) if self.vectors else task.answers(model, some, self.artefact.tokenizer))
         self._waiting.popleft()
         if start + len(some) < len(ticket.items):
             self._waiting.append((ticket, start + len(some)))

@@ -31,6 +31,7 @@ from zhixing.evaluation.evaluate import SEED, score_text, unseen_labels, weigh
 from zhixing.metrics.figures import WHOLE_ROUNDS, Figures, Ratio
 from zhixing.metrics.intervals import ENOUGH
 from zhixing.tasks.artefact import Artefact, load
+from zhixing.tasks.similar import SCORE
 from zhixing.tasks.task import TASKS, task_class
 from zhixing.training import counted
 from zhixing.training.settings import TOLD, settle
@@ -104,6 +105,8 @@ def best(
         raise UsageError("best.task", task=opened.task, among=[name for name in TASKS if task_class(name).counted and name not in APART])
     if not opened.counts.get("validation"):
         raise DataError("train.no_validation", path=str(opened.path))
+    if opened.task == "similar" and not any(each.get(SCORE) is not None for each in opened.examples("validation")):
+        raise DataError("best.unscored", path=str(opened.path))
     out = Path(out)
     check_new(out, force, opened.path)
     given = dict(settings or {})

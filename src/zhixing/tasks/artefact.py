@@ -19,7 +19,7 @@ from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json, write_bytes, write_json
 from zhixing.core.folder import Folder, open_folder
 from zhixing.tasks import golden
-from zhixing.tasks.similar import vectors
+from zhixing.tasks.similar import tokens_of, vectors
 from zhixing.tasks.task import Answer, from_dict, to_dict
 from zhixing.tokens.tokenizer import Tokenizer
 
@@ -139,17 +139,21 @@ class Artefact:
 
         Raises UsageError when the model has no states: a counted or linear one.
         """
-        from zhixing.layers.scoring import embed
-
         if not self.embeds:
             raise UsageError("embed.no_states", path=str(self.folder.path), model=self.family)
         if self.task.name == "similar":
             return np.asarray(vectors(self.task, self.model, _texts(texts), self.tokenizer), np.float32)
-        framed = any(self.tokenizer.frame)
-        read = [self.tokenizer.encode(text) for text in _texts(texts)]
-        tokens = [self.tokenizer.framed(each).tolist() if framed else [self._opener, *each.tolist()] for each in read]
-        body = self._body
+        from zhixing.layers.scoring import embed
+
+        tokens, body = [self.read(text) for text in _texts(texts)], self._body
         return body.embed(tokens) if hasattr(body, "embed") else embed(body, tokens)
+
+    def read(self, text: str) -> list[int]:
+        """Give the tokens that are read of a text whose vector is wanted, with what stands around them."""
+        if self.task.name == "similar":
+            return tokens_of(self.task, text, self.tokenizer).tolist()
+        tokens = self.tokenizer.encode(text)
+        return self.tokenizer.framed(tokens).tolist() if any(self.tokenizer.frame) else [self._opener, *tokens.tolist()]
 
     @property
     def embeds(self) -> bool:

@@ -86,7 +86,7 @@ class Grade:
         if tokenizer is not None:
             pieces = [tokenizer.encode(texts[1]), [tokenizer.end_id], tokenizer.encode(texts[0])]
             kept = self.longest - sum(map(len, tokenizer.frame))  # the answer comes last, and is what must not be cut
-            item = {"tokens": tokenizer.framed(np.concatenate(pieces)[-max(1, kept) :])}
+            item = {"tokens": tokenizer.framed(np.concatenate(pieces)[-max(1, kept) :], self.longest)}
         low, high, _ = item["scale"] = scale_of(self, example)
         if "score" in example:
             item["label"] = (example["score"] - low) / (high - low)

@@ -170,7 +170,11 @@ class Many:
             if field not in example:
                 raise DataError("task.part_field", name=name, field=field)
         item = task.encode({field: example[field] for field in task.schema.fields if field in example}, tokenizer)
-        return item | {"part": list(self.parts).index(name)} | ({} if tokenizer is None else {"lead": lead(name, tokenizer)})
+        item |= {"part": list(self.parts).index(name)}
+        if tokenizer is None:
+            return item
+        before = len(tokenizer.frame[0])
+        return item | {"lead": lead(name, tokenizer)} | ({"before": before} if before else {})
 
     def head(self, width: int) -> Any:
         """Give every task's own head, by the task's number."""
@@ -249,7 +253,7 @@ def see(task: Many, model: Any, name: str, tokenizer: Any) -> Any:
     from zhixing.layers.kinds import Led
 
     device = next(model.parameters()).device
-    return Led(model, model.head.heads[number], torch.from_numpy(lead(name, tokenizer)).to(device)).eval()
+    return Led(model, model.head.heads[number], torch.from_numpy(lead(name, tokenizer)).to(device), len(tokenizer.frame[0])).eval()
 
 
 def own_rows(task: Many, name: str, rows: Iterable[Example]) -> list[Example]:

@@ -42,19 +42,21 @@ class MaskedLanguage:
         return cls(**settings)
 
     def encode(self, example: Example, tokenizer: Any) -> Item:
-        """Turn a text into {"tokens": (T,) int, "gaps": (M,) int}; the mask, which stands in gaps, comes after the tokenizer's tokens.
+        """Turn a text into {"tokens": (T,) int, "gaps": (M,) int, "parts": the text between the gaps}; in gaps stands the mask.
 
         A space before a gap is the gap's own, where tokens are more than characters: a word's token begins with it.
         """
         pieces: list[np.ndarray] = []
+        kept: list[str] = []
         parts = example["text"].split(GAP)
         for number, part in enumerate(parts):
             pieces += [np.array([tokenizer.mask_id])] if number else []
             if number < len(parts) - 1 and tokenizer.sort != "characters":
                 part = part.removesuffix(" ")
             pieces.append(tokenizer.encode(part))
+            kept.append(part)
         tokens = tokenizer.framed(np.concatenate(pieces))
-        return {"tokens": tokens, "gaps": np.flatnonzero(tokens == tokenizer.mask_id)}
+        return {"tokens": tokens, "gaps": np.flatnonzero(tokens == tokenizer.mask_id), "parts": kept}
 
     def head(self, width: int) -> None:
         """A model of masked tokens has its own head, over the vocabulary."""
@@ -83,7 +85,7 @@ class MaskedLanguage:
                 before, after = map(len, tokenizer.frame)
                 own = pseudo_log_probabilities(model, tokens)[before : len(tokens) - after]
                 sure = np.exp(own.mean()) if len(own) else 1.0
-                yield Answer(tokenizer.decode(tokens), float(sure))
+                yield Answer(filled(item, tokens, tokenizer), float(sure))
                 continue
             logs = np.zeros(len(gaps))
             scores: dict[str, float] = {}
@@ -100,11 +102,22 @@ class MaskedLanguage:
                     if not scores:
                         best = np.argsort(-said, kind="stable")[:SHOWN]
                         scores = {shown(tokenizer, int(each)): float(np.exp(said[each])) for each in best}
-            yield Answer(tokenizer.decode(tokens), float(np.exp(logs.mean())), scores)
+            yield Answer(filled(item, tokens, tokenizer), float(np.exp(logs.mean())), scores)
 
     def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
         """Models of masked tokens are judged over whole texts, in evaluation; there is no value per answer."""
         return {}
+
+
+def filled(item: Item, tokens: np.ndarray, tokenizer: Any) -> str:
+    """Write a text with its gaps filled: by its tokens or, where these do not hold all of a text, around the user's own words."""
+    if tokenizer.lossless:
+        return tokenizer.decode(tokens)
+    found = item["parts"][0]
+    for gap, part in zip(item["gaps"], item["parts"][1:], strict=True):
+        piece = tokenizer.decode([int(tokens[gap])])
+        found += (piece if found else piece.removeprefix(" ")) + part
+    return found
 
 
 def controls(tokenizer: Any) -> Iterator[int]:

@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from zhixing.data.batch import UNKNOWN
 from zhixing.data.schema import Number, Schema, Text
 from zhixing.metrics.figures import Figures, Mean, Whole
 from zhixing.metrics.likeness import pearson, spearman
@@ -35,11 +34,13 @@ class Similar:
     """Pairs of texts.
 
     longest      int, tokens    of a text that a neural model reads
-    low, high    float          the lowest and the highest score of training; answers stay between them
+    scored       bool           whether a pair of training has a score
+    low, high    float          the lowest and the highest of these, -1 and 1 where there are none; answers stay between them
     slope, bias  float          answer = slope x cosine + bias
     """
 
     longest: int = 256
+    scored: bool = False
     low: float = -1.0
     high: float = 1.0
     slope: float = 1.0
@@ -67,14 +68,14 @@ class Similar:
     def fit(cls, training_examples: Iterable[Example], **settings: Any) -> Similar:
         """Read the ends of the scale from the training examples, if any has a score."""
         scores = [each[SCORE] for each in training_examples if each.get(SCORE) is not None]
-        ends = {"low": min(scores), "high": max(scores)} if len(set(scores)) > 1 else {}
+        ends = {"scored": True, "low": min(scores), "high": max(scores)} if scores else {}
         return cls(**{**ends, **settings})
 
     def encode(self, example: Example, tokenizer: Any) -> Item:
         """Turn a pair into {"tokens": (T,) int, "others": (T',) int, "text_key", "other_key": equal where texts are}; with no tokenizer
         into {"texts": (text, other)}.
 
-        Of a pair that may be learnt from there is "alike" as well, its score's place on the scale, 0..1, or UNKNOWN.
+        Of a pair that may be learnt from there is "alike" as well, its score's place on the scale, 0..1, or NaN.
         """
         texts = (example[FIRST], example[SECOND])
         if tokenizer is None:
@@ -111,8 +112,8 @@ class Similar:
 
 
 def place_of(task: Similar, score: float | None) -> float:
-    """Give a score's place on the scale, 0..1; UNKNOWN where there is none."""
-    return UNKNOWN if score is None else (score - task.low) / (task.high - task.low)
+    """Give a score's place on the scale, 0..1 in training; NaN where there is none."""
+    return float("nan") if score is None else (score - task.low) / ((task.high - task.low) or 1.0)
 
 
 def tokens_of(task: Similar, text: str, tokenizer: Any) -> np.ndarray:
@@ -146,7 +147,7 @@ def cosines_of(model: Any, items: Sequence[Item], pad_id: int) -> np.ndarray:
 def calibrated(task: Similar, model: Any, rows: list[Example], tokenizer: Any) -> Similar:
     """Fit the line from cosine to score on validation, by least squares; with few scores, or none, a cosine of 0 and 1 are its ends."""
     told = [each for each in rows if each.get(SCORE) is not None]
-    if (task.low, task.high) == (Similar.low, Similar.high):
+    if not task.scored:
         return task
     plain = dataclasses.replace(task, slope=task.high - task.low, bias=task.low)
     if len(told) < LEAST_PAIRS:

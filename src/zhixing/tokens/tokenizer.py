@@ -34,6 +34,7 @@ class Tokenizer:
 
     sort             "characters", "bpe", "unigram" or "words"; "imported": as another program made it
     portable         whether other programs can encode with the file: not words, for which exports refuse it
+    lossless         whether a text comes back from its ids as it was
     vocabulary_size  int, tokens   control tokens and bytes included
     hash             SHA-256 of the files: equal hashes, equal ids
     end_id, pad_id   the token between texts, and the one that fills rows up
@@ -65,6 +66,7 @@ class Tokenizer:
         except Exception as problem:  # the library raises bare Exception
             raise DataError("tokens.file", path=origin, problem=str(problem)[:200]) from None
         self.portable = self._coder.portable
+        self.lossless = getattr(self._coder, "lossless", True)
         self.barred = tuple(sorted((set(self.controls) - self.ends) | set(self._nameless)))
 
     def _of_ours(self, value: dict[str, Any], words: bytes | None) -> None:

@@ -26,6 +26,7 @@ class WordPiece:
     """
 
     portable = True
+    lossless = False
 
     def __init__(self, parts: Parts, size: int) -> None:
         value = parts.value

@@ -180,10 +180,18 @@ PRIVATE_HASHED |= {"steps": 100, "accumulate": 32, "weight_decay": 0.0, "table_d
 # sums, .22 of texts right at first: after 110 steps of Muon .11, after 480 of these .59.
 REWARDED: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.0002}
 # Of a training that begins with weights of a large pretraining, which small steps keep.
-PRETRAINED: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.0001, "weight_decay": 0.01, "table_decay": 0.0, "dropout": 0.1}
+PRETRAINED: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.0001, "weight_decay": 0.01, "table_decay": 0.0}
+PRETRAINED |= {"warmup": 0.1, "decay": 0.9}
 # All steps are taken and the last weights kept: the likelihood of validation is worst amid the schedule, where early stopping ends it
 # (banking77, 6 epochs: .918 right of the test rows where it did, .937 where it did not).
-PRETRAINED |= {"warmup": 0.1, "decay": 0.9, "epochs": 6.0, "evaluations": 0}
+PRETRAINED_ROWS: dict[str, Any] = {"dropout": 0.1, "epochs": 6.0, "evaluations": 0}
+# Settings of a form by the names that a config.json has for them: of a start that was trained elsewhere there are no others.
+FORM_OF = {
+    "layers": ("num_hidden_layers", "n_layer"),
+    "width": ("hidden_size", "n_embd"),
+    "heads": ("num_attention_heads", "n_head"),
+    "groups": ("num_key_value_heads",),
+}
 DECAYS = ("weight_decay", "table_decay")
 RECIPES = "zhixing.recipes"
 
@@ -239,7 +247,7 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     if model in trained:  # a family that only reads texts has plans of its own for that; one that writes them is told how to read
         of_task = task_class(task_of(model, task)).dial
         dial = {**dial, **of_task} if "causal" in catalog.find({"model_type": model}).kinds else {**of_task, **dial}
-    usual = pretrained(first.start, dial) if first.start else {}
+    usual = pretrained(first.start, dial, task not in ("language", "reason")) if first.start else {}
     layers = (("dial", dial), ("pretrained", usual), ("recipe", from_recipe), ("start", begun), ("flag", flags))
     settled = resolve(TrainSettings, *layers)
     settled = Settings(
@@ -272,8 +280,12 @@ def of_start(place: str, task: str, model: str, flags: dict[str, Any], recipe: d
             raise UsageError("settings.start_form", setting=name, path=place)
     if task_class(task).reads != "text":
         raise UsageError("settings.start_task", task=task, path=place)
-    card = open_folder(place, "model").card
-    settings = card.get("settings") or {"model": card.get("model")}  # one that was imported was trained by another program
+    folder = open_folder(place, "model")
+    settings = folder.card.get("settings")
+    if not settings:  # one that was imported was trained by another program
+        config = read_json(folder.path / "config.json")
+        form = {name: next((config[each] for each in theirs if each in config), 0) for name, theirs in FORM_OF.items()}
+        settings = {"model": folder.card.get("model"), **form}
     for name in FORM:
         if name in recipe and recipe[name] != settings.get(name):
             raise UsageError("settings.start_form", setting=name, path=place)
@@ -282,15 +294,19 @@ def of_start(place: str, task: str, model: str, flags: dict[str, Any], recipe: d
     return {name: settings[name] for name in ("model", *FORM, "window") if name in settings}
 
 
-def pretrained(place: str, dial: dict[str, Any]) -> dict[str, Any]:
-    """Give what a start that was imported asks for where nobody says otherwise: small steps, and no wider a window than it has."""
+def pretrained(place: str, dial: dict[str, Any], rows: bool) -> dict[str, Any]:
+    """Give what a start asks for that was imported, or begun with one that was, where nobody says otherwise.
+
+    rows  whether rows are learnt, not running text
+    """
     folder = open_folder(place, "model")
-    if "imported" not in folder.card:
+    if "imported" not in folder.card and not (folder.card.get("start") or {}).get("pretrained"):
         return {}
     config = read_json(folder.path / "config.json")
     most = next((config[name] for name in ("max_position_embeddings", "n_positions") if name in config), None)
     window = dial.get("window", TrainSettings.window)
-    return {**PRETRAINED, "window": min(window, most) if most else window}
+    usual = {**PRETRAINED, **(PRETRAINED_ROWS if rows else {})}
+    return {**usual, "window": min(window, most) if most else window}
 
 
 def under_prior(settled: Settings, flags: dict[str, Any]) -> Settings:

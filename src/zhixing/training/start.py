@@ -73,5 +73,7 @@ def body(settings: TrainSettings, vocabulary: int, longest: int, task: Any = Non
 def origin(place: str) -> dict[str, Any]:
     """Say of a start, for the card: where it lay, its manifest's hash, its model, task and corpus."""
     folder = open_folder(place, "model")
-    about = {name: folder.card.get(name) for name in ("model", "task")}
+    about: dict[str, Any] = {name: folder.card.get(name) for name in ("model", "task")}
+    if "imported" in folder.card or (folder.card.get("start") or {}).get("pretrained"):
+        about["pretrained"] = True
     return {"path": place, "manifest_sha256": sha256(folder.path / MANIFEST), **about, "corpus": folder.card.get("corpus", {}).get("path")}
