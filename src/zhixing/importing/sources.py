@@ -130,6 +130,7 @@ def _folder(path: Path) -> Source:
     if content is None:
         raise DataError("import.tokenizer", path=str(path), problem=f"there is no {TOKENIZER}")
     tensors = _checked(path, config, rename(_tensors(parts), config))
+    beside: list[Path] = []
     if config["model_type"] == "bert":
         pooling, beside = _sentences(path)
         config |= {"masked_head": any(name.startswith("cls.") for name in tensors), "pooling": pooling}
