@@ -1,9 +1,9 @@
-"""One page of everything measured of training, and one of hearing, seeing, privacy and reward: figures from the result files, beside what
-was asked for.
+"""One page of everything measured of training, one of hearing, seeing, privacy and reward, and one of pretrained weights: figures from the
+result files, beside what was asked for.
 
     python benchmarks/page.py
 
-Reads the tables in benchmarks/results/ and writes training.md and shape.md there. A figure is named by its file and by words of its row;
+Reads the tables in benchmarks/results/ and writes training.md, shape.md and pretrained.md there. A figure is named by its file and by words of its row;
 nothing on a page is typed by hand but which rows it shows; a row that a file should have and has not ends the program. Each file says by
 itself which machine, commit and command it comes from; those of different files may differ, and the page names them. A row that a file has
 not, or has without a value, stands as not measured.
@@ -74,7 +74,9 @@ SHOWN: dict[str, dict[str, list[str]]] = {
     },
 }
 SHAPE: dict[str, dict[str, list[str]]] = {"Hear": {"hear": []}, "See": {"see": []}, "Private": {"private": []}, "Reward": {"reward": []}}
+PRETRAINED: dict[str, dict[str, list[str]]] = {"Transfer": {"transfer": []}, "Serving small": {"small": []}}
 PAGES = {"training": ("Training, measured", SHOWN), "shape": ("Hearing, seeing, privacy, reward, measured", SHAPE)}
+PAGES |= {"pretrained": ("Pretrained weights, measured", PRETRAINED)}
 # Rows that a file may lack: where there was no such peer, or that are newer than the file.
 PERHAPS = ("bf16", "dropout 0: tokens a second, other Trainer", "dropout 0.2: tokens a second, other Trainer", "seconds above import")
 PERHAPS += ("models and counts, adaptive",)
