@@ -3,10 +3,10 @@ result files, beside what was asked for.
 
     python benchmarks/page.py
 
-Reads the tables in benchmarks/results/ and writes training.md, shape.md and pretrained.md there. A figure is named by its file and by words of its row;
-nothing on a page is typed by hand but which rows it shows; a row that a file should have and has not ends the program. Each file says by
-itself which machine, commit and command it comes from; those of different files may differ, and the page names them. A row that a file has
-not, or has without a value, stands as not measured.
+Reads the tables in benchmarks/results/ and writes training.md, shape.md and pretrained.md there. A figure is named by its file and by words
+of its row; nothing on a page is typed by hand but which rows it shows; a row that a file should have and has not ends the program. A file
+says which machine, commit and command it comes from; those of different files may differ, and the page names them. A row that a
+file has not, or has without a value, stands as not measured.
 """
 
 from __future__ import annotations
