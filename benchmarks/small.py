@@ -46,10 +46,10 @@ def environment(out: Path) -> Path:
     return python
 
 
-def size_of(python: Path) -> float:
-    """Give what the package and all that it needs take, in MB of 10^6 bytes."""
+def size_of(python: Path, without: str = "") -> float:
+    """Give what the package and all that it needs take, in MB of 10^6 bytes, without files that end so."""
     (place,) = (python.parent.parent / "lib").glob("python3*/site-packages")
-    files = (each for each in place.rglob("*") if each.is_file() and not each.is_symlink())
+    files = (each for each in place.rglob("*") if each.is_file() and not each.is_symlink() and not (without and each.suffix == without))
     return sum(each.stat().st_size for each in files if each.relative_to(place).parts[0].split("-")[0] not in ASIDE) / 1e6
 
 
@@ -130,6 +130,7 @@ def main() -> None:
     spread = f"{min(seconds):.2f} .. {max(seconds):.2f} in {len(seconds)} starts"
     figures = [
         Measured("installed, MB, the model apart", size_of(python), f"<= {WANTED['size']:g}"),
+        Measured("of these without bytecode, as by `pip install --no-compile`, MB", size_of(python, ".pyc")),
         Measured("the model, MB", sum(each.stat().st_size for each in served.iterdir()) / 1e6),
         Measured(f"cold start, seconds, median ({spread})", statistics.median(seconds), f"<= {WANTED['cold']:g}"),
         Measured("largest memory, MiB", max(peaks), f"<= {WANTED['memory']:g}"),
