@@ -88,9 +88,7 @@ def suggest(
     return counts | {"suggested": len(chosen)}
 
 
-def _read(
-    artefact: Artefact, found: list[Any], words: dict[str, str]
-) -> tuple[list[dict[str, Any]], list[str], list[Any], dict[str, int]]:
+def _read(artefact: Artefact, found: list[Any], words: dict[str, str]) -> tuple[list[dict[str, Any]], list[str], list[Any], dict[str, int]]:
     """Read rows, each text once: the rows, their texts, what the model answers, and how many were left out."""
     alone = "text" if artefact.task.name == "similar" else None
     schema = artefact.task.schema.asked
