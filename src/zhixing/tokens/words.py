@@ -32,7 +32,7 @@ MINIMUM_COUNT = 2  # a word seen once teaches a model less than its characters d
 ALPHABET = 0.5  # of the vocabulary that is left for pieces: so much is kept for characters
 REMEMBERED = 1 << 16  # words outside the vocabulary whose spelling is kept at hand
 SHORT = 64  # characters: a longer one is not worth keeping
-REPEATED = '!"#$%&*+,-./:;<=>?@\\^_`|~…—·！？。，、～'  # marks of which a run is one word
+REPEATED = "!\"#$%&*+,-./:;<=>?@\\^_`|~…—·！？。，、～"  # marks of which a run is one word
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # Our own words, in which segmenters differ: names, overlapping words, numbers, marks, other scripts, spaces and line ends.
 PROBE = (
