@@ -85,7 +85,7 @@ def test_a_classifier_begins_at_the_regression_on_its_states(place: Path, tmp_pa
     assert all(torch.allclose(after[name], value, atol=1e-9) for name, value in body.items()), "the body is taken over whole"
     assert opened.model.head.weight.abs().max() > 0
     accuracy = evaluate(tmp_path / "still", place / "classify", rivals=False, save=False).figures[0].value
-    assert accuracy > 0.9, "random states tell much already"
+    assert accuracy > 0.8, "random states tell much already"
     report = evaluate(tmp_path / "still", place / "classify", rivals=False, save=False)
     assert report.figures[0].value == accuracy
 
