@@ -71,7 +71,7 @@ def transcribe(
     terminal = sys.stdout.isatty() and not json
     with open(sys.stdin.fileno() if sound == "-" else sound, "rb", buffering=0, closefd=sound != "-") as handle:
         growing = captions.Growing(handle, PATIENCE_SECONDS if patience is None else patience, stop)
-        pieces = captions.samples_of(growing, task.rate, rate, PIECE_SECONDS if piece is None else piece)
+        pieces = captions.samples_of(growing, task.rate, rate, PIECE_SECONDS if piece is None else piece, task.written)
         try:
             for each in captions.follow(opened, pieces, decoding, growing.waiting):
                 if json:

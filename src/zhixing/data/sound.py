@@ -8,6 +8,7 @@ many frames as begin within the sound. Leaves out: pitch, microphones of several
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from typing import Any
@@ -28,6 +29,10 @@ LEAST_DEVIATION = 1e-3
 # Nats of energy below the loudest, 43 dB, below which all is quiet. Single digits of two unseen speakers, right of all, after nine passes:
 # 0.864 so, 0.834 with the mean of all frames, 0.800 without a mean of each channel; with 24 channels instead of 40 0.854.
 RANGE = 10.0
+# Of Whisper's frames: powers below the first count as that, energies further below a sound's loudest than the second, in powers of ten, as
+# that far below; and from where the mel scale, which begins as a line, is a logarithm: Hz, and mels above it for each doubling's logarithm.
+LEAST_POWER, DECADES = 1e-10, 8.0
+BREAK_HZ, LINE_HZ, LOG_STEP = 1000.0, 200.0 / 3, math.log(6.4) / 27
 
 
 def features() -> Any:
@@ -51,15 +56,16 @@ def read(url: str) -> tuple[np.ndarray, int]:
         raise DataError("sound.unreadable", reason=str(problem)) from None
 
 
-def resample(samples: np.ndarray, given: int, wanted: int) -> np.ndarray:
+def resample(samples: np.ndarray, given: int, wanted: int, raised: bool = False) -> np.ndarray:
     """Bring samples to a lower rate; what lies above its half is filtered out.
 
     samples  (N,) float
+    raised   to a higher one as well, with nothing above the half of the given one: for a model that has heard such sounds
     return   (N,) float32
 
-    Raises DataError for a rate below the wanted one: what was not recorded cannot be made up.
+    Raises DataError for a rate below the wanted one, where it is not to be raised: what was not recorded cannot be made up.
     """
-    if given < wanted:
+    if given < wanted and not raised:
         raise DataError("sound.rate", given=given, wanted=wanted)
     if given == wanted:
         return np.asarray(samples, np.float32)
@@ -100,6 +106,46 @@ def log_mel(samples: np.ndarray, rate: int, bins: int = BINS) -> np.ndarray:
     if not len(found):
         raise DataError("sound.no_frame", samples=len(samples), rate=rate)
     return found
+
+
+@functools.lru_cache(4)
+def triangles(rate: int, size: int, bins: int) -> np.ndarray:
+    """Give the filters of Slaney's mel scale, from 0 to half the rate, each of area one.
+
+    rate    Hz
+    size    int, samples    of a window
+    return  (C, K) float64, C = bins, K = size // 2 + 1 lines of the spectrum
+    """
+
+    def hz(mels: np.ndarray) -> np.ndarray:
+        return np.where(mels < BREAK_HZ / LINE_HZ, mels * LINE_HZ, BREAK_HZ * np.exp(LOG_STEP * (mels - BREAK_HZ / LINE_HZ)))
+
+    top = rate / 2 / LINE_HZ if rate / 2 < BREAK_HZ else BREAK_HZ / LINE_HZ + math.log(rate / 2 / BREAK_HZ) / LOG_STEP
+    edges = hz(np.linspace(0.0, top, bins + 2))  # (N,)
+    lines = np.fft.rfftfreq(size, 1 / rate)  # (K,)
+    rising = (lines - edges[:-2, None]) / np.diff(edges)[:-1, None]  # (C, K)
+    falling = (edges[2:, None] - lines) / np.diff(edges)[1:, None]  # (C, K)
+    return np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]
+
+
+def whisper_frames(samples: np.ndarray, rate: int, bins: int, seconds: float) -> np.ndarray:
+    """Give the frames that Whisper reads, 100 a second, of a sound that silence fills up to a length; what is longer is cut.
+
+    samples  (N,) float in -1 .. 1
+    rate     Hz
+    return   (F, C) float32, C = bins
+
+    Source: Radford et al. 2022, section 2.2; as in its program.
+    """
+    size, hop = rate * int(FRAME_MS) // 1000, rate * int(SHIFT_MS) // 1000
+    whole = np.zeros(round(seconds * rate), np.float32)  # (N,)
+    whole[: len(samples)] = samples[: len(whole)]
+    around = np.pad(whole, size // 2, "reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(around, size)[: hop * (len(whole) // hop) : hop]  # (F, N)
+    hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
+    powers = np.square(np.abs(np.fft.rfft(windows * hann)))  # (F, K)
+    decades = np.log10(np.maximum(powers @ triangles(rate, size, bins).T, LEAST_POWER))  # (F, C)
+    return ((np.maximum(decades, decades.max() - DECADES) + 4) / 4).astype(np.float32)
 
 
 def mfcc(samples: np.ndarray, rate: int, cepstra: int = CEPSTRA) -> np.ndarray:

@@ -33,12 +33,16 @@ class Beam:
     alpha  float    0: the likeliest text; above: longer texts are favoured
     ratio  float    the limit of a text's length is ratio * (length of the source) + extra, the end token counted
     extra  int, tokens
+    barred    tokens that are never written
+    unopened  tokens that are not written first
     """
 
     width: int = 5
     alpha: float = 0.6
     ratio: float = 1.5
     extra: int = 10
+    barred: tuple[int, ...] = ()
+    unopened: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, wrong in (("width", self.width < 1), ("alpha", self.alpha < 0), ("ratio", self.ratio < 0), ("extra", self.extra < 1)):
@@ -103,7 +107,13 @@ def found(beam: Beam, tokens: list[int], logs: list[float], ended: bool) -> Foun
 
 
 def search(
-    model: Any, prompts: Sequence[Sequence[int]], end: int, beam: Beam, sources: Sequence[Sequence[int]] | None = None, rows: int = ROWS
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    end: int,
+    beam: Beam,
+    sources: Sequence[Sequence[int]] | None = None,
+    rows: int = ROWS,
+    opened: Any = None,
 ) -> list[Found]:
     """Find the best continuation of each prompt; with sources, of an encoder-decoder model that reads them.
 
@@ -111,6 +121,7 @@ def search(
     end      int        the token that ends a text
     sources  list       token ids, one source a prompt; None: the model is causal, and limits count from the prompt's length
     rows     int        how many are searched side by side; changes the time, not the answers
+    opened   Cache      what the model has read already, a row a prompt: of sources of another sort; all are searched side by side
     return   list of Found, one a prompt, in their order
 
     Raises UsageError when a prompt or a source is empty.
@@ -118,13 +129,18 @@ def search(
     if any(len(each) == 0 for each in (*prompts, *(sources or ()))):
         raise UsageError("generate.empty_prompt")
     given = prompts if sources is None else sources
+    if opened is not None:
+        hunts = [Hunt(place, limit(model, beam, len(prompt), 0)) for place, prompt in enumerate(prompts)]
+        return [hunt.result(beam) for hunt in _hunt(model, opened, [list(map(int, each)) for each in prompts], hunts, end, beam)]
     order = sorted(range(len(prompts)), key=lambda place: len(given[place]))
     results: dict[int, Found] = {}
     for first in range(0, len(order), max(rows, 1)):
         chosen = order[first : first + max(rows, 1)]
         hunts = [Hunt(place, limit(model, beam, len(prompts[place]), len(given[place]))) for place in chosen]
-        beside = None if sources is None else [list(map(int, sources[place])) for place in chosen]
-        for hunt in _hunt(model, [list(map(int, prompts[place])) for place in chosen], beside, hunts, end, beam):
+        device = next(model.parameters()).device if hasattr(model, "parameters") else torch.device("cpu")
+        beside = None if sources is None else batch([list(map(int, sources[place])) for place in chosen], device)
+        cache = model.cache(len(chosen)) if beside is None else model.open(beside)
+        for hunt in _hunt(model, cache, [list(map(int, prompts[place])) for place in chosen], hunts, end, beam):
             results[hunt.number] = hunt.result(beam)
     return [results[place] for place in range(len(prompts))]
 
@@ -143,13 +159,17 @@ def limit(model: Any, beam: Beam, prompt: int, source: int) -> int:
     return most
 
 
-def _hunt(model: Any, prompts: list[list[int]], sources: list[list[int]] | None, hunts: list[Hunt], end: int, beam: Beam) -> list[Hunt]:
+def _hunt(model: Any, cache: Any, prompts: list[list[int]], hunts: list[Hunt], end: int, beam: Beam) -> list[Hunt]:
     device = next(model.parameters()).device if hasattr(model, "parameters") else torch.device("cpu")
-    cache = model.cache(len(prompts)) if sources is None else model.open(batch(sources, device))
     read = batch(prompts, device)
     going, sums = list(hunts), [[0.0] for _ in hunts]
+    barred = [*beam.barred, *beam.unopened]
     while going:
-        logs, tokens = likeliest(next_log_probabilities(model, read, cache).cpu(), 2 * beam.width)  # (B, N)
+        found = next_log_probabilities(model, read, cache).cpu()  # (B, V)
+        if barred:
+            found[:, barred] = -torch.inf
+        barred = list(beam.barred)
+        logs, tokens = likeliest(found, 2 * beam.width)  # (B, N)
         parents: list[int] = []
         last: list[int] = []
         kept, kept_sums = [], []

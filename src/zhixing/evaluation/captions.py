@@ -100,6 +100,8 @@ def voice(artefact: Artefact, beam: int | None, language: Artefact | None = None
         return Voice(), None
     if language is None:
         return plain, None
+    if artefact.task.written:
+        raise UsageError("transcribe.written", path=str(artefact.folder.path))
     if language.task.name != "language":
         raise UsageError("usage.not_language", path=str(language.folder.path), task=language.task.name)
     of, other = artefact.tokenizer, language.tokenizer
@@ -132,7 +134,7 @@ def cut(artefact: Artefact, content: bytes, unfold: Unfold = media.sound) -> tup
     if media.cut_off(content):
         raise DataError("sound.truncated")
     seconds = len(samples) / rate
-    samples, rate = sound.resample(samples, rate, task.rate), task.rate
+    samples, rate = sound.resample(samples, rate, task.rate, raised=task.written), task.rate
     whole = len(samples) <= task.seconds * rate
     return [Utterance(samples, 0.0)] if whole else utterances(samples, rate, task.seconds / 2), rate, seconds
 
@@ -235,13 +237,13 @@ class Growing:
 
 
 class Lowered:
-    """Brings a sound that comes in pieces to a lower rate, as if it were whole: what hangs on samples still to come comes with them."""
+    """Brings a sound that comes in pieces to another rate as if it were whole: what hangs on samples still to come comes with them."""
 
     def __init__(self, given: int, wanted: int) -> None:
         self.given, self.wanted = given, wanted
         common = math.gcd(given, wanted)
         self.up, self.down = wanted // common, given // common
-        self.around = -(-AROUND * self.down // self.up) + 1  # samples of the given rate
+        self.around = -(-AROUND * max(self.up, self.down) // self.up) + 1  # samples of the given rate
         self.kept = np.zeros(0, np.float32)  # from a place on at which a sample of the one rate falls on one of the other
         self.known = 0  # samples of the lower rate since that place that were given away
 
@@ -256,7 +258,7 @@ class Lowered:
         self.kept = np.concatenate([self.kept, samples])
         if not len(self.kept):
             return self.kept
-        whole = sound.resample(self.kept, self.given, self.wanted)
+        whole = sound.resample(self.kept, self.given, self.wanted, raised=True)
         stop = len(whole) if last else max(self.known, (len(self.kept) - self.around) * self.up // self.down)
         found, self.known = whole[self.known : stop], stop
         past = max(0, stop * self.down // self.up - self.around) // self.down
@@ -264,12 +266,15 @@ class Lowered:
         return found
 
 
-def samples_of(source: Growing, rate: int, raw_rate: int | None, piece_seconds: float) -> Iterator[tuple[np.ndarray, float]]:
+def samples_of(
+    source: Growing, rate: int, raw_rate: int | None, piece_seconds: float, raised: bool = False
+) -> Iterator[tuple[np.ndarray, float]]:
     """Give the samples of a WAV file or of raw 16-bit samples as they come, brought to a rate, and when each piece was there.
 
     A piece that nobody waited for may have been there for long: it came as much after an earlier one as there are samples between them.
 
     raw_rate  Hz, of raw samples; None: the wanted rate
+    raised    a lower rate is brought to the wanted one as well
 
     Raises UsageError for the rate of a WAV file, DataError for one of a form that cannot be followed, or of a lower rate.
     """
@@ -280,7 +285,7 @@ def samples_of(source: Growing, rate: int, raw_rate: int | None, piece_seconds: 
             raise UsageError("transcribe.rate", value=raw_rate)
         given, channels, form, left = _header(source)
         rest = b""
-    if given < rate:
+    if given < rate and not raised:
         raise DataError("sound.rate", given=given, wanted=rate)
     size = form.itemsize * channels
     wanted = max(1, round(piece_seconds * given)) * size

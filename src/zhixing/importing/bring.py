@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import zhixing
+from zhixing.core.errors import DataError
 from zhixing.core.files import sha256
 from zhixing.core.folder import Folder, check_new, create, locked, open_folder
 from zhixing.core.log import quiet
+from zhixing.data.sound import FRAMES_A_SECOND
 from zhixing.importing.sources import Source, open_source
 from zhixing.tasks import artefact
 from zhixing.tasks.language import Language
 from zhixing.tasks.masked import MaskedLanguage
 from zhixing.tasks.similar import Similar
+from zhixing.tasks.transcribe import RATE, Transcribe
 from zhixing.tokens.tokenizer import Tokenizer
+
+# Whisper's control tokens, the vocabularies that hold several languages, and prefixes kept when it answers.
+STARTS, TRANSCRIBES, UNTIMED = "<|startoftranscript|>", "<|transcribe|>", "<|notimestamps|>"
+LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
+SEVERAL, BEAM = 51865, 5
 
 
 def import_model(source: str | Path, out: str | Path, tell: Callable[..., None] = quiet, force: bool = False) -> Folder:
-    """Make a Model folder of a pretrained model: one that writes, one that fills gaps in, or one that makes vectors of texts.
+    """Make a Model folder of a pretrained model: one that writes, fills gaps in, makes vectors of texts, or writes down what it hears.
 
-    source  a folder with config.json, safetensors and tokenizer.json, or a GGUF file
+    source  a folder with config.json, safetensors (of Whisper also CTranslate2's model.bin) and tokenizer.json, or a GGUF file
     out     the new Model folder
 
     Raises UsageError when there is nothing at the source or the place is taken, DataError for a model that cannot be read as one of ours.
@@ -36,9 +45,9 @@ def import_model(source: str | Path, out: str | Path, tell: Callable[..., None] 
 
         from zhixing.models import catalog
 
-        task, model = _served(found, catalog.restore(found.config, found.tensors))
         content, settings = found.tokenizer
         tokenizer = Tokenizer(content, str(source), settings=settings)
+        task, model = _served(found, catalog.restore(found.config, found.tensors), tokenizer)
         card: dict[str, Any] = {
             "task": task.name,
             "model": found.config["model_type"],
@@ -51,13 +60,41 @@ def import_model(source: str | Path, out: str | Path, tell: Callable[..., None] 
     return open_folder(out, "model")
 
 
-def _served(found: Source, model: Any) -> tuple[Any, Any]:
+def _served(found: Source, model: Any, tokenizer: Tokenizer) -> tuple[Any, Any]:
     """Say what a model answers as it comes, and give it with the head that this takes: any training may begin with its body."""
     from zhixing.layers.kinds import Headed
 
+    if "speech_seq2seq" in model.kinds:
+        return _hearing(found, tokenizer), model
     if "masked" not in model.kinds:
         return Language(), model
     if model.mask_id is not None:
         return MaskedLanguage(), model
     task = Similar(longest=min(found.longest or model.window, model.window))
     return task, Headed(model, task.head(model.width))
+
+
+def _hearing(found: Source, tokenizer: Tokenizer) -> Transcribe:
+    """Say how a Whisper is asked: which control tokens stand before a text, and which languages it tells apart.
+
+    Raises DataError when its tokenizer lacks one of them.
+    """
+    ids = {name: place for place, name in (*tokenizer.controls.items(), *tokenizer.added.items())}
+    several = found.config["vocab_size"] >= SEVERAL
+    wanted = (STARTS, *([TRANSCRIBES] if several else []), UNTIMED)
+    if missing := [name for name in wanted if name not in ids]:
+        raise DataError("import.tokenizer", path=str(found.path), problem=f"no {missing[0]}")
+    languages: list[str] = []
+    for place in range(ids[STARTS] + 1, found.config["vocab_size"]):
+        match = LANGUAGE.fullmatch(tokenizer.controls.get(place, ""))
+        if not several or not match:
+            break
+        languages.append(match[1])
+    if several and not languages:
+        raise DataError("import.tokenizer", path=str(found.path), problem="no language's token")
+    times = tuple(range(ids[UNTIMED] + 1, found.config["vocab_size"]))
+    seconds = 2 * found.config["max_source_positions"] / FRAMES_A_SECOND
+    return Transcribe(
+        RATE, found.config["num_mel_bins"], seconds, beam=BEAM, written=True, opening=tuple(ids[name] for name in wanted),
+        barred=tuple(sorted({*found.barred, *times})), unopened=found.unopened, languages=tuple(languages),
+    )  # fmt: skip

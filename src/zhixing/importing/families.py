@@ -31,13 +31,16 @@ BERT = ("vocab_size hidden_size num_hidden_layers num_attention_heads intermedia
         "layer_norm_eps").split()  # fmt: skip
 BERT_DEFAULTS = {"type_vocab_size": 2, "layer_norm_eps": 1e-12, "max_position_embeddings": 512}
 BERT_ASIDE = frozenset({"hidden_dropout_prob"})  # how it was trained; a training from it has its own
+WHISPER = ("vocab_size d_model encoder_layers decoder_layers encoder_attention_heads decoder_attention_heads encoder_ffn_dim "
+           "decoder_ffn_dim max_source_positions max_target_positions num_mel_bins").split()  # fmt: skip
+WHISPER_DEFAULTS = {"max_source_positions": 1500, "max_target_positions": 448, "num_mel_bins": 80}
 SKIPPED = 2  # positions that RoBERTa never uses: its texts begin at the number after that of its padding, 1
 GPT2_DEFAULTS = {"n_positions": 1024, "layer_norm_epsilon": 1e-5, "n_inner": None, "vocab_size": 50257}
 
 COUNTS = frozenset(
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim max_position_embeddings "
     "n_positions n_embd n_layer n_head n_inner sliding_window type_vocab_size".split()
-)
+) | frozenset(WHISPER)
 NUMBERS = frozenset({"rms_norm_eps", "rope_theta", "layer_norm_epsilon", "layer_norm_eps"})
 SWITCHES = frozenset({"tie_word_embeddings", "attention_bias", "use_sliding_window"})
 TABLES = frozenset({"rope_scaling", "rope_parameters"})
@@ -125,6 +128,19 @@ def _bert(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"model_type": "bert", **found}
 
 
+def _whisper(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the config of a Whisper."""
+    from zhixing.models.whisper import FIXED, REMARKS
+
+    rest = {name: value for name, value in given.items() if name not in REMARKS}
+    return {"model_type": "whisper", **_settings(path, rest, WHISPER, WHISPER_DEFAULTS, FIXED)}
+
+
+def _heard(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
+    """Take Whisper's tensors; the head is the table again."""
+    return {name: value for name, value in tensors.items() if name != "proj_out.weight"}
+
+
 def _encoder(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
     """Take BERT's tensors, whose names may lack their first part; the pooler, the head of sentence pairs and saved places go.
 
@@ -193,10 +209,12 @@ FAMILIES: dict[str, tuple[Callable[[str, Mapping[str, Any]], dict[str, Any]], Ca
     "gpt2": (_gpt2, _prefixed),
     "bert": (_bert, _encoder),
     "roberta": (_bert, _roberta),
+    "whisper": (_whisper, _heard),
 }
 # By `model_type` of ours: where its layers' names begin, the name of its table of tokens, and the setting that counts its layers.
 LAYOUT = {
     **dict.fromkeys(("llama", "qwen3"), ("model.layers.", "model.embed_tokens.weight", "num_hidden_layers")),
     "gpt2": ("transformer.h.", "transformer.wte.weight", "n_layer"),
     "bert": ("bert.encoder.layer.", "bert.embeddings.word_embeddings.weight", "num_hidden_layers"),
+    "whisper": ("model.encoder.layers.", "model.decoder.embed_tokens.weight", "encoder_layers"),
 }

@@ -1,7 +1,7 @@
 """Where a pretrained model lies: a folder as Hugging Face's programs write it, or a GGUF file; read into settings, tensors and a tokenizer.
 
-Nothing of the folder is run and no pickle is opened: JSON and safetensors only. Every file must be a plain one within its bound; a
-folder's own list of its parts may name files beside it only. Leaves out: downloads.
+Nothing of the folder is run and no pickle is opened: JSON, safetensors and, of Whisper, CTranslate2's arrays only. Every file must be a
+plain one within its bound; a folder's own list of its parts may name files beside it only. Leaves out: downloads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json
 from zhixing.data.gguf import GGUF
-from zhixing.importing import families, vocabulary
+from zhixing.importing import ctranslate2, families, vocabulary
 from zhixing.models import gguf as names
 from zhixing.tokens.gguf import MORE_ENDS, from_gguf
 from zhixing.tokens.imported import ABOUT
@@ -22,6 +22,9 @@ from zhixing.tokens.imported import ABOUT
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
 CHAT = "chat_template.jinja"
+PACKED = "model.bin"  # of CTranslate2; elsewhere it is a pickle
+SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")  # of Whisper
+PACKED_NAMES = {"suppress_ids": SUPPRESSED[0], "suppress_ids_begin": SUPPRESSED[1]}
 # Of sentence-transformers: what a text goes through one after the other, what the encoder is told, where pooling is, what is put before.
 MODULES, SENTENCES, POOLING, PROMPTS = "modules.json", "sentence_bert_config.json", "1_Pooling", "config_sentence_transformers.json"
 STEPS = ("Transformer", "Pooling", "Normalize")
@@ -46,6 +49,8 @@ class Source:
     tokenizer  what `vocabulary` gives: the content of tokenizer.json and its settings
     files      what was read
     longest    tokens of a text that the model was made to read, where a file says so
+    barred     token ids that a Whisper never writes
+    unopened   and those that it does not write first
     """
 
     path: Path
@@ -54,6 +59,8 @@ class Source:
     tokenizer: tuple[bytes, dict[str, Any]]
     files: list[Path]
     longest: int | None = None
+    barred: tuple[int, ...] = ()
+    unopened: tuple[int, ...] = ()
 
 
 def open_source(path: Path) -> Source:
@@ -116,7 +123,10 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> Source:
-    given = _table(path / CONFIG)
+    given, arrays = _table(path / CONFIG), None
+    if "model_type" not in given and (path / PACKED).exists() and ctranslate2.is_one(_plain(path / PACKED)):
+        told, arrays = ctranslate2.read(path / PACKED)
+        given = {**{theirs: given[name] for name, theirs in PACKED_NAMES.items() if name in given}, **told}
     kind = given.get("model_type")
     if not isinstance(kind, str) or kind not in families.FAMILIES:
         raise DataError("import.architecture", path=str(path / CONFIG), name=str(kind), among=list(families.FAMILIES))
@@ -125,11 +135,11 @@ def _folder(path: Path) -> Source:
         raise DataError("import.quantization", path=str(path / CONFIG), tensor=CONFIG, form=form, among=["F32", "F16", "BF16"])
     settle, rename = families.FAMILIES[kind]
     config = settle(str(path / CONFIG), given)
-    parts = _parts(path)
+    parts = _parts(path) if arrays is None else [path / PACKED]
     content = _plain(path / TOKENIZER).read_bytes() if (path / TOKENIZER).exists() else None
     if content is None:
         raise DataError("import.tokenizer", path=str(path), problem=f"there is no {TOKENIZER}")
-    tensors = _checked(path, config, rename(_tensors(parts), config))
+    tensors = _checked(path, config, rename(_tensors(parts) if arrays is None else _of_arrays(arrays), config))
     beside: list[Path] = []
     if config["model_type"] == "bert":
         pooling, beside = _sentences(path)
@@ -139,8 +149,26 @@ def _folder(path: Path) -> Source:
         about["chat_template"] = _plain(path / CHAT).read_text(encoding="utf-8", errors="replace")
     tokenizer = vocabulary.settle(str(path / TOKENIZER), content, about, [generation, given], config["vocab_size"])
     files = [path / CONFIG, *parts, *(path / name for name in (TOKENIZER, SETTINGS, GENERATION, CHAT) if (path / name).exists())]
+    if config["model_type"] == "whisper":
+        size = config["vocab_size"]
+        barred, unopened = (_ids(path, name, generation.get(name, given.get(name)), size) for name in SUPPRESSED)
+        return Source(path, config, tensors, tokenizer, files, None, barred, unopened)
     longest = _longest(path, sum(map(len, tokenizer[1][ABOUT]["frame"])))
     return Source(path, _with_ids(config, tokenizer), tensors, tokenizer, files + beside, longest)
+
+
+def _of_arrays(arrays: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    return {name: torch.from_numpy(value) for name, value in arrays.items()}
+
+
+def _ids(path: Path, name: str, given: Any, size: int) -> tuple[int, ...]:
+    """Read a setting that lists tokens; raises DataError where it does not."""
+    found = given or []
+    if not isinstance(found, list) or not all(type(each) is int and 0 <= each < size for each in found):
+        raise DataError("import.config", path=str(path), name=name, value=str(given)[:80], wanted=f"ids of the {size} tokens")
+    return tuple(sorted(set(found)))
 
 
 def _sentences(path: Path) -> tuple[str, list[Path]]:

@@ -10,8 +10,9 @@ and, when its tensors are not simply its state dict, `tensors()`. A family that 
     configure(settings, vocabulary, longest)     the config of the model that settled settings describe
     kinds                                        what it serves as: "causal", "encoder", "masked", "encoder_decoder", "lexical",
                                                  "document" (an encoder of one state a text), "vision", "fusion", "towers",
-                                                 "acoustic"
+                                                 "acoustic", "speech_seq2seq" (an encoder_decoder whose source is frames)
     TASK                                         {setting of the config: field of the task}: what only the task knows, where there is such
+    CARRIES                                      fields that a task keeps of a start that was trained for it: its weights rest on them
 Nothing is imported until it is asked for, torch neither.
 Leaves out: files and folders (tasks/artefact.py).
 """
@@ -51,6 +52,7 @@ MODELS = {
     "lstm_attention": "zhixing.models.attentive:Attentive",
     "bilstm_ctc": "zhixing.models.speech:BiLSTM",
     "conformer": "zhixing.models.speech:Conformer",
+    "whisper": "zhixing.models.whisper:Whisper",
     "copy": "zhixing.models.copying:Copy",
     "grammar": "zhixing.models.grammar:Grammar",
     "ngram": "zhixing.models.ngram:NGram",

@@ -92,10 +92,10 @@ def look(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> 
 class Attention(nn.Module):
     """Multi-head attention with a projection each for queries, keys and values."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, key_bias: bool = True) -> None:
         super().__init__()
         self.head_width = width // heads
-        self.k_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width, bias=key_bias)
         self.v_proj = nn.Linear(width, width)
         self.q_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
@@ -136,21 +136,24 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """One layer: what attention gathers from the text itself, in the decoder from the source as well, and a feed-forward network.
 
+    config        with d_model and dropout
     heads, inner  int     of this stack
     writes        bool    a layer of the decoder: no position sees a later one, and all see the source
+    key_bias      bool    whether the keys' projections have biases; what they add is the same for every key
     """
 
-    def __init__(self, config: Seq2SeqConfig, heads: int, inner: int, writes: bool) -> None:
+    def __init__(self, config: Any, heads: int, inner: int, writes: bool, key_bias: bool = True) -> None:
         super().__init__()
         D = config.d_model
-        self.self_attn = Attention(D, heads)
+        self.self_attn = Attention(D, heads, key_bias)
         self.self_attn_layer_norm = nn.LayerNorm(D)
-        self.encoder_attn = Attention(D, heads) if writes else None
+        self.encoder_attn = Attention(D, heads, key_bias) if writes else None
         self.encoder_attn_layer_norm = nn.LayerNorm(D) if writes else None
         self.fc1 = nn.Linear(D, inner)
         self.fc2 = nn.Linear(inner, D)
         self.final_layer_norm = nn.LayerNorm(D)
         self.dropout = Dropout(config.dropout)
+        self.mix = look
 
     def read(self, x: Tensor, real: Tensor | None) -> Tensor:
         """Add the contributions of a layer of the encoder.
@@ -160,7 +163,7 @@ class Layer(nn.Module):
         return  (B, S, D) float
         """
         normed = self.self_attn_layer_norm(x)
-        mixed = look(self.self_attn.ask(normed), *self.self_attn.remember(normed), real)  # (B, H, S, K)
+        mixed = self.mix(self.self_attn.ask(normed), *self.self_attn.remember(normed), real)  # (B, H, S, K)
         return self.think(x + self.dropout(self.self_attn.join(mixed)))
 
     def write(
@@ -180,7 +183,7 @@ class Layer(nn.Module):
             keys, values = own.extend(layer, keys, values)
         mixed = attend(self.self_attn.ask(normed), keys, values, mask)  # (B, H, T, K)
         x = x + self.dropout(self.self_attn.join(mixed))
-        mixed = look(self.encoder_attn.ask(self.encoder_attn_layer_norm(x)), *memory, real)  # (B, H, T, K)
+        mixed = self.mix(self.encoder_attn.ask(self.encoder_attn_layer_norm(x)), *memory, real)  # (B, H, T, K)
         return self.think(x + self.dropout(self.encoder_attn.join(mixed)))
 
     def think(self, x: Tensor) -> Tensor:
@@ -368,9 +371,9 @@ class Seq2Seq(nn.Module):
 
     @torch.no_grad()
     def open(self, source: Inputs) -> Reading:
-        """Read sources, once, and return a cache in which nothing of their translations has been read yet; without dropout.
+        """Read sources, once, and return a cache in which nothing of what is written of them has been read yet; without dropout.
 
-        source  tokens (B, S) int
+        source  what `encode` reads
         """
         training = self.training
         self.eval()
@@ -379,7 +382,7 @@ class Seq2Seq(nn.Module):
             pairs = [torch.stack(layer.encoder_attn.remember(read)) for layer in self.model.decoder.layers]  # (2, B, H, S, K) each
         finally:
             self.train(training)
-        B, S = source.tokens.shape
+        B, S = read.shape[:2]
         lengths = torch.full((B,), S, device=read.device) if source.lengths is None else source.lengths
         heads = self.config.decoder_attention_heads
         return Reading(torch.stack(pairs, 1), lengths, KeyValues(len(pairs), heads, self.width // heads, [0] * B))

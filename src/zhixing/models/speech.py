@@ -170,6 +170,7 @@ class BiLSTM(nn.Module):
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"bilstm_ctc": BILSTM_PLANS}
     TASK: ClassVar[dict[str, str]] = {"num_mel_bins": "bins", "stride": "stride"}
+    CARRIES: ClassVar[tuple[str, ...]] = ("rate", "bins", "stride")
     kinds: ClassVar[tuple[str, ...]] = ("acoustic",)
 
     def __init__(self, config: SpeechConfig) -> None:
@@ -326,6 +327,7 @@ class Conformer(nn.Module):
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"conformer": CONFORMER_PLANS}
     TASK: ClassVar[dict[str, str]] = {"num_mel_bins": "bins", "stride": "stride"}
+    CARRIES: ClassVar[tuple[str, ...]] = ("rate", "bins", "stride")
     kinds: ClassVar[tuple[str, ...]] = ("acoustic",)
 
     def __init__(self, config: ConformerConfig) -> None:

@@ -1,8 +1,8 @@
 """Next-token prediction: maximum likelihood of a text by the chain rule, log p(w_1..w_n) = sum_i log p(w_i | w_1..w_{i-1}).
 
-Source: Shannon 1951; Bengio et al. 2003. Given another text, the source, it is that of log p(text | source), as in Sutskever et al. 2014.
-Targets of -100 are not counted, and nothing is computed for them above the states. The vocabulary is applied in chunks of positions, so
-that the logits of a whole batch never stand in memory at once.
+Source: Shannon 1951; Bengio et al. 2003. Given another text or a sound, the source, it is that of log p(text | source), as in Sutskever et
+al. 2014. Targets of -100 are not counted, and nothing is computed for them above the states. The vocabulary is applied in chunks of
+positions, so that the logits of a whole batch never stand in memory at once.
 """
 
 from __future__ import annotations
@@ -136,9 +136,10 @@ class NextToken:
         """Sum -log p(target) over the batch, in nats.
 
         batch   tokens (B, T) int, targets (B, T) int; optional segments and positions (B, T) int,
-                source (B, S) int and source_lengths (B,) int
+                source (B, S) int and source_lengths (B,) int, or frames (B, F, C) float
         """
         source = Inputs(batch["source"], batch.get("source_lengths")) if "source" in batch else None
+        source = Inputs(None, frames=batch["frames"]) if "frames" in batch else source
         inputs = Inputs(batch["tokens"], segments=batch.get("segments"), positions=batch.get("positions"), source=source)
         states = model.states(inputs)  # (B, T, D)
         smoothing = self.smoothing if model.training else 0.0

@@ -40,6 +40,7 @@ PROBES = (
     "a" * 40,
     "",
 )
+HEARD = 2  # probes that are given as sounds to a model that writes: each takes it as long as the longest sound that it hears
 READ = 48  # tokens of a text that are read, its last; with WRITTEN more they fit into a small model's window
 WRITTEN = 8  # tokens of the greedy continuation
 TOP, SPREAD = 8, 8  # log-probabilities kept of each text: of the most probable tokens, and of tokens spread over the vocabulary
@@ -57,9 +58,11 @@ def ask(task: Any, model: Any, tokenizer: Any, kept: Sequence[dict[str, Any]] = 
 
     kept  earlier answers: their texts are asked, and log p of their tokens is given; none: the probes, and the tokens that matter most now
     """
-    texts = [each["text"] for each in kept] or [text for text in PROBES if _writable(tokenizer, text)]
+    hears = "audio" in getattr(model, "senses", ()) and hasattr(model, "open")
+    texts = [each["text"] for each in kept] or [text for text in PROBES[: HEARD if hears else None] if _writable(tokenizer, text)]
     if task.reads == "text" and any(hasattr(model, name) for name in ("cache", "open", "log_probabilities")):
-        found = list(_write_on(model, tokenizer, texts, [each["ids"] for each in kept]))
+        sounds = [task.encode(_probe(task, text), tokenizer)["frames"] for text in texts] if hears else None
+        found = list(_write_on(model, tokenizer, texts, [each["ids"] for each in kept], sounds))
     else:
         items = [task.encode(_probe(task, text), tokenizer) for text in texts]
         found = []
@@ -98,8 +101,13 @@ def _short(value: float) -> float:
     return float(f"{float(value):.8g}")
 
 
-def _write_on(model: Any, tokenizer: Any, texts: Sequence[str], wanted: Sequence[list[int]]) -> Iterator[dict[str, Any]]:
-    """Read texts side by side, and write on from each greedily; of an encoder-decoder they are sources, and what is written is new."""
+def _write_on(
+    model: Any, tokenizer: Any, texts: Sequence[str], wanted: Sequence[list[int]], sounds: Sequence[np.ndarray] | None
+) -> Iterator[dict[str, Any]]:
+    """Read texts side by side, and write on from each greedily; of an encoder-decoder they are sources, and what is written is new.
+
+    sounds  (F, C) float each: what a model that hears is given for the texts; None: it reads
+    """
     import torch
 
     from zhixing.layers.kinds import Inputs, next_log_probabilities
@@ -117,9 +125,11 @@ def _write_on(model: Any, tokenizer: Any, texts: Sequence[str], wanted: Sequence
 
     read = side_by_side(rows)
     if hasattr(model, "open"):
+        if sounds is not None:
+            read = Inputs(None, frames=torch.from_numpy(np.stack(sounds)).to(device))
         with torch.no_grad():
             cache = model.open(read)
-        read = side_by_side([[tokenizer.end_id]] * len(rows))
+        read = side_by_side([list(opening) if sounds is not None else [tokenizer.end_id]] * len(rows))
     else:
         cache = model.cache(len(rows))
     logs = next_log_probabilities(model, read, cache).cpu()  # (B, V)

@@ -1,24 +1,26 @@
 """Hearing: p(text | sound).   sound -> text
 
-Trained by CTC on characters, or whatever tokens are asked for; judged by how many words of the right texts must be changed, put in or left
-out for each of them (WER), and the same of characters (CER). A character of a script without spaces, such as Chinese, counts as a word.
-Beside every score stands the oldest way of doing it: each word's recordings are kept, and a sound is laid over a chain of them by dynamic
-time warping (`models/warping.py`).
+Trained by CTC on characters, or whatever tokens are asked for; or, on a model that writes, as a translation of the sound. Judged by how
+many words of the right texts must be changed, put in or left out for each of them (WER), and the same of characters (CER). A character of a
+script without spaces, such as Chinese, counts as a word. Beside every score stands the oldest way of doing it: each word's recordings are
+kept, and a sound is laid over a chain of them by dynamic time warping (`models/warping.py`).
 Source: Graves et al. 2006; word errors by Levenshtein 1966, summed over all texts and divided once.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from zhixing.core.errors import DataError
 from zhixing.data import sound
-from zhixing.data.batch import pad
+from zhixing.data.batch import IGNORED, pad
 from zhixing.data.schema import Schema, Sound, Text
 from zhixing.metrics.figures import Figures, Mean, Whole
 from zhixing.metrics.transcripts import differ, error_rate, words_of
@@ -27,6 +29,10 @@ from zhixing.tasks.task import Answer, Example, Item, counted_in
 READ_BATCH = 16  # sounds heard side by side
 RATE = 16_000  # Hz, at most: above its half there is little of speech
 APART = 5  # one row in so many is kept out of the templates while their price is chosen, where no row is held
+WRITE_BATCH = 8  # sounds of which a model that writes writes side by side
+MOST_TOKENS = 224  # that it writes of one
+MARGIN_SECONDS = 0.25  # of silence after the longest sound of training
+HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")
 READ_AHEAD = 256  # sounds sorted by length before that
 
 
@@ -39,6 +45,14 @@ class Transcribe:
     seconds  float           the longest sound that is read whole; `zhixing transcribe` cuts longer ones at pauses
     stride   int, frames     of the model's states, by which a sound may be too short for its text
     beam     int             prefixes kept when answering; 1: greedy
+
+    Of a model that writes, as Whisper does; every sound that it hears is filled up to `seconds` with silence:
+
+    written    bool          the model is one
+    opening    token ids     that it reads before a text; (): the tokenizer's end token alone
+    barred     token ids     that it never writes
+    unopened   token ids     that it does not write first
+    languages  names         of which the likeliest is put after the first token of the opening; (): the opening stands as it is
     """
 
     rate: int
@@ -46,9 +60,14 @@ class Transcribe:
     seconds: float = 30.0
     stride: int = sound.STRIDE
     beam: int = 1
+    written: bool = False
+    opening: tuple[int, ...] = ()
+    barred: tuple[int, ...] = ()
+    unopened: tuple[int, ...] = ()
+    languages: tuple[str, ...] = ()
 
     name: ClassVar[str] = "transcribe"
-    kinds: ClassVar[tuple[str, ...]] = ("acoustic",)
+    kinds: ClassVar[tuple[str, ...]] = ("acoustic", "speech_seq2seq")
     schema: ClassVar[Schema] = Schema({"audio": Sound(), "text": Text()}, "text")
     figures: ClassVar[Figures] = {
         "wer": Whole(error_rate, ("word_errors", "words"), lower=True),
@@ -57,24 +76,54 @@ class Transcribe:
     }
     counted: ClassVar[dict[str, str]] = {"dtw": "zhixing.tasks.transcribe:fit_dtw"}
     default: ClassVar[str] = "conformer"
-    eras: ClassVar[tuple[str, ...]] = ("conformer", "bilstm_ctc")
+    eras: ClassVar[tuple[str, ...]] = ("conformer", "bilstm_ctc", "whisper")
     dial: ClassVar[dict[str, Any]] = {"tokenizer": "characters"}
     reads: ClassVar[str] = "text"
     fitted: ClassVar[str] = ""
 
     @classmethod
     def fit(cls, training_examples: Iterable[Example], **settings: Any) -> Transcribe:
-        """Read from the training rows how many samples make a second: the most common number of them, or RATE."""
-        rates = Counter(sound.read(example["audio"])[1] for example in training_examples)
-        return cls(**{"rate": min(RATE, max(rates, key=lambda each: (rates[each], -each), default=RATE)), **settings})
+        """Read from the training rows how many samples make a second: the most common number of them, or RATE.
+
+        Of a model that writes also the length of what it hears, that of the longest, and which of its languages is theirs: Chinese where
+        most of the letters are, else English.
+        """
+        rates: Counter[int] = Counter()
+        longest, han, letters = 0.0, 0, 0
+        for example in training_examples:
+            samples, rate = sound.read(example["audio"])
+            rates[rate] += 1
+            longest = max(longest, len(samples) / rate)
+            if settings.get("languages"):
+                han, letters = han + len(HAN.findall(example["text"])), letters + sum(map(str.isalpha, example["text"]))
+        task = cls(**{"rate": min(RATE, max(rates, key=lambda each: (rates[each], -each), default=RATE)), **settings})
+        if not task.written:
+            return task
+        chosen = ("zh" if 2 * han > letters else "en",)
+        languages = chosen if set(chosen) <= set(task.languages) else task.languages[:1]
+        return replace(task, seconds=min(task.seconds, math.ceil(2 * (longest + MARGIN_SECONDS)) / 2), languages=languages)
+
+    @property
+    def states(self) -> int:
+        """How many states a model that writes has of a sound: one of every two frames."""
+        return math.ceil(self.seconds * sound.FRAMES_A_SECOND / 2)
 
     def encode(self, example: Example, tokenizer: Any) -> Item:
         """Turn a row into {"frames": (F, C) float32}, with its text {"targets": (T,) int}; with no tokenizer, into cepstra {"frames"}.
 
+        For a model that writes a row with its text has {"tokens": (T,) int} as well: the opening and the text, without its end.
+
         Raises DataError for a sound of a lower rate than training's, one too long to be read whole, and one too short for its text.
         """
         item = item_of(self, *sound.read(example["audio"]), trained=tokenizer is not None)
-        if tokenizer is not None and "text" in example:
+        if self.written and "text" in example:
+            # Where the text begins with a letter of Latin script, a tokenizer of another program has met it after a space.
+            text = " ".join(example["text"].split())
+            text = f" {text}" if self.opening and text[:1].isascii() else text
+            opening, said = self.openings(tokenizer)[0], tokenizer.encode(text, guarded=bool(self.opening))
+            item["tokens"] = np.array([*opening, *said], np.int64)
+            item["targets"] = np.array([*[IGNORED] * (len(opening) - 1), *said, tokenizer.end_id], np.int64)
+        elif tokenizer is not None and "text" in example:
             item["targets"] = np.asarray(tokenizer.encode(example["text"]), np.int64)
             self._check(item, example["text"])
         return item
@@ -88,14 +137,21 @@ class Transcribe:
             least = needed * self.stride / sound.FRAMES_A_SECOND
             raise DataError("sound.short", seconds=seconds, text=text[:40], needed=needed, states=states, least=least)
 
+    def openings(self, tokenizer: Any) -> list[tuple[int, ...]]:
+        """Give what is read before a text, for each of the languages."""
+        opening = self.opening or (tokenizer.end_id,)
+        ids = {name: place for place, name in tokenizer.controls.items()}
+        return [(opening[0], ids[f"<|{name}|>"], *opening[1:]) for name in self.languages] or [opening]
+
     def head(self, width: int) -> None:
         """An acoustic model has its own head, over the vocabulary and the blank."""
 
     def objective(self, start: Any = None) -> Any:
-        """Give -log p(text | sound), over all ways of saying it."""
+        """Give -log p(text | sound), over all ways of saying it; of a model that writes, token by token."""
         from zhixing.objectives.ctc import TextNats
+        from zhixing.objectives.tokens import NextToken
 
-        return TextNats()
+        return NextToken() if self.written else TextNats()
 
     def answers(self, model: Any, items: Iterable[Item], tokenizer: Any, decoding: Any = None) -> Iterator[Answer]:
         """Give each sound's text; decoding is a (Voice, Beside or None).
@@ -106,6 +162,10 @@ class Transcribe:
         if hasattr(model, "hear"):
             for text, sure in model.hear([each["frames"] for each in kept]):
                 yield Answer(text, sure)
+            return
+        if self.written:
+            for start in range(0, len(kept), WRITE_BATCH):
+                yield from self._write(model, kept[start : start + WRITE_BATCH], tokenizer, decoding)
             return
         for start in range(0, len(kept), READ_AHEAD):
             yield from self._read(model, kept[start : start + READ_AHEAD], tokenizer, decoding)
@@ -128,6 +188,27 @@ class Transcribe:
                 sure = float(np.exp(log_probability(logs, tokens) / (len(tokens) + 1)))
                 found[place] = Answer(" ".join(tokenizer.decode(tokens).split()), sure)
         yield from (found[place] for place in range(len(items)))
+
+    def _write(self, model: Any, items: list[Item], tokenizer: Any, decoding: Any) -> Iterator[Answer]:
+        """Give texts as translations of sounds; the confidence is the geometric mean of the probabilities of their tokens, as there."""
+        import torch
+
+        from zhixing.decoding.search import Beam, search
+        from zhixing.layers.kinds import Inputs, next_log_probabilities
+
+        width = decoding[0].width if decoding else self.beam
+        beam = Beam(width, alpha=1.0, ratio=0.0, extra=MOST_TOKENS, barred=self.barred, unopened=self.unopened)
+        device = next(model.parameters()).device
+        cache = model.open(Inputs(None, frames=torch.as_tensor(np.stack([each["frames"] for each in items])).to(device)))
+        openings = self.openings(tokenizer)
+        chosen = [0] * len(items)
+        if len(openings) > 1:  # the language is the likeliest next token among them
+            first = torch.full((len(items), 1), openings[0][0], device=device)
+            chosen = next_log_probabilities(model, Inputs(first), cache)[:, [each[1] for each in openings]].argmax(1).tolist()
+            cache.crop(0)
+        for found in search(model, [openings[each] for each in chosen], tokenizer.end_id, beam, opened=cache):
+            text = tokenizer.decode([each for each in found.tokens if each != tokenizer.end_id])
+            yield Answer(" ".join(text.split()), float(np.exp(np.mean(found.log_probabilities))))
 
     def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
         """Give per example its words and characters, how many of them are wrong, and exact (0 or 1)."""
@@ -154,7 +235,9 @@ def item_of(task: Transcribe, samples: np.ndarray, rate: int, trained: bool = Tr
     """
     if len(samples) > task.seconds * rate:
         raise DataError("sound.long", seconds=len(samples) / rate, most=task.seconds)
-    samples = sound.resample(samples, rate, task.rate)
+    samples = sound.resample(samples, rate, task.rate, raised=task.written)
+    if task.written:
+        return {"frames": sound.whisper_frames(samples, task.rate, task.bins, task.seconds)}
     if not trained:
         return {"frames": sound.mfcc(samples, task.rate)}
     return {"frames": sound.normalise(sound.log_mel(samples, task.rate, task.bins))}

@@ -30,7 +30,7 @@ def holds(value: Any, sort: str) -> bool:
 
 
 def names_of(value: dict[str, Any]) -> dict[int, str]:
-    """Give every token's name by its id: those of the model and those that were added.
+    """Give every token's name by its id: those of the model and those that were added; a piece of no letters has none.
 
     Raises ValueError for a tokenizer of another sort, for two names with one id, and for an added token without a name.
     """
@@ -40,6 +40,8 @@ def names_of(value: dict[str, Any]) -> dict[int, str]:
         raise ValueError(f"its sort is {model['type']}, and only BPE on the level of bytes and WordPiece are read")
     found: dict[int, str] = {}
     for name, place in [*model["vocab"].items(), *((each["content"], each["id"]) for each in value.get("added_tokens") or ())]:
+        if name == "" and name in model["vocab"] and type(place) is int and place >= 0:  # Whisper has one
+            continue
         if not name or type(place) is not int or place < 0 or found.setdefault(place, name) != name:
             raise ValueError(f"'{name}' has the id {place}, which another has too, or none")
     if of_bytes and not any(letter in model["vocab"] for letter in alphabet()):

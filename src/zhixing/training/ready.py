@@ -165,10 +165,15 @@ def rollouts_of(task: Any, examples: list[Any], tokenizer: Tokenizer, settings: 
 
 
 def fit_task(corpus: Corpus, name: str, settings: TrainSettings) -> Any:
-    """Let a task read what it must know from the training split; one that cuts what is too long is told the window."""
+    """Let a task read what it must know from the training split; one that cuts what is too long is told the window.
+
+    What the weights of a start of the same task rest on is kept of it.
+    """
     cls = task_class(name)
     names = {each.name for each in fields(cls)}
-    told = {"longest": settings.window, "checker": settings.checker}
+    family = catalog.find({"model_type": settings.model})
+    told = {"longest": settings.window, "checker": settings.checker, "written": "speech_seq2seq" in family.kinds}
+    told |= start.carried(settings.start, name, getattr(family, "CARRIES", ())) if settings.start else {}
     return cls.fit(corpus.examples("train"), **{name: value for name, value in told.items() if name in names})
 
 

@@ -187,9 +187,9 @@ PRETRAINED |= {"warmup": 0.1, "decay": 0.9}
 PRETRAINED_ROWS: dict[str, Any] = {"dropout": 0.1, "epochs": 6.0, "evaluations": 0}
 # Settings of a form by the names that a config.json has for them: of a start that was trained elsewhere there are no others.
 FORM_OF = {
-    "layers": ("num_hidden_layers", "n_layer"),
-    "width": ("hidden_size", "n_embd"),
-    "heads": ("num_attention_heads", "n_head"),
+    "layers": ("num_hidden_layers", "n_layer", "encoder_layers"),
+    "width": ("hidden_size", "n_embd", "d_model"),
+    "heads": ("num_attention_heads", "n_head", "encoder_attention_heads"),
     "groups": ("num_key_value_heads",),
 }
 DECAYS = ("weight_decay", "table_decay")
@@ -303,7 +303,7 @@ def pretrained(place: str, dial: dict[str, Any], rows: bool) -> dict[str, Any]:
     if "imported" not in folder.card and not (folder.card.get("start") or {}).get("pretrained"):
         return {}
     config = read_json(folder.path / "config.json")
-    most = next((config[name] for name in ("max_position_embeddings", "n_positions") if name in config), None)
+    most = next((config[name] for name in ("max_position_embeddings", "n_positions", "max_target_positions") if name in config), None)
     window = dial.get("window", TrainSettings.window)
     usual = {**PRETRAINED, **(PRETRAINED_ROWS if rows else {})}
     return {**usual, "window": min(window, most) if most else window}

@@ -5,6 +5,7 @@ The body of the earlier model is taken whole, whatever its task was; a head of a
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from zhixing.core.files import read_json, sha256
 from zhixing.core.folder import MANIFEST, open_folder
 from zhixing.data.corpus import Corpus
 from zhixing.models import catalog
-from zhixing.tasks.artefact import CONFIG, WEIGHTS
-from zhixing.tasks.task import task_class
+from zhixing.tasks.artefact import CONFIG, TASK, WEIGHTS
+from zhixing.tasks.task import from_dict, task_class
 from zhixing.tokens.tokenizer import Tokenizer, make_bytes, train_bpe, train_characters, train_unigram, train_words
 from zhixing.tokens.words import read_dictionary
 from zhixing.training.settings import TrainSettings, task_of
@@ -68,6 +69,12 @@ def body(settings: TrainSettings, vocabulary: int, longest: int, task: Any = Non
     tensors = {name: value.clone() for name, value in load_file(place / WEIGHTS).items() if not name.startswith("head.")}
     catalog.load(made, {name.removeprefix("body."): value for name, value in tensors.items()})
     return made
+
+
+def carried(place: str, task: str, names: Collection[str]) -> dict[str, Any]:
+    """Give those settings of a start's task on which its weights rest; none of a start of another task."""
+    of = from_dict(read_json(Path(place) / TASK), str(Path(place) / TASK))
+    return {name: getattr(of, name) for name in names} if of.name == task else {}
 
 
 def origin(place: str) -> dict[str, Any]:
