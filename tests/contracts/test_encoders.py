@@ -172,10 +172,10 @@ def test_it_is_an_encoder_and_says_how_its_states_are_pooled(model: nn.Module) -
 
 
 def test_the_kinds_say_what_can_be_trained() -> None:
-    every, pairs, heard = catalog.trained(), catalog.trained(("encoder_decoder",)), catalog.trained(("acoustic",))
+    every, pairs, heard = catalog.trained(), catalog.trained(("encoder_decoder",)), catalog.trained(("acoustic", "speech_seq2seq"))
     sights = catalog.trained(("fusion", "vision", "towers"))
     assert sights == ("fusion", "vit", "cnn2d", "towers") and catalog.trained(("fusion",)) == ("fusion",)
-    assert pairs == ("mbart", "lstm_attention") and heard == ("bilstm_ctc", "conformer")
+    assert pairs == ("mbart", "lstm_attention") and heard == ("bilstm_ctc", "conformer", "whisper")
     assert set(catalog.trained(("encoder",))) == set(every) - {"skipgram", "cbow", "mixture", "hashed", *pairs, *sights, *heard}
     encoders = {"skipgram", "cbow", "bert", "textcnn", "bilstm", "bigru", "hashed", *pairs, *sights, *heard}
     assert set(catalog.trained(("causal",))) == set(every) - encoders

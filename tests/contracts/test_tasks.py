@@ -129,6 +129,7 @@ class SquaredGap:
 EVERY = {**{name: task_class(name) for name in TASKS}, "praise": Praise}
 CLASSES = {name: EVERY[name] for name in ("language", "classify", "embed", "praise")}  # that read one text; the others: test_flow.py
 KINDS = {"encoder", "fusion", "vision", "towers", "document", "causal", "countable", "encoder_decoder", "tabular", "masked", "acoustic"}
+KINDS |= {"speech_seq2seq"}
 
 
 @pytest.fixture(params=sorted(CLASSES))

@@ -22,10 +22,10 @@ from zhixing.tasks.similar import Similar
 from zhixing.tasks.transcribe import RATE, Transcribe
 from zhixing.tokens.tokenizer import Tokenizer
 
-# Whisper's control tokens, the vocabularies that hold several languages, and prefixes kept when it answers.
+# Whisper's control tokens, the vocabulary that holds one language, and prefixes kept when it answers.
 STARTS, TRANSCRIBES, UNTIMED = "<|startoftranscript|>", "<|transcribe|>", "<|notimestamps|>"
 LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
-SEVERAL, BEAM = 51865, 5
+ENGLISH_ONLY, BEAM = 51864, 5
 
 
 def import_model(source: str | Path, out: str | Path, tell: Callable[..., None] = quiet, force: bool = False) -> Folder:
@@ -80,7 +80,7 @@ def _hearing(found: Source, tokenizer: Tokenizer) -> Transcribe:
     Raises DataError when its tokenizer lacks one of them.
     """
     ids = {name: place for place, name in (*tokenizer.controls.items(), *tokenizer.added.items())}
-    several = found.config["vocab_size"] >= SEVERAL
+    several = found.config["vocab_size"] != ENGLISH_ONLY
     wanted = (STARTS, *([TRANSCRIBES] if several else []), UNTIMED)
     if missing := [name for name in wanted if name not in ids]:
         raise DataError("import.tokenizer", path=str(found.path), problem=f"no {missing[0]}")

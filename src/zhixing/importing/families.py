@@ -132,7 +132,8 @@ def _whisper(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Read the config of a Whisper."""
     from zhixing.models.whisper import FIXED, REMARKS
 
-    rest = {name: value for name, value in given.items() if name not in REMARKS}
+    ids = {"bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"}  # the tokenizer's, which are read from itself
+    rest = {name: value for name, value in given.items() if name not in REMARKS | ids}
     return {"model_type": "whisper", **_settings(path, rest, WHISPER, WHISPER_DEFAULTS, FIXED)}
 
 

@@ -152,6 +152,7 @@ def _folder(path: Path) -> Source:
     if config["model_type"] == "whisper":
         size = config["vocab_size"]
         barred, unopened = (_ids(path, name, generation.get(name, given.get(name)), size) for name in SUPPRESSED)
+        config = {**_with_ids(config, tokenizer), "decoder_start_token_id": tokenizer[1][ABOUT]["begin"]}
         return Source(path, config, tensors, tokenizer, files, None, barred, unopened)
     longest = _longest(path, sum(map(len, tokenizer[1][ABOUT]["frame"])))
     return Source(path, _with_ids(config, tokenizer), tensors, tokenizer, files + beside, longest)

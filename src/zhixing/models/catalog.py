@@ -12,6 +12,7 @@ and, when its tensors are not simply its state dict, `tensors()`. A family that 
                                                  "document" (an encoder of one state a text), "vision", "fusion", "towers",
                                                  "acoustic", "speech_seq2seq" (an encoder_decoder whose source is frames)
     TASK                                         {setting of the config: field of the task}: what only the task knows, where there is such
+    PRETRAINED                                   settings of a training that begins with an imported one, over those of all families
     CARRIES                                      fields that a task keeps of a start that was trained for it: its weights rest on them
 Nothing is imported until it is asked for, torch neither.
 Leaves out: files and folders (tasks/artefact.py).

@@ -29,7 +29,7 @@ from zhixing.models.seq2seq import WIDENING, Layer, Seq2Seq
 FIXED = {"activation_function": "gelu", "tie_word_embeddings": True, "is_encoder_decoder": True, "scale_embedding": False}
 REMARKS = frozenset(
     "architectures torch_dtype dtype transformers_version init_std use_cache _name_or_path attention_dropout activation_dropout "
-    "encoder_layerdrop decoder_layerdrop num_hidden_layers max_length bos_token_id eos_token_id pad_token_id decoder_start_token_id "
+    "encoder_layerdrop decoder_layerdrop num_hidden_layers max_length "
     "suppress_tokens begin_suppress_tokens forced_decoder_ids apply_spec_augment mask_time_prob mask_time_length mask_time_min_masks "
     "mask_feature_prob mask_feature_length mask_feature_min_masks median_filter_width use_weighted_layer_sum classifier_proj_size".split()
 )
@@ -64,6 +64,10 @@ class WhisperConfig:
     num_mel_bins: int = 80
     model_type: str = "whisper"
     dropout: float = 0.0
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | None = 1
+    decoder_start_token_id: int | None = 1
 
 
 def sinusoids(positions: int, width: int) -> Tensor:
@@ -133,6 +137,8 @@ class Whisper(Seq2Seq):
     """p(next token | sound, tokens so far), at every position at once."""
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"whisper": PLANS}
+    # It never met dropout: with 0.1 its first loss on spliced digits was 6.5 nats a token, and 1.7 without.
+    PRETRAINED: ClassVar[dict[str, Any]] = {"dropout": 0.0, "learning_rate": 2e-5}
     TASK: ClassVar[dict[str, str]] = {"num_mel_bins": "bins", "max_source_positions": "states"}
     CARRIES: ClassVar[tuple[str, ...]] = ("rate", "bins", "seconds", "beam", "opening", "barred", "unopened", "languages")
     kinds: ClassVar[tuple[str, ...]] = ("speech_seq2seq",)

@@ -120,7 +120,7 @@ class Transcribe:
             # Where the text begins with a letter of Latin script, a tokenizer of another program has met it after a space.
             text = " ".join(example["text"].split())
             text = f" {text}" if self.opening and text[:1].isascii() else text
-            opening, said = self.openings(tokenizer)[0], tokenizer.encode(text, guarded=bool(self.opening))
+            opening, said = openings(self, tokenizer)[0], tokenizer.encode(text, guarded=bool(self.opening))
             item["tokens"] = np.array([*opening, *said], np.int64)
             item["targets"] = np.array([*[IGNORED] * (len(opening) - 1), *said, tokenizer.end_id], np.int64)
         elif tokenizer is not None and "text" in example:
@@ -136,12 +136,6 @@ class Transcribe:
             seconds = len(item["frames"]) / sound.FRAMES_A_SECOND
             least = needed * self.stride / sound.FRAMES_A_SECOND
             raise DataError("sound.short", seconds=seconds, text=text[:40], needed=needed, states=states, least=least)
-
-    def openings(self, tokenizer: Any) -> list[tuple[int, ...]]:
-        """Give what is read before a text, for each of the languages."""
-        opening = self.opening or (tokenizer.end_id,)
-        ids = {name: place for place, name in tokenizer.controls.items()}
-        return [(opening[0], ids[f"<|{name}|>"], *opening[1:]) for name in self.languages] or [opening]
 
     def head(self, width: int) -> None:
         """An acoustic model has its own head, over the vocabulary and the blank."""
@@ -200,13 +194,13 @@ class Transcribe:
         beam = Beam(width, alpha=1.0, ratio=0.0, extra=MOST_TOKENS, barred=self.barred, unopened=self.unopened)
         device = next(model.parameters()).device
         cache = model.open(Inputs(None, frames=torch.as_tensor(np.stack([each["frames"] for each in items])).to(device)))
-        openings = self.openings(tokenizer)
+        before = openings(self, tokenizer)
         chosen = [0] * len(items)
-        if len(openings) > 1:  # the language is the likeliest next token among them
-            first = torch.full((len(items), 1), openings[0][0], device=device)
-            chosen = next_log_probabilities(model, Inputs(first), cache)[:, [each[1] for each in openings]].argmax(1).tolist()
+        if len(before) > 1:  # the language is the likeliest next token among them
+            first = torch.full((len(items), 1), before[0][0], device=device)
+            chosen = next_log_probabilities(model, Inputs(first), cache)[:, [each[1] for each in before]].argmax(1).tolist()
             cache.crop(0)
-        for found in search(model, [openings[each] for each in chosen], tokenizer.end_id, beam, opened=cache):
+        for found in search(model, [before[each] for each in chosen], tokenizer.end_id, beam, opened=cache):
             text = tokenizer.decode([each for each in found.tokens if each != tokenizer.end_id])
             yield Answer(" ".join(text.split()), float(np.exp(np.mean(found.log_probabilities))))
 
@@ -222,6 +216,13 @@ class Transcribe:
             "characters": np.array([len(true) for _, true in letters], float),
             "exact": np.array([said == true for said, true in words], float),
         }
+
+
+def openings(task: Transcribe, tokenizer: Any) -> list[tuple[int, ...]]:
+    """Give the tokens that a model which writes reads before a text, for each of the languages."""
+    opening = task.opening or (tokenizer.end_id,)
+    ids = {name: place for place, name in tokenizer.controls.items()}
+    return [(opening[0], ids[f"<|{name}|>"], *opening[1:]) for name in task.languages] or [opening]
 
 
 def item_of(task: Transcribe, samples: np.ndarray, rate: int, trained: bool = True) -> Item:

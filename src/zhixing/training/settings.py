@@ -305,7 +305,7 @@ def pretrained(place: str, dial: dict[str, Any], rows: bool) -> dict[str, Any]:
     config = read_json(folder.path / "config.json")
     most = next((config[name] for name in ("max_position_embeddings", "n_positions", "max_target_positions") if name in config), None)
     window = dial.get("window", TrainSettings.window)
-    usual = {**PRETRAINED, **(PRETRAINED_ROWS if rows else {})}
+    usual = {**PRETRAINED, **(PRETRAINED_ROWS if rows else {}), **getattr(catalog.find(config), "PRETRAINED", {})}
     return {**usual, "window": min(window, most) if most else window}
 
 
