@@ -1,6 +1,7 @@
 """Hearing: strings of 1 to 5 digits of a speaker no model has heard (fsdd); Chinese and English words of unseen speakers (dspspeech20).
 
-    ZHIXING_DATA=... python benchmarks/hear.py OUT [--speakers 6] [--strings 8000] [--steps 2500] [--words-steps 1500] [--smoke]
+    ZHIXING_DATA=... python benchmarks/hear.py OUT [--speakers 6] [--strings 8000] [--steps 2500] [--words-steps 1500]
+        [--whisper MODEL --whisper-strings 2000 --whisper-steps 150] [--smoke]
 
 Strings are spliced from real recordings of one speaker with short gaps of quiet noise. A training string is said by somebody else than the
 one who was recorded (`voices.py`): five speakers differ from a sixth in how long they say which digit, in their pitch, vocal tracts, rooms,
@@ -9,6 +10,8 @@ espeak-ng and flite are installed; the table tells how many there were. Template
 Each of the six speakers in turn is left out whole, and only strings of that one are judged. Steps are fixed, and the last weights are used.
 The settings were chosen on held-out speakers too, for there are only six: on strings of george, theo, yweweler and nicolas, and earlier of
 jackson; none on lucas's.
+With --whisper, the Model folder of an imported Whisper, a training that begins with it stands beside those that begin with nothing, on
+fewer strings and steps, and what it says of the same test strings as it comes (small letters, no marks, digits as words).
 Beside greedy search stand a beam, a beam with an n-gram of the training texts, and dynamic time warping of training recordings.
 Results are written after every speaker; started again in the same folder, what is there is not done again.
 """
@@ -21,6 +24,7 @@ import json
 import tarfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +58,9 @@ SETTINGS: dict[str, Any] = {
     "model": "conformer", "size": "tiny", "tokenizer": "words", "learning_rate": 0.008, "augment": 0.5, "evaluations": 0,
     "saves": 4, "precision": "fp32",
 }  # fmt: skip
+# Of a training that begins with Whisper; its rate of learning is the family's own.
+WHISPER: dict[str, Any] = {"batch": 16, "evaluations": 0, "saves": 1}
+NAMES = dict(zip("0123456789", "zero one two three four five six seven eight nine".split(), strict=True))
 SMOKE: dict[str, Any] = {"model": "bilstm_ctc", "size": "tiny", "width": 32, "batch": 8, "steps": 8, "evaluations": 0, "saves": 1}
 
 
@@ -140,7 +147,10 @@ def judged(folder: Path, corpus: Path, decoding: Any = None) -> dict[str, Any]:
     """Give word and character errors of a model on the test split, with the rows' own counts, by a way of searching."""
     opened, rows = load(folder), list(open_corpus(corpus).examples("test"))
     items = [opened.task.encode(asked(opened.task, row), opened.tokenizer) for row in rows]
-    values = opened.task.metrics(list(opened.task.answers(opened.model, items, opened.tokenizer, decoding)), rows)
+    answers = list(opened.task.answers(opened.model, items, opened.tokenizer, decoding))
+    if opened.task.languages[1:]:  # a Whisper as it comes
+        answers = [replace(answer, value=plain(answer.value)) for answer in answers]
+    values = opened.task.metrics(answers, rows)
     figures = {name: figure.interval(values, 0) for name, figure in opened.task.figures.items()}
     found = {name: {"value": each.value, "low": each.low, "high": each.high} for name, each in figures.items()}
     return {**found, "errors": values["word_errors"].tolist(), "words": values["words"].tolist()}
@@ -189,6 +199,34 @@ def digits(out: Path, number: int, size: int, settings: dict[str, Any], smoke: b
         corpora = corpus_of(place, training, test), corpus_of(place / "plain", near, test)
         one(place, corpora[0], {**settings, "seed": number}, corpora[1], len({row["speaker"] for row in machine}))
     return speaker, read_json(place / "result.json")
+
+
+def plain(text: str) -> str:
+    """Give a text as the strings are written: small letters, no marks, each digit its word."""
+    return " ".join("".join(f" {NAMES[each]} " if each in NAMES else each if each.isalpha() else " " for each in text.lower()).split())
+
+
+def begun(out: Path, number: int, size: int, start: Path, steps: int, smoke: bool) -> dict[str, Any]:
+    """Begin with Whisper on strings of all speakers but one, and judge it on the test strings of that one, and Whisper as it comes."""
+    speaker = sorted({row["speaker"] for row in rows_of_digits()})[number]
+    place = out / "fsdd" / speaker / "whisper"
+    kept = place / "result.json"
+    if kept.exists():
+        return read_json(kept)
+    source = np.random.default_rng([number, 8])
+    known = [row for row in rows_of_digits() if row["speaker"] != speaker]
+    machine = [] if smoke else rows_of_machines()
+    training = strings(known, size * 2 // 3 if machine else size, source, True) + alone(known, 1 if smoke else 2)
+    training += strings(machine, size // 3, source, True) if machine else []
+    corpus = corpus_of(place, training, list(open_corpus(place.parent / "corpus").examples("test")))
+    if not (place / "model" / "manifest.json").exists():
+        train(corpus, place / "model", {**WHISPER, "start": str(start), "steps": steps, "seed": number}, tell=tell)
+    found = {"greedy": judged(place / "model", corpus, (Voice(1), None)), "beam": judged(place / "model", corpus)}
+    found["as it comes"] = judged(start, corpus)
+    measured = read_json(place / "model" / "card.json")["measured"]
+    voices = len({row["speaker"] for row in machine})
+    write_json(kept, {**found, "measured": measured, "settings": {**WHISPER, "steps": steps}, "rows": len(training), "voices": voices})
+    return read_json(kept)
 
 
 @functools.cache
@@ -253,15 +291,38 @@ def played(out: Path, place: Path, seconds: float) -> dict[str, Any]:
     return read_json(kept)
 
 
-def told(out: Path, found: dict[str, dict[str, Any]], settings: dict[str, Any], captions: dict[str, Any], smoke: bool) -> None:
-    """Write the table of what there is so far."""
+def figures_of_whisper(found: dict[str, dict[str, Any]]) -> list[Measured]:
+    """Give the rows of the table for trainings that began with Whisper."""
     figures = []
+    for way in ("as it comes", "greedy", "beam"):
+        errors, words = (np.concatenate([each[way][name] for each in found.values()]) for name in ("errors", "words"))
+        whole = Whole(error_rate, ("errors", "words"), lower=True).interval({"errors": errors, "words": words}, 0)
+        about = f"{way}" if way == "as it comes" else f"trained on from, {way}"
+        label = f"Whisper {about}, digits of {len(found)} unseen speakers: WER, % ({100 * whole.low:.1f} .. {100 * whole.high:.1f})"
+        figures.append(Measured(label, 100 * whole.value, f"<= {WANTED:g}" if way == "beam" else ""))
+    for name, each in found.items():
+        wer = each["beam"]["wer"]
+        figures.append(
+            Measured(
+                f"Whisper trained on from, {name}, beam: WER, % ({100 * wer['low']:.1f} .. {100 * wer['high']:.1f})", 100 * wer["value"]
+            )
+        )
+    seconds = [each["measured"]["core_seconds"] for each in found.values()]
+    figures.append(Measured("Whisper: core-seconds of a training, the longest", max(seconds)))
+    return figures
+
+
+def told(
+    out: Path, found: dict[str, dict[str, Any]], settings: dict[str, Any], captions: dict[str, Any], smoke: bool, whisper: dict[str, Any]
+) -> None:
+    """Write the table of what there is so far."""
+    figures = figures_of_whisper(whisper) if whisper else []
     spoken = {name: each for name, each in found.items() if name != "dspspeech20"}
     for way in WAYS:
         if spoken:
             errors, words = (np.concatenate([each[way][name] for each in spoken.values()]) for name in ("errors", "words"))
             whole = Whole(error_rate, ("errors", "words"), lower=True).interval({"errors": errors, "words": words}, 0)
-            wanted = f"<= {WANTED:g}" if way == "n-gram" else ""
+            wanted = f"<= {WANTED:g}" if way == "n-gram" and not whisper else ""
             label = f"digits of {len(spoken)} unseen speakers, {way}: WER, % ({100 * whole.low:.1f} .. {100 * whole.high:.1f})"
             figures.append(Measured(label, 100 * whole.value, wanted))
     for name, each in found.items():
@@ -275,22 +336,27 @@ def told(out: Path, found: dict[str, dict[str, Any]], settings: dict[str, Any], 
         label = f"captions of {captions['seconds']:.0f} s played, a piece {1000 * PIECE_SECONDS:.0f} ms: delay, ms"
         figures.append(Measured(f"{label}, median of {captions['captions']}", 1000 * captions["median_seconds"]))
         figures.append(Measured(f"{label}, worst", 1000 * captions["worst_seconds"]))
-    write(out, "Hearing", figures, {"runs": found, "captions": captions, "settings": settings}, smoke)
+    write(out, "Hearing", figures, {"runs": found, "whisper": whisper, "captions": captions, "settings": settings}, smoke)
 
 
 def main() -> None:
-    given = arguments(__doc__, goes_on=True, speakers=6, strings=8000, steps=2500, words_steps=1500)
+    numbers = {"speakers": 6, "strings": 8000, "steps": 2500, "words_steps": 1500, "whisper_strings": 2000, "whisper_steps": 150}
+    given = arguments(__doc__, goes_on=True, whisper="", **numbers)
     out, smoke = given.out, given.smoke
     settings = SMOKE if smoke else {**SETTINGS, "steps": given.steps}
     found: dict[str, dict[str, Any]] = {}
     captions: dict[str, Any] = {}
+    whisper: dict[str, dict[str, Any]] = {}
     for number in range(1 if smoke else given.speakers):
         speaker, result = digits(out, number, 24 if smoke else given.strings, settings, smoke)
         found[speaker] = result
         captions = played(out, out / "fsdd" / next(iter(found)), 5.0 if smoke else 60.0)
-        told(out, found, settings, captions, smoke)
+        if given.whisper:
+            sizes = (24, 2) if smoke else (given.whisper_strings, given.whisper_steps)
+            whisper[speaker] = begun(out, number, sizes[0], Path(given.whisper), sizes[1], smoke)
+        told(out, found, settings, captions, smoke, whisper)
     found |= words(out, settings if smoke else {**SETTINGS, "augment": 1.0, "steps": given.words_steps}, smoke)
-    told(out, found, settings, captions, smoke)
+    told(out, found, settings, captions, smoke, whisper)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ class Measured:
     wanted: str = ""
 
 
-def arguments(description: str | None, goes_on: bool = False, **defaults: float | int) -> argparse.Namespace:
-    """Read the command line: the folder for results, --smoke, and numbers with their defaults; some go on in a folder in use."""
+def arguments(description: str | None, goes_on: bool = False, **defaults: float | str) -> argparse.Namespace:
+    """Read the command line: the folder for results, --smoke, and settings with their defaults; some go on in a folder in use."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("out", type=Path, help="a new folder for results and models")
     parser.add_argument("--smoke", action="store_true", help="shrink everything to less than a minute: proves the script, measures nothing")
