@@ -83,6 +83,9 @@ def test_a_sound_is_read_in_the_likeliest_language_and_nothing_barred_is_written
     (answer,) = opened.task.answers(opened.model, [item], opened.tokenizer, (Voice(1), None))
     wanted = opened.tokenizer.decode([each for each in tokens[first:] if each != opened.tokenizer.end_id])
     assert answer.value == " ".join(wanted.split()) and 0 < answer.confidence < 1
+    known = [{**item, "language": each} for each in ("en", "zh")]
+    said = list(opened.task.answers(opened.model, [*known, item], opened.tokenizer, (Voice(1), None)))
+    assert said[2].value == said[language - 258].value == answer.value and said[0].confidence != said[1].confidence
     several = list(opened.task.answers(opened.model, [item] * 3, opened.tokenizer))
     assert len({each.value for each in several}) == 1 and several[0].value == opened.predict([{"audio": url()}])[0].value
     certain = Beam(1, ratio=0.0, extra=1, unopened=tuple(each for each in range(SIZE) if each != 65))
@@ -165,6 +168,9 @@ def test_commands_hear_with_it_and_a_language_model_is_refused(place: Path, tmp_
     told = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert told["segments"][-1]["end"] == pytest.approx(2.7, abs=0.4) and len(told["segments"]) >= 3, "cut to what it hears at once"
     assert main(["transcribe", str(place / "folder"), str(tmp_path / "a.wav"), "--follow", "--patience", "0.1", "--beam", "1"]) == 0
+    for language, right in (("zh", True), ("de", False)):
+        assert (main(["transcribe", str(place / "folder"), str(tmp_path / "a.wav"), "--language", language]) == 0) == right
+    assert "en, zh" in capsys.readouterr().err
     opened = load(place / "folder")
     with pytest.raises(UsageError, match="--lm"):
         captions.voice(opened, None, opened)

@@ -26,6 +26,7 @@ def transcribe(
     piece: float | None = None,
     patience: float | None = None,
     rate: int | None = None,
+    language: str = "",
     json: bool = False,
 ) -> None:
     """Write what is said in a sound file; with --follow, in one that is still being written or comes through a pipe."""
@@ -57,9 +58,10 @@ def transcribe(
     console.tell("cli.transcribe.follows" if follow else "cli.transcribe.will", model=model, sound=sound)
     opened = load(model)
     task = captions.check(opened)
+    captions.check_language(opened, language)
     decoding = captions.voice(opened, beam, None if lm is None else load(lm), WEIGHT if weight is None else weight)
     if not follow:
-        found, seconds = captions.hear(opened, Path(sound).read_bytes(), decoding)
+        found, seconds = captions.hear(opened, Path(sound).read_bytes(), decoding, language)
         words = " ".join(each.text for each in found if each.text)
         console.answer(words, {"text": words, "segments": [dataclasses.asdict(each) for each in found]})
         if words:
@@ -73,7 +75,7 @@ def transcribe(
         growing = captions.Growing(handle, PATIENCE_SECONDS if patience is None else patience, stop)
         pieces = captions.samples_of(growing, task.rate, rate, PIECE_SECONDS if piece is None else piece, task.written)
         try:
-            for each in captions.follow(opened, pieces, decoding, growing.waiting):
+            for each in captions.follow(opened, pieces, decoding, growing.waiting, language):
                 if json:
                     console.answer("", dataclasses.asdict(each))
                 elif terminal:

@@ -139,18 +139,26 @@ def cut(artefact: Artefact, content: bytes, unfold: Unfold = media.sound) -> tup
     return [Utterance(samples, 0.0)] if whole else utterances(samples, rate, task.seconds / 2), rate, seconds
 
 
-def item_of(artefact: Artefact, utterance: Utterance) -> Any:
-    """Encode an utterance as the task does a row's sound."""
-    return item_of_samples(artefact.task, utterance.samples, artefact.task.rate, artefact.tokenizer is not None)
+def check_language(artefact: Artefact, language: str) -> None:
+    """Refuse a language that a model does not tell apart from others; "" is none."""
+    among = check(artefact).languages
+    if language and language not in among:
+        raise UsageError("transcribe.language", value=language, among=", ".join(among) or "-", path=str(artefact.folder.path))
 
 
-def hear(artefact: Artefact, content: bytes, decoding: Any = None) -> tuple[list[Caption], float]:
+def item_of(artefact: Artefact, utterance: Utterance, language: str = "") -> Any:
+    """Encode an utterance as the task does a row's sound; language: in which it is to be written down, where the model knows several."""
+    return item_of_samples(artefact.task, utterance.samples, artefact.task.rate, artefact.tokenizer is not None, language)
+
+
+def hear(artefact: Artefact, content: bytes, decoding: Any = None, language: str = "") -> tuple[list[Caption], float]:
     """Give the captions of a sound file's content, and its seconds.
 
-    Raises UsageError when the model does not hear, DataError when the sound cannot be used.
+    Raises UsageError when the model does not hear, or not in that language, DataError when the sound cannot be used.
     """
+    check_language(artefact, language)
     pieces, rate, seconds = cut(artefact, content, functools.partial(media.sound, most_seconds=LONGEST_SECONDS))
-    items = [item_of(artefact, each) for each in pieces]
+    items = [item_of(artefact, each, language) for each in pieces]
     answers = artefact.task.answers(artefact.model, items, artefact.tokenizer, decoding)
     captions = [
         Caption(answer.value, each.start, each.start + len(each.samples) / rate, confidence=answer.confidence)
@@ -160,7 +168,11 @@ def hear(artefact: Artefact, content: bytes, decoding: Any = None) -> tuple[list
 
 
 def follow(
-    artefact: Artefact, pieces: Iterator[tuple[np.ndarray, float]], decoding: Any = None, waiting: Callable[[], bool] = lambda: False
+    artefact: Artefact,
+    pieces: Iterator[tuple[np.ndarray, float]],
+    decoding: Any = None,
+    waiting: Callable[[], bool] = lambda: False,
+    language: str = "",
 ) -> Iterator[Caption]:
     """Give captions while a sound comes in: one that may change with every piece, one that stands at every pause.
 
@@ -172,7 +184,7 @@ def follow(
     before = ""
 
     def caption(utterance: Utterance, final: bool, arrived: float) -> Caption:
-        (answer,) = task.answers(artefact.model, [item_of(artefact, utterance)], artefact.tokenizer, decoding)
+        (answer,) = task.answers(artefact.model, [item_of(artefact, utterance, language)], artefact.tokenizer, decoding)
         end = utterance.start + len(utterance.samples) / task.rate
         return Caption(answer.value, utterance.start, end, final, answer.confidence, time.monotonic() - arrived)
 

@@ -234,24 +234,30 @@ class Reading:
     memory   (2, L, B, H, S, K) float
     lengths  (B,) int                   of the sources
     own      KeyValues                  of what was written
+    sources  (B,) int                   equal for rows of one source; None: each row has its own
     """
 
-    def __init__(self, memory: Tensor, lengths: Tensor, own: KeyValues) -> None:
+    def __init__(self, memory: Tensor, lengths: Tensor, own: KeyValues, sources: Tensor | None = None) -> None:
         self.memory, self.lengths, self.own = memory, lengths, own
+        self.sources = torch.arange(len(lengths), device=memory.device) if sources is None else sources
         self.real = real_places(lengths, memory.shape[4])
 
     def rows(self, index: Tensor) -> Reading:
-        """Return a cache that holds the chosen rows; index is (B',) int."""
+        """Return a cache that holds the chosen rows; index is (B',) int. Where every row keeps its source, nothing of these is copied."""
         index = index.to(self.memory.device)
-        lengths = self.lengths[index]
+        lengths, sources = self.lengths[index], self.sources[index]
+        if torch.equal(sources, self.sources):
+            return Reading(self.memory, self.lengths, self.own.rows(index), sources)
         longest = int(lengths.max()) if len(lengths) else 0
-        return Reading(self.memory[..., :longest, :].index_select(2, index), lengths, self.own.rows(index))
+        return Reading(self.memory[..., :longest, :].index_select(2, index), lengths, self.own.rows(index), sources)
 
     def join(self, other: Reading) -> Reading:
         """Return a cache that holds this cache's rows and then the other's."""
         longest = max(self.memory.shape[4], other.memory.shape[4])
         parts = [F.pad(each.memory, (0, 0, 0, longest - each.memory.shape[4])) for each in (self, other)]
-        return Reading(torch.cat(parts, 2), torch.cat([self.lengths, other.lengths]), self.own.join(other.own))
+        last = int(self.sources.max()) + 1 if len(self.sources) else 0
+        sources = torch.cat([self.sources, other.sources + last])
+        return Reading(torch.cat(parts, 2), torch.cat([self.lengths, other.lengths]), self.own.join(other.own), sources)
 
     def crop(self, length: int) -> None:
         """Forget every token after the first `length` of what was written in each row."""

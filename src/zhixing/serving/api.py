@@ -131,7 +131,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
         """Write what is said in a sound file."""
         heard = await sounds.read(request)
         served = asks.find(models, heard.model, sounds.ROUTE)
-        pieces, items, seconds = await decoder.items_of(served.artefact, heard.content)
+        pieces, items, seconds = await decoder.items_of(served.artefact, heard.content, heard.language)
         answers = await answered(engine, request, Ticket(served.name, items=items)) if items else []
         return sounds.reply(heard.form, pieces, answers, served.artefact.task.rate, seconds)
 

@@ -1,7 +1,8 @@
 """OpenAI's `/v1/audio/transcriptions`: a form with a sound file becomes text.
 
-The fields are OpenAI's: file, model, response_format. Others of theirs (language, prompt, temperature and such) steer models that take
-instructions, which these do not; they are refused by name, for nothing is silently ignored. Leaves out: subtitles, streams of events.
+The fields are OpenAI's: file, model, response_format and, of a model that knows several, language. Others of theirs (prompt, temperature
+and such) steer models that take instructions, which these do not; they are refused by name, for nothing is silently ignored. Leaves out:
+subtitles, streams of events.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from zhixing.serving.problems import SHOWN, show
 
 ROUTE = SOUNDS
 FORMS = ("json", "text", "verbose_json")
-FIELDS = ("file", "model", "response_format")
+FIELDS = ("file", "model", "response_format", "language")
 FORM = "multipart/form-data"
 DECODED = 4  # sounds at once: a minute of speech is a few megabytes as a file and many times that as samples
 BODY: dict[str, Any] = {
@@ -41,6 +42,7 @@ BODY: dict[str, Any] = {
                         "file": {"type": "string", "format": "binary"},
                         "model": {"type": "string"},
                         "response_format": {"type": "string", "enum": list(FORMS), "default": "json"},
+                        "language": {"type": "string"},
                     },
                 }
             }
@@ -58,11 +60,12 @@ REPLY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Heard:
-    """A request for a transcript, read: the model's name, the sound file's bytes, the form of the answer."""
+    """A request for a transcript, read: the model's name, the sound file's bytes, the form of the answer, the language or ""."""
 
     model: str
     content: bytes
     form: str
+    language: str = ""
 
 
 async def read(request: Request) -> Heard:
@@ -99,13 +102,14 @@ async def read(request: Request) -> Heard:
     if answer not in FORMS:
         param = "response_format"
         raise UsageError("serve.field_value", name=param, value=show(answer[:SHOWN]), wanted=" | ".join(FORMS), param=param)
-    return Heard(found["model"], found["file"], answer)
+    return Heard(found["model"], found["file"], answer, found.get("language", ""))
 
 
-def items_of(artefact: Any, content: bytes) -> tuple[list[Utterance], list[Any], float]:
+def items_of(artefact: Any, content: bytes, language: str = "") -> tuple[list[Utterance], list[Any], float]:
     """Cut a sound, unfolded in a process of its own, into what is heard at once, and encode each piece; give both, and its seconds."""
+    captions.check_language(artefact, language)
     pieces, _, seconds = captions.cut(artefact, content, DECODER.samples)
-    return pieces, [captions.item_of(artefact, each) for each in pieces], seconds
+    return pieces, [captions.item_of(artefact, each, language) for each in pieces], seconds
 
 
 class Decoder:
@@ -114,10 +118,10 @@ class Decoder:
     def __init__(self, most: int = DECODED) -> None:
         self.places = asyncio.Semaphore(most)
 
-    async def items_of(self, artefact: Any, content: bytes) -> tuple[list[Utterance], list[Any], float]:
+    async def items_of(self, artefact: Any, content: bytes, language: str = "") -> tuple[list[Utterance], list[Any], float]:
         """Do `items_of` when there is a place."""
         async with self.places:
-            return await asyncio.to_thread(items_of, artefact, content)
+            return await asyncio.to_thread(items_of, artefact, content, language)
 
 
 def reply(form: str, pieces: list[Utterance], answers: list[Any], rate: int, seconds: float) -> Response:

@@ -195,10 +195,12 @@ class Transcribe:
         device = next(model.parameters()).device
         cache = model.open(Inputs(None, frames=torch.as_tensor(np.stack([each["frames"] for each in items])).to(device)))
         before = openings(self, tokenizer)
-        chosen = [0] * len(items)
-        if len(before) > 1:  # the language is the likeliest next token among them
+        chosen = [self.languages.index(each["language"]) if "language" in each else 0 for each in items]
+        if unsure := [place for place, each in enumerate(items) if "language" not in each and len(before) > 1]:
             first = torch.full((len(items), 1), before[0][0], device=device)
-            chosen = next_log_probabilities(model, Inputs(first), cache)[:, [each[1] for each in before]].argmax(1).tolist()
+            logs = next_log_probabilities(model, Inputs(first), cache)[:, [each[1] for each in before]]  # (B, N)
+            for place in unsure:  # the language is the likeliest next token among them
+                chosen[place] = int(logs[place].argmax())
             cache.crop(0)
         for found in search(model, [before[each] for each in chosen], tokenizer.end_id, beam, opened=cache):
             text = tokenizer.decode([each for each in found.tokens if each != tokenizer.end_id])
@@ -225,12 +227,13 @@ def openings(task: Transcribe, tokenizer: Any) -> list[tuple[int, ...]]:
     return [(opening[0], ids[f"<|{name}|>"], *opening[1:]) for name in task.languages] or [opening]
 
 
-def item_of(task: Transcribe, samples: np.ndarray, rate: int, trained: bool = True) -> Item:
+def item_of(task: Transcribe, samples: np.ndarray, rate: int, trained: bool = True, language: str = "") -> Item:
     """Turn samples into what a model hears: log-mel frames, or cepstra for templates.
 
-    samples  (N,) float in -1 .. 1
-    rate     Hz
-    trained  it is a trained model
+    samples   (N,) float in -1 .. 1
+    rate      Hz
+    trained   it is a trained model
+    language  one of the task's, in which it is to be written down; "": the likeliest
 
     Raises DataError as `encode`.
     """
@@ -238,7 +241,8 @@ def item_of(task: Transcribe, samples: np.ndarray, rate: int, trained: bool = Tr
         raise DataError("sound.long", seconds=len(samples) / rate, most=task.seconds)
     samples = sound.resample(samples, rate, task.rate, raised=task.written)
     if task.written:
-        return {"frames": sound.whisper_frames(samples, task.rate, task.bins, task.seconds)}
+        frames = sound.whisper_frames(samples, task.rate, task.bins, task.seconds)
+        return {"frames": frames, **({"language": language} if language else {})}
     if not trained:
         return {"frames": sound.mfcc(samples, task.rate)}
     return {"frames": sound.normalise(sound.log_mel(samples, task.rate, task.bins))}
