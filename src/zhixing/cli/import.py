@@ -7,12 +7,12 @@ from pathlib import Path
 from zhixing.cli.console import Console
 
 
-def import_(source: Path, out: Path, /, *, force: bool = False, json: bool = False) -> None:
-    """Read a Hugging Face folder or a GGUF file."""
+def import_(source: Path, out: Path, /, *, base: str = "", force: bool = False, json: bool = False) -> None:
+    """Read a Hugging Face folder, a GGUF file or, with --base, an adapter."""
     from zhixing.importing.bring import import_model
 
     console = Console(json)
-    folder = import_model(source, out, tell=console.tell, force=force)
+    folder = import_model(source, out, tell=console.tell, force=force, base=base)
     console.answer(str(folder.path), {"path": str(folder.path), "card": folder.card})
     task = folder.card["task"]
     following = f"generate {out} --prompt TEXT" if task == "language" else f"train CORPUS MODEL --start {out}"

@@ -36,6 +36,8 @@ def train(
     epsilon: float | None = None,
     delta: float | None = None,
     start: str | None = None,
+    lora: int | None = None,
+    lora_alpha: float | None = None,
     teacher: str | None = None,
     seed: int | None = None,
     accumulate: int | None = None,

@@ -26,10 +26,12 @@ CARD = "card.json"
 MANIFEST = "manifest.json"
 OUTSIDE = ("checkpoints", "evaluation", "cache")
 RUN = "run.json"
-KINDS = ("checkpoint", "comparison", "corpus", "model")
+KINDS = ("adapter", "checkpoint", "comparison", "corpus", "model")
+SERVES_AS = {"adapter": "model"}  # what is accepted wherever another kind is: an adapter is a model, less what its base holds
 WORKING = frozenset((  # what a folder may hold before its manifest says so
     CARD, RUN, "run.jsonl", "ledger.jsonl", "task.json", "config.json", "generation_config.json", "golden.json", "model.safetensors",
-    "tokenizer.json", "tokenizer_config.json", "words.json", "optimizer.safetensors", "state.json", "schema.json", "rejected.jsonl",
+    "tokenizer.json", "tokenizer_config.json", "words.json", "adapter_config.json", "adapter_model.safetensors", "head.safetensors",
+    "optimizer.safetensors", "state.json", "schema.json", "rejected.jsonl",
     "train.jsonl.zst",
     "validation.jsonl.zst", "test.jsonl.zst", "table.json", "table.md", "plot.svg", "request.json",
 ))  # fmt: skip
@@ -313,6 +315,6 @@ def open_folder(path: str | Path, kind: str | None = None) -> Folder:
     card = read_json(path / CARD)
     if card.get("kind") != manifest["kind"]:
         raise DataError("file.not_json", path=str(path / MANIFEST), problem=f"kind {manifest['kind']}")
-    if kind is not None and card.get("kind") != kind:
+    if kind is not None and kind not in (card.get("kind"), SERVES_AS.get(card.get("kind"))):
         raise UsageError("folder.wrong_kind", path=str(path), kind=card.get("kind"), wanted=kind)
     return Folder(path, card["kind"], card)

@@ -33,6 +33,9 @@ class Beam:
     alpha  float    0: the likeliest text; above: longer texts are favoured
     ratio  float    the limit of a text's length is ratio * (length of the source) + extra, the end token counted
     extra  int, tokens
+    offset    int, tokens    added to a length before it counts: 5 is Wu's; -1: a text is as good as its tokens are on average, whose end
+              shares no part of what it costs
+    patient   bool     a row whose `width` texts have ended goes on while a prefix is better as it stands
     barred    tokens that are never written
     unopened  tokens that are not written first
     """
@@ -41,6 +44,8 @@ class Beam:
     alpha: float = 0.6
     ratio: float = 1.5
     extra: int = 10
+    offset: int = 5
+    patient: bool = True
     barred: tuple[int, ...] = ()
     unopened: tuple[int, ...] = ()
 
@@ -51,7 +56,7 @@ class Beam:
 
     def score(self, log_probability: float, length: int) -> float:
         """Give the score of a text of so many tokens."""
-        return log_probability / ((5 + length) / 6) ** self.alpha
+        return log_probability / (max(1, self.offset + length) / max(1, self.offset + 1)) ** self.alpha
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ class Hunt:
             return True
         if self.best is None:
             return False
+        if self.ended >= beam.width and not beam.patient:
+            return True
         length = len(self.prefixes[0][0]) if self.ended >= beam.width else self.limit
         return self.best.score >= max(beam.score(each, length) for each in sums)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ from zhixing.core.log import quiet
 from zhixing.data import gguf
 from zhixing.models import catalog
 from zhixing.models import gguf as names
-from zhixing.tasks import artefact, golden
+from zhixing.tasks import adapter, artefact, golden
 from zhixing.tokens.gguf import from_gguf, to_gguf
 from zhixing.tokens.imported import Imported
 from zhixing.tokens.layout import Parts
 
 # How far log p may lie from the model's, relative to the largest of a text, by the form of the weights.
 TOLERANCES = {"F32": 1e-4, "F16": 1e-2, "BF16": 3e-2, "Q8_0": 5e-2}
-NUMPY = "numpy"
+NUMPY, MERGED = "numpy", "merged"
 CARRIED = ("task", "model", "parameters", "fitted_on", "corpus", "training", "start", "teacher")  # what a card says of the model itself
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}  # what most of a file's matrices are, as programs show it
 
@@ -39,15 +40,18 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
 
     model  a Model folder: of the llama or qwen3 layout, with a byte-level BPE tokenizer; or of one head over a text
     out    the new file, or the new folder
-    form   a name of `gguf.WRITTEN`: of the matrices; or "numpy". Empty: F16 where the name ends in .gguf, else numpy
+    form   a name of `gguf.WRITTEN`: of the matrices; or "numpy"; or "merged": the Model folder of an adapter and its base in one.
+           Empty: F16 where the name ends in .gguf, else numpy
 
     Raises UsageError for a model or tokenizer that the form has no name for, or a place that is taken; DataError, and nothing is written,
     when the answers are not the model's.
     """
     out = check_place(out)
-    form = form.lower() if form.lower() == NUMPY else form.upper()
-    if form and form not in (*gguf.WRITTEN, NUMPY):
-        raise UsageError("export.form", name=form, among=[*gguf.WRITTEN, NUMPY])
+    form = form.lower() if form.lower() in (NUMPY, MERGED) else form.upper()
+    if form and form not in (*gguf.WRITTEN, NUMPY, MERGED):
+        raise UsageError("export.form", name=form, among=[*gguf.WRITTEN, NUMPY, MERGED])
+    if form == MERGED:
+        return _merged(model, out, tell, force)
     if form != NUMPY and out.suffix == ".onnx":
         return _onnx(model, out, form, tell, force)
     if form == NUMPY or (not form and out.suffix != ".gguf"):
@@ -55,7 +59,7 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
     form = form or "F16"
     if out.exists() and (not force or out.is_dir()):
         raise UsageError("output.exists", path=str(out))
-    opened = artefact.load(model)
+    opened = whole(model)
     if opened.task.name != "language" or not hasattr(opened.model, "states"):
         raise UsageError("export.task", path=str(model), model=opened.family)
     config = opened.model.to_dict()
@@ -71,6 +75,29 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
         handle.flush()
         replay(Path(handle.name), opened, TOLERANCES[form])
     tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form=form)
+    return out
+
+
+def whole(model: str | Path) -> artefact.Artefact:
+    """Open a model, an adapter with what it learnt added to its base's weights."""
+    from zhixing.layers import lora
+
+    opened = artefact.load(model)
+    return replace(opened, model=lora.merge(opened.model)) if opened.folder.kind == adapter.KIND else opened
+
+
+def _merged(model: str | Path, out: Path, tell: Callable[..., None], force: bool) -> Path:
+    """Write the Model folder of an adapter and its base in one."""
+    with locked(out):
+        check_new(out, force, Path(model))
+        opened = whole(model)
+        if opened.folder.kind != adapter.KIND:
+            raise UsageError("export.not_adapter", path=str(model))
+        golden.check(opened.folder.path, opened.task, opened.model, opened.tokenizer, TOLERANCES["F32"])
+        about = {name: value for name, value in opened.folder.card.items() if name not in ("kind", "format", "base", "trained")}
+        with create(out, "model", {**about, "merged": opened.folder.card["base"]}, force) as building:
+            artefact.write(building, opened.task, opened.model, opened.tokenizer)
+    tell("export.done", path=str(out), mib=sum(each.stat().st_size for each in out.iterdir() if each.is_file()) / (1 << 20), form=MERGED)
     return out
 
 
@@ -94,7 +121,7 @@ def _arrays(model: str | Path, out: Path, tell: Callable[..., None], force: bool
     """Write a Model folder that needs no torch."""
     with locked(out):
         check_new(out, force, Path(model))
-        opened = artefact.load(model)
+        opened = whole(model)
         if opened.task.name == "language":
             raise UsageError("export.suffix", path=str(out))
         from zhixing.exporting.graph import graph_of

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import zhixing
-from zhixing.core.errors import DataError
+from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import sha256
 from zhixing.core.folder import Folder, check_new, create, locked, open_folder
 from zhixing.core.log import quiet
 from zhixing.data.sound import FRAMES_A_SECOND
 from zhixing.importing.sources import Source, open_source
-from zhixing.tasks import artefact
+from zhixing.tasks import adapter, artefact
 from zhixing.tasks.language import Language
 from zhixing.tasks.masked import MaskedLanguage
 from zhixing.tasks.similar import Similar
@@ -28,17 +28,26 @@ LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
 ENGLISH_ONLY, BEAM = 51864, 5
 
 
-def import_model(source: str | Path, out: str | Path, tell: Callable[..., None] = quiet, force: bool = False) -> Folder:
+def import_model(
+    source: str | Path, out: str | Path, tell: Callable[..., None] = quiet, force: bool = False, base: str | Path = ""
+) -> Folder:
     """Make a Model folder of a pretrained model: one that writes, fills gaps in, makes vectors of texts, or writes down what it hears.
 
     source  a folder with config.json, safetensors (of Whisper also CTranslate2's model.bin) and tokenizer.json, or a GGUF file
     out     the new Model folder
+    base    of an adapter, a folder as peft writes it, the Model folder that it belongs to: then an Adapter folder is made
 
-    Raises UsageError when there is nothing at the source or the place is taken, DataError for a model that cannot be read as one of ours.
+    Raises UsageError when there is nothing at the source or the place is taken, or a base is asked for or given too much, DataError for a
+    model that cannot be read as one of ours.
     """
     source, out = Path(source), Path(out)
+    adapts = (source / adapter.ADAPTER_CONFIG).is_file()
+    if adapts != bool(base):
+        raise UsageError("import.base" if adapts else "import.base_alone", path=str(source))
     with locked(out):
         check_new(out, force, source)
+        if adapts:
+            return _adapter(source, out, Path(base), tell, force)
         found = open_source(source)
         tell("import.read", path=str(source), family=found.config["model_type"], tokens=found.config["vocab_size"])
         import torch
@@ -57,6 +66,26 @@ def import_model(source: str | Path, out: str | Path, tell: Callable[..., None] 
         }
         with create(out, "model", card, force) as building:
             artefact.write(building, task, model, tokenizer)
+    return open_folder(out, "model")
+
+
+def _adapter(source: Path, out: Path, base: Path, tell: Callable[..., None], force: bool) -> Folder:
+    """Make an Adapter folder of one that peft wrote, over a Model folder of ours."""
+    opened = artefact.load(base)
+    if opened.folder.kind != "model" or not hasattr(opened.model, "modules"):
+        raise UsageError("lora.on_adapter", path=str(base))
+    adapter.attach(getattr(opened.model, "body", opened.model), source)
+    trained = sum(each.numel() for name, each in opened.model.named_parameters() if "lora_" in name)
+    tell("import.adapter", path=str(source), parameters=trained, base=str(base))
+    files = [source / name for name in (adapter.ADAPTER_CONFIG, adapter.ADAPTER)]
+    card: dict[str, Any] = {
+        **{name: opened.folder.card[name] for name in ("task", "model", "parameters", "versions") if name in opened.folder.card},
+        "trained": trained,
+        "base": adapter.base_for(base, out),
+        "imported": {each.name: sha256(each) for each in files},
+    }
+    with create(out, adapter.KIND, card, force) as building:
+        artefact.write(building, opened.task, opened.model.eval(), opened.tokenizer, str(base))
     return open_folder(out, "model")
 
 

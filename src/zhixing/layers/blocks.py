@@ -51,3 +51,16 @@ class GatedMLP(nn.Module):
         return  (B, T, D) float
         """
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+def over_table(states: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Give the logits of a table's rows, in the table's own precision where that is the lower.
+
+    states  (..., D) float
+    table   (V, D) float
+    bias    (V,) float
+    return  (..., V) float
+    """
+    if table.dtype == torch.bfloat16:
+        states, bias = states.to(table.dtype), None if bias is None else bias.to(table.dtype)
+    return F.linear(states, table, bias)

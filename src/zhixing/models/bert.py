@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, ShapeError
 from zhixing.layers.attention import attend_masked, encoder_mask
+from zhixing.layers.blocks import over_table
 from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.positions import waves
@@ -262,7 +263,7 @@ class Bert(nn.Module):
         return  (..., V) float
         """
         head = self.cls["predictions"]
-        return F.linear(head.transform(states), self.bert.embeddings.word_embeddings.weight, head.bias)
+        return over_table(head.transform(states), self.bert.embeddings.word_embeddings.weight, head.bias)
 
     @torch.no_grad()
     def _initialise(self) -> None:

@@ -22,6 +22,7 @@ from zhixing.core.config import read
 from zhixing.core.errors import DataError, ShapeError
 from zhixing.layers.activations import gelu_new
 from zhixing.layers.attention import KeyValues, attend, segment_mask
+from zhixing.layers.blocks import over_table
 from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.positions import waves
@@ -236,7 +237,7 @@ class GPT2(nn.Module):
         states  (..., D) float
         return  (..., V) float
         """
-        return F.linear(states, self.transformer.wte.weight)
+        return over_table(states, self.transformer.wte.weight)
 
     def cache(self, rows: int) -> KeyValues:
         """Return an empty cache of so many rows."""

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zhixing.core.errors import DataError, ShapeError
 from zhixing.layers.attention import KeyValues, attend, segment_mask
-from zhixing.layers.blocks import GatedMLP, Norm, working_dtype
+from zhixing.layers.blocks import GatedMLP, Norm, over_table, working_dtype
 from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.layers.positions import STRETCHES, rotate, rotation
@@ -275,7 +274,7 @@ class Llama(nn.Module):
         return  (..., V) float
         """
         weight = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
-        return F.linear(states, weight)
+        return over_table(states, weight)
 
     def cache(self, rows: int) -> KeyValues:
         """Return an empty cache of so many rows."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, RunError, ShapeError
 from zhixing.layers.attention import KeyValues, attend
+from zhixing.layers.blocks import over_table
 from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.models.gpt2 import waves
@@ -373,7 +374,7 @@ class Seq2Seq(nn.Module):
         states  (..., D) float
         return  (..., V) float
         """
-        return F.linear(states, self.model.shared.weight, self.final_logits_bias[0].to(self.model.shared.weight.dtype))
+        return over_table(states, self.model.shared.weight, self.final_logits_bias[0])
 
     @torch.no_grad()
     def open(self, source: Inputs) -> Reading:

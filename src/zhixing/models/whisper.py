@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, ShapeError
 from zhixing.layers.attention import attend_masked
+from zhixing.layers.blocks import over_table
 from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
 from zhixing.models.seq2seq import WIDENING, Layer, Seq2Seq
@@ -206,7 +207,7 @@ class Whisper(Seq2Seq):
         states  (..., D) float
         return  (..., V) float
         """
-        return F.linear(states, self.model.decoder.embed_tokens.weight)
+        return over_table(states, self.model.decoder.embed_tokens.weight)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return self.model.decoder.embed_tokens(tokens)

@@ -108,10 +108,11 @@ def open_models(paths: Sequence[Path]) -> dict[str, Served]:
     Raises UsageError when two have one name, and whatever `load` raises.
     """
     found: dict[str, Served] = {}
+    shared: dict[str, dict[str, Any]] = {}  # adapters of one base, and it, are one memory
     for path in paths:
         name = path.resolve().name
         if name in found:
             raise UsageError("serve.two_names", name=name, path=str(path))
-        artefact = load(path)
+        artefact = load(path, shared)
         found[name] = Served(name, artefact, sha256(artefact.folder.path / MANIFEST)[:16])
     return found

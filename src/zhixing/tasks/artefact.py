@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from zhixing.core.errors import DataError, UsageError
-from zhixing.core.files import read_json, write_bytes, write_json
-from zhixing.core.folder import Folder, open_folder
-from zhixing.tasks import golden
+from zhixing.core.files import read_json, sha256, write_bytes, write_json
+from zhixing.core.folder import MANIFEST, Folder, open_folder
+from zhixing.tasks import adapter, golden
 from zhixing.tasks.similar import tokens_of, vectors
 from zhixing.tasks.task import Answer, from_dict, to_dict
 from zhixing.tokens.tokenizer import Tokenizer
@@ -223,8 +223,11 @@ def describe(model: Any) -> dict[str, Any]:
     return catalog.config(model)
 
 
-def write(path: Path, task: Any, model: Any, tokenizer: Tokenizer | None) -> None:
-    """Write task, model and tokenizer into a folder that is not sealed yet; every file is durable afterwards."""
+def write(path: Path, task: Any, model: Any, tokenizer: Tokenizer | None, base: str = "") -> None:
+    """Write task, model and tokenizer into a folder that is not sealed yet; every file is durable afterwards.
+
+    base  of an adapted model, where its base lies, as other programs may look for it: of such a one the adapter alone is written
+    """
     from zhixing.models import catalog
 
     if getattr(model, "arrays", False):
@@ -244,7 +247,10 @@ def write(path: Path, task: Any, model: Any, tokenizer: Tokenizer | None) -> Non
         else:
             tensors = catalog.tensors(model)
         tensors = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-    write_bytes(path / WEIGHTS, save(dict(sorted(tensors.items())), metadata={"format": "pt"}))
+    if adapter.is_adapted(model):
+        adapter.write(path, model, base)
+    else:
+        write_bytes(path / WEIGHTS, save(dict(sorted(tensors.items())), metadata={"format": "pt"}))
     write_json(path / CONFIG, config)
     write_json(path / TASK, to_dict(task))
     if tokenizer is not None:
@@ -256,8 +262,10 @@ def write(path: Path, task: Any, model: Any, tokenizer: Tokenizer | None) -> Non
     golden.write(path, task, model, tokenizer)
 
 
-def load(path: str | Path) -> Artefact:
-    """Open a Model folder: every byte verified, and its golden answers given again.
+def load(path: str | Path, shared: dict[str, dict[str, Any]] | None = None) -> Artefact:
+    """Open a Model folder, or an Adapter folder and its base: every byte verified, and its golden answers given again.
+
+    shared  weights by their folder's hash, to be used by all that are opened with it: several adapters of one base are one base in memory
 
     Raises UsageError when it is no Model folder, DataError when it is damaged, of an unknown model or task, or answers differently.
     """
@@ -265,7 +273,10 @@ def load(path: str | Path) -> Artefact:
     task = from_dict(read_json(folder.path / TASK), str(folder.path / TASK))
     config = read_json(folder.path / CONFIG)
     tokenizer = Tokenizer.load(folder.path) if (folder.path / "tokenizer.json").exists() else None
-    model = restore(config, folder.path / WEIGHTS, task)
+    if folder.kind == adapter.KIND:
+        model = _adapted(config, folder, task, shared)
+    else:
+        model = restore(config, folder.path / WEIGHTS, task, None if shared is None else _kept(folder, shared))
     if (folder.path / golden.GOLDEN).exists():
         golden.check(folder.path, task, model, tokenizer)
     elif folder.card["format"] >= GOLDEN_SINCE:
@@ -273,20 +284,61 @@ def load(path: str | Path) -> Artefact:
     return Artefact(folder, task, model, tokenizer)
 
 
-def restore(config: dict[str, Any], weights: Path, task: Any) -> Any:
-    """Rebuild a model from its config and its weights file."""
+def _read(path: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    # A file's tensors lie at any address, and the last bit of a product may depend on that: torch lays copies as it lays its own.
+    return {name: value.clone() for name, value in load_file(path).items()}
+
+
+def _kept(folder: Folder, shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Give a Model folder's tensors, read once for all that share them."""
+    name = sha256(folder.path / MANIFEST)
+    if name not in shared:
+        shared[name] = _read(folder.path / WEIGHTS)
+    return shared[name]
+
+
+def _adapted(config: dict[str, Any], folder: Folder, task: Any, shared: dict[str, dict[str, Any]] | None) -> Any:
+    """Rebuild a model from its base, its adapter and its head."""
+    from safetensors.torch import load_file
+
+    from zhixing.layers.kinds import Headed
+    from zhixing.models import catalog
+
+    tensors = _kept(adapter.base_of(folder), {} if shared is None else shared)
+    held = {name.removeprefix("body."): value for name, value in tensors.items() if not name.startswith("head.")}
+    body = catalog.restore({name: value for name, value in config.items() if name != "head"}, held)
+    adapter.attach(body, folder.path)
+    if "head" not in config:
+        return body.eval()
+    model = Headed(body, task.head(body.width))
+    catalog.load(model.head, load_file(folder.path / adapter.HEAD))
+    return model.eval()
+
+
+def weights_of(folder: Folder) -> dict[str, Any]:
+    """Give the tensors of a folder's model by name, those of an adapter merged with its base's."""
+    if folder.kind != adapter.KIND:
+        return _read(folder.path / WEIGHTS)
+    from zhixing.layers import lora
+
+    config, task = read_json(folder.path / CONFIG), from_dict(read_json(folder.path / TASK), str(folder.path / TASK))
+    model = lora.merge(_adapted(config, folder, task, None))
+    return {name: value.detach() for name, value in model.state_dict().items()}
+
+
+def restore(config: dict[str, Any], weights: Path, task: Any, held: dict[str, Any] | None = None) -> Any:
+    """Rebuild a model from its config and its weights file; held: what that holds, where it was read already."""
     from zhixing.models import catalog
 
     if getattr(catalog.find(config), "arrays", False):
         from safetensors.numpy import load_file as load_arrays
 
         return catalog.restore(config, load_arrays(weights))
-    from safetensors.torch import load_file
-
     from zhixing.layers.kinds import Headed
 
-    # A file's tensors lie at any address, and the last bit of a product may depend on that: torch lays copies as it lays its own.
-    tensors = {name: value.clone() for name, value in load_file(weights).items()}
+    tensors = _read(weights) if held is None else held
     if "head" not in config:
         return catalog.restore(config, tensors)
     body = {name.removeprefix("body."): value for name, value in tensors.items() if name.startswith("body.")}

@@ -191,7 +191,7 @@ class Transcribe:
         from zhixing.layers.kinds import Inputs, next_log_probabilities
 
         width = decoding[0].width if decoding else self.beam
-        beam = Beam(width, alpha=1.0, ratio=0.0, extra=MOST_TOKENS, barred=self.barred, unopened=self.unopened)
+        beam = Beam(width, alpha=1.0, offset=-1, patient=False, ratio=0.0, extra=MOST_TOKENS, barred=self.barred, unopened=self.unopened)
         device = next(model.parameters()).device
         cache = model.open(Inputs(None, frames=torch.as_tensor(np.stack([each["frames"] for each in items])).to(device)))
         before = openings(self, tokenizer)

@@ -46,11 +46,11 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Give a model's state, a tied tensor once."""
+    """Give a model's state, a tied tensor once, without weights that are not trained: these stand where the training begins."""
     seen: set[int] = set()
     kept = {}
     for name, value in model.state_dict(keep_vars=True).items():
-        if id(value) not in seen:
+        if id(value) not in seen and (value.requires_grad or not isinstance(value, nn.Parameter)):
             seen.add(id(value))
             kept[name] = value.detach()
     return kept

@@ -20,6 +20,7 @@ from zhixing.data.corpus import Corpus
 from zhixing.data.shards import shard
 from zhixing.data.stream import ROW_WORDS, Masked, Mixture, Rows, Windows
 from zhixing.data.stream import rows as rows_of
+from zhixing.layers import lora
 from zhixing.layers.kinds import Headed
 from zhixing.layers.machine import fast_bf16, wait
 from zhixing.metrics.checkers import CHECKERS
@@ -107,6 +108,10 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
         vocabulary = task.vocabulary if tokenizer is None else tokenizer.vocabulary_size
         body = start.body(chosen, vocabulary, chosen.window, task)
         head = task.head(body.width)
+        if chosen.lora:
+            lora.attach(body, chosen.lora, chosen.lora_alpha or 2.0 * chosen.lora)
+            if chosen.precision == "bf16":
+                lora.halve(body)
         return body if head is None else Headed(body, head)
 
     if settings.model == "mixture" and not corpus.counts.get("validation"):

@@ -79,6 +79,8 @@ class TrainSettings:
                               the power of minus 1.1. Then the tokenizer is bytes, nothing is validated, and losses are not logged
     example_clip              the largest norm of a row's gradient, under privacy
     start                     a Model folder whose body and tokenizer the training begins with, of any task; "": fresh ones
+    lora, lora_alpha          with start, rank of what is trained beside its linear maps, whose weights stay as they are (0: all are
+                              trained), and how strongly it counts: alpha / rank; alpha 0: twice the rank
     teacher                   a Model folder whose probabilities of the training rows are learnt beside the labels; "": none
     teacher_weight, teacher_temperature   its share of the objective, 0..1, and what flattens both models' probabilities
     dropout                   -1: derived from the number of passes
@@ -130,6 +132,8 @@ class TrainSettings:
     delta: float = 0.0
     example_clip: float = 1.0
     start: str = ""
+    lora: int = 0
+    lora_alpha: float = 0.0
     teacher: str = ""
     teacher_weight: float = 0.7
     teacher_temperature: float = 2.0
@@ -165,7 +169,7 @@ POSITIVE = ("window", "batch", "learning_rate", "matrix_rate", "epochs", "prior_
 NOT_NEGATIVE = (
     *("vocabulary", "steps", "minutes", "core_seconds", "layers", "width", "heads", "groups", "embedding", "context", "weight_decay"),
     *("table_decay", "clip", "evaluations", "patience", "saves", "threads", "classes", "order", "strength", "seed"),
-    *("accumulate", "negatives", "subsample", "minimum", "epsilon", "delta", "rollouts", "kl", "augment"),
+    *("accumulate", "negatives", "subsample", "minimum", "epsilon", "delta", "rollouts", "kl", "augment", "lora", "lora_alpha"),
 )
 MOST_AUGMENT = 2.0
 LENGTHS = ("steps", "minutes", "core_seconds")  # of a training, of which one is given, or none
@@ -185,6 +189,8 @@ PRETRAINED |= {"warmup": 0.1, "decay": 0.9}
 # All steps are taken and the last weights kept: the likelihood of validation is worst amid the schedule, where early stopping ends it
 # (banking77, 6 epochs: .918 right of the test rows where it did, .937 where it did not).
 PRETRAINED_ROWS: dict[str, Any] = {"dropout": 0.1, "epochs": 6.0, "evaluations": 0}
+# Where only maps of low rank are trained, beside it.
+ADAPTED: dict[str, Any] = {"learning_rate": 0.001}
 # Settings of a form by the names that a config.json has for them: of a start that was trained elsewhere there are no others.
 FORM_OF = {
     "layers": ("num_hidden_layers", "n_layer", "encoder_layers"),
@@ -248,6 +254,7 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
         of_task = task_class(task_of(model, task)).dial
         dial = {**dial, **of_task} if "causal" in catalog.find({"model_type": model}).kinds else {**of_task, **dial}
     usual = pretrained(first.start, dial, task not in ("language", "reason")) if first.start else {}
+    usual |= ADAPTED if first.lora else {}
     layers = (("dial", dial), ("pretrained", usual), ("recipe", from_recipe), ("start", begun), ("flag", flags))
     settled = resolve(TrainSettings, *layers)
     settled = Settings(
@@ -256,10 +263,25 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     refuse_unused(model, flags, of.counted)
     if settled.value.start and (model in of.counted or model in TASK_OF):
         raise UsageError("settings.unused", setting="start", model=model)
+    check_lora(settled.value)
     if settled.value.teacher and (of.schema.told != ("label",) or of.reads != "text"):
         raise UsageError("settings.teacher", task=task, path=settled.value.teacher)
     check(settled)
     return under_reward(under_privacy(under_prior(settled, flags), task, of.counted), task)
+
+
+def check_lora(value: TrainSettings) -> None:
+    """Refuse an adapter of nothing, of an adapter, or of a training that must see the gradient of every row."""
+    if value.lora_alpha and not value.lora:
+        raise UsageError("lora.alpha", value=value.lora_alpha)
+    if not value.lora:
+        return
+    if not value.start:
+        raise UsageError("lora.start")
+    if value.epsilon:
+        raise UsageError("settings.unused", setting="lora", model="epsilon")
+    if open_folder(value.start, "model").kind != "model":
+        raise UsageError("lora.on_adapter", path=value.start)
 
 
 def task_of(model: str, task: str) -> str:

@@ -14,7 +14,7 @@ from zhixing.core.files import read_json, sha256
 from zhixing.core.folder import MANIFEST, open_folder
 from zhixing.data.corpus import Corpus
 from zhixing.models import catalog
-from zhixing.tasks.artefact import CONFIG, TASK, WEIGHTS
+from zhixing.tasks.artefact import CONFIG, TASK, weights_of
 from zhixing.tasks.task import from_dict, task_class
 from zhixing.tokens.tokenizer import Tokenizer, make_bytes, train_bpe, train_characters, train_unigram, train_words
 from zhixing.tokens.words import read_dictionary
@@ -57,8 +57,6 @@ def body(settings: TrainSettings, vocabulary: int, longest: int, task: Any = Non
     fresh = catalog.configure(settings, vocabulary, longest, task)
     if not settings.start:
         return catalog.build(fresh)
-    from safetensors.torch import load_file
-
     place = Path(settings.start)
     config = {name: value for name, value in read_json(place / CONFIG).items() if name not in ("head", "architectures")}
     made = catalog.build({**config, **{name: value for name, value in fresh.items() if "drop" in name}})
@@ -66,7 +64,7 @@ def body(settings: TrainSettings, vocabulary: int, longest: int, task: Any = Non
         raise UsageError("train.start_window", path=settings.start, window=longest, most=made.window)
     if getattr(task, "name", "") == "masked" and made.mask_id is None:
         raise UsageError("train.start_head", path=settings.start)
-    tensors = {name: value.clone() for name, value in load_file(place / WEIGHTS).items() if not name.startswith("head.")}
+    tensors = {name: value for name, value in weights_of(open_folder(place, "model")).items() if not name.startswith("head.")}
     catalog.load(made, {name.removeprefix("body."): value for name, value in tensors.items()})
     return made
 

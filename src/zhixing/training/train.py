@@ -31,7 +31,7 @@ from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
 from zhixing.layers.machine import compile_problem, compiled, layers_of, machine, worth_compiling
 from zhixing.models.mixture import Mixture
-from zhixing.tasks import artefact
+from zhixing.tasks import adapter, artefact
 from zhixing.tasks.classify import known_rows
 from zhixing.tasks.task import function, task_class
 from zhixing.tokens.tokenizer import Tokenizer
@@ -314,6 +314,10 @@ def finish(
     settings: TrainSettings = settled.value
     task, served, tokenizer = made.task, model.eval(), made.tokenizer
     about: dict[str, Any] = {"model": settings.model, "parameters": sum(p.numel() for p in model.parameters())}
+    if settings.lora:
+        about["trained"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        about["base"] = adapter.base_for(settings.start, out)
+        served = model = _widened(made, settings, model)
     about["training"] = {"steps": state.step, "best_step": state.best_step, "validation_nats": state.best, "skipped": state.skipped}
     if settings.prior != "none":
         about["prior"] = {"name": settings.prior, "strength": settings.prior_strength, "per": "weight"}
@@ -332,10 +336,21 @@ def finish(
         about["start"] = start.origin(settings.start)
     learned = about.get("teacher", {}).get("fitted_on", ())  # what a teacher has seen, its pupil has
     about["fitted_on"] = _fitted_on(corpus, settings.model == "mixture" or "validation" in learned)
-    artefact.write(out, task, served, tokenizer)
+    artefact.write(out, task, served, tokenizer, settings.start if settings.lora else "")
     measured = {"seconds": state.seconds + time.perf_counter() - began[0]}
     measured |= {"core_seconds": state.core_seconds + time.process_time() - began[1], "memory_bytes": memory_bytes}
     return _seal(out, corpus, settled, task, about, measured)
+
+
+def _widened(made: Plan, settings: TrainSettings, model: nn.Module) -> nn.Module:
+    """Give an adapted model over its base as that lies in its folder: it was trained over one that may have been rounded."""
+    whole = made.build(replace(settings, precision="fp32"))
+    wanted = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    with torch.no_grad():
+        for name, parameter in whole.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(wanted[name])
+    return whole.to(device()).eval()
 
 
 def _fitted_on(corpus: Corpus, counts_validation: bool) -> list[str]:
@@ -409,6 +424,6 @@ def _card(corpus: Corpus, settled: Settings, task: Any, about: dict[str, Any], m
 
 def _seal(out: Path, corpus: Corpus, settled: Settings, task: Any, about: dict[str, Any], measured: dict[str, Any]) -> Folder:
     (out / CARD).unlink(missing_ok=True)
-    folder = seal(out, "model", _card(corpus, settled, task, about, measured))
+    folder = seal(out, adapter.KIND if settled.value.lora else "model", _card(corpus, settled, task, about, measured))
     sync_folder(out.absolute().parent)
     return folder

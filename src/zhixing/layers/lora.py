@@ -1,0 +1,162 @@
+"""LoRA: a linear map gets a second one of low rank beside it, and only that is trained: y = W x + scale * B A x.
+
+`attach` puts A and B into the maps of a model; no weight of it changes, and none of its names. A begins at random and B at zero, so that
+what is attached changes nothing at first. Where a gradient goes through, no product of the width of W is made for W itself, and nothing is
+kept for it. `merge` adds B A to W, for an export or a further training; `unmerge` takes it off again.
+Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; the names are peft's. Leaves out: dropout before A, embeddings, convolutions.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zhixing.core.errors import DataError, UsageError
+
+PEFT = "base_model.model."  # before every name in peft's files
+ENDS = ("lora_A.weight", "lora_B.weight")
+
+
+class LowRankSum(torch.autograd.Function):
+    """W x + b + scale * B A x, with gradients of A, B and x alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, first: Tensor, second: Tensor, scale: float) -> Tensor:
+        """Give (N, E) from x (N, D), weight (E, D), first (R, D) and second (E, R), all of one type."""
+        low = x @ first.T  # (N, R)
+        y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)  # (N, E)
+        ctx.save_for_backward(x, weight, first, second, low)
+        ctx.scale = scale
+        return y.addmm_(low, second.T, alpha=scale)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upper: Tensor) -> tuple[Tensor | None, ...]:
+        """Give the gradients; that of x only where it is asked for."""
+        x, weight, first, second, low = ctx.saved_tensors
+        of_low = (upper @ second).mul_(ctx.scale)  # (N, R)
+        of_x = (upper @ weight).addmm_(of_low, first) if ctx.needs_input_grad[0] else None
+        return of_x, None, None, of_low.T @ x, (upper.T @ low).mul_(ctx.scale), None
+
+
+class LowRank(nn.Module):
+    """What a linear map's class is mixed with; `lora_A` and `lora_B` are maps without bias, (R, D) and (E, R)."""
+
+    scale: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the last axis.
+
+        x       (..., D) float
+        return  (..., E) float
+        """
+        first, second = self.lora_A.weight, self.lora_B.weight
+        mixed = torch.is_autocast_enabled(x.device.type)
+        kind = torch.get_autocast_dtype(x.device.type) if mixed else self.weight.dtype
+        weight = self.weight if isinstance(self, nn.Linear) else self.weight.T
+        bias = None if self.bias is None else self.bias.to(kind)
+        flat = x.reshape(-1, x.shape[-1]).to(kind)  # (N, D)
+        y = LowRankSum.apply(flat, weight.to(kind), bias, first.to(kind), second.to(kind), self.scale)
+        return y.view(*x.shape[:-1], -1) if mixed else y.view(*x.shape[:-1], -1).to(x.dtype)
+
+
+@functools.cache
+def _mixed(cls: type[nn.Module]) -> type[nn.Module]:
+    return type(f"LowRank{cls.__name__}", (LowRank, cls), {})
+
+
+def maps(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """List the linear maps of a model that can be adapted, by name: all but the one over the vocabulary."""
+    for name, each in model.named_modules():
+        linear = isinstance(each, nn.Linear) or hasattr(each, "pieces")  # GPT-2 keeps its maps turned
+        if linear and "lora_" not in name and name.rsplit(".", 1)[-1] != "lm_head":
+            yield name, each
+
+
+def found(model: nn.Module) -> dict[str, Any]:
+    """Give the maps of a model that are adapted, by name."""
+    return {name: each for name, each in model.named_modules() if isinstance(each, LowRank)}
+
+
+def attach(model: nn.Module, rank: int, alpha: float, targets: Collection[str] | None = None) -> None:
+    """Put maps of low rank beside linear ones, and let nothing else be trained.
+
+    rank     R
+    alpha    float    what is added is scaled by alpha / rank
+    targets  the last parts of the names of those that get one, or whole names; None: all linear maps
+
+    Raises UsageError for a model that has none of them.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    chosen = [(name, each) for name, each in maps(model) if targets is None or name in targets or name.rsplit(".", 1)[-1] in targets]
+    if not chosen:
+        among = sorted({name.rsplit(".", 1)[-1] for name, _ in maps(model)})
+        raise UsageError("lora.no_maps", targets=", ".join(sorted(targets or ())) or "-", among=", ".join(among) or "-")
+    for _, each in chosen:
+        rows, columns = each.weight.shape if isinstance(each, nn.Linear) else each.weight.T.shape
+        device = each.weight.device
+        each.lora_A = nn.Linear(columns, rank, bias=False, device=device)
+        each.lora_B = nn.Linear(rank, rows, bias=False, device=device)
+        nn.init.kaiming_uniform_(each.lora_A.weight, a=math.sqrt(5))
+        nn.init.zeros_(each.lora_B.weight)
+        each.scale = alpha / rank
+        each.__class__ = _mixed(type(each))
+
+
+def halve(model: nn.Module) -> None:
+    """Keep in bfloat16 what is not trained of an adapted model: its large weights; what a table of vectors gives is as wide as before."""
+    for each in (*found(model).values(), *(part for part in model.modules() if isinstance(part, nn.Embedding))):
+        if not each.weight.requires_grad:
+            each.weight.data = each.weight.data.bfloat16()
+        if isinstance(each, nn.Embedding):
+            each.register_forward_hook(lambda _module, _inputs, given: given.float())
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Give A and B of every adapted map by peft's names."""
+    return {f"{PEFT}{name}.{end}": each.get_parameter(end).detach() for name, each in found(model).items() for end in ENDS}
+
+
+@torch.no_grad()
+def load(model: nn.Module, given: Mapping[str, Tensor], path: str = "") -> None:
+    """Put A and B of every adapted map in place. Raises DataError where one is missing, is of another shape, or belongs to no map."""
+    wanted = {f"{PEFT}{name}.{end}": each.get_parameter(end) for name, each in found(model).items() for end in ENDS}
+    for name, parameter in wanted.items():
+        if name not in given:
+            raise DataError("lora.tensor", path=path, name=name, shape="-", wanted=tuple(parameter.shape))
+        if given[name].shape != parameter.shape:
+            raise DataError("lora.tensor", path=path, name=name, shape=tuple(given[name].shape), wanted=tuple(parameter.shape))
+        parameter.copy_(given[name])
+    if more := sorted(set(given) - set(wanted)):
+        raise DataError("lora.tensor", path=path, name=more[0], shape=tuple(given[more[0]].shape), wanted="-")
+
+
+def _change(each: Any) -> Tensor:
+    """Give what a map's A and B add to its weight, laid as that is."""
+    change = each.scale * (each.lora_B.weight.float() @ each.lora_A.weight.float())  # (E, D)
+    return change if isinstance(each, nn.Linear) else change.T
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> nn.Module:
+    """Add what was learnt to the weights; the model is again as if nothing had been attached, and has new weights of its own."""
+    for each in found(model).values():
+        each.weight = nn.Parameter(each.weight.float() + _change(each), requires_grad=False)
+        del each.lora_A, each.lora_B, each.scale
+        each.__class__ = type(each).__mro__[2]
+    return model.requires_grad_(True)
+
+
+@torch.no_grad()
+def unmerge(model: nn.Module, given: Mapping[str, Tensor], rank: int, alpha: float, targets: Collection[str] | None = None) -> None:
+    """Take off from merged weights what was added, and put it beside them again."""
+    attach(model, rank, alpha, targets)
+    load(model, given)
+    for each in found(model).values():
+        each.weight = nn.Parameter(each.weight - _change(each), requires_grad=False)
