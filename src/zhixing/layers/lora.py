@@ -27,8 +27,8 @@ class LowRankSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, first: Tensor, second: Tensor, scale: float) -> Tensor:
-        """Give (N, E) from x (N, D), weight (E, D), first (R, D) and second (E, R), all of one type."""
-        low = x @ first.T  # (N, R)
+        """Give (N, E) from x (N, D), weight (E, D), first (K, D) and second (E, K), all of one type."""
+        low = x @ first.T  # (N, K)
         y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)  # (N, E)
         ctx.save_for_backward(x, weight, first, second, low)
         ctx.scale = scale
@@ -39,13 +39,13 @@ class LowRankSum(torch.autograd.Function):
     def backward(ctx: Any, upper: Tensor) -> tuple[Tensor | None, ...]:
         """Give the gradients; that of x only where it is asked for."""
         x, weight, first, second, low = ctx.saved_tensors
-        of_low = (upper @ second).mul_(ctx.scale)  # (N, R)
+        of_low = (upper @ second).mul_(ctx.scale)  # (N, K)
         of_x = (upper @ weight).addmm_(of_low, first) if ctx.needs_input_grad[0] else None
         return of_x, None, None, of_low.T @ x, (upper.T @ low).mul_(ctx.scale), None
 
 
 class LowRank(nn.Module):
-    """What a linear map's class is mixed with; `lora_A` and `lora_B` are maps without bias, (R, D) and (E, R)."""
+    """What a linear map's class is mixed with; `lora_A` and `lora_B` are maps without bias, (K, D) and (E, K)."""
 
     scale: float
 
@@ -86,7 +86,7 @@ def found(model: nn.Module) -> dict[str, Any]:
 def attach(model: nn.Module, rank: int, alpha: float, targets: Collection[str] | None = None) -> None:
     """Put maps of low rank beside linear ones, and let nothing else be trained.
 
-    rank     R
+    rank     int      K, of the two maps
     alpha    float    what is added is scaled by alpha / rank
     targets  the last parts of the names of those that get one, or whole names; None: all linear maps
 
