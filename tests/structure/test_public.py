@@ -17,6 +17,7 @@ from pathlib import Path
 import gguf_maker
 import numpy as np
 import pytest
+import whisper_maker
 import wordpiece_maker
 from makers import heard
 
@@ -189,6 +190,7 @@ def test_commands_of_the_readme_run(
     Path("pairs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in asked))
     wordpiece_maker.folder(Path("all-MiniLM-L6-v2"), ["a good thing number", "what is word"])
     gguf_maker.write(Path("SmolLM2-135M-Instruct.Q4_1.gguf"), *gguf_maker.llama())
+    whisper_maker.folder(Path("whisper-base"))
     monkeypatch.setattr("sys.stdin", io.StringIO("Once\n"))
     ran = 0
     for line in commands((root / "README.md").read_text(encoding="utf-8")):

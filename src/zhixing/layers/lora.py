@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -60,9 +61,21 @@ class LowRank(nn.Module):
         kind = torch.get_autocast_dtype(x.device.type) if mixed else self.weight.dtype
         weight = self.weight if isinstance(self, nn.Linear) else self.weight.T
         bias = None if self.bias is None else self.bias.to(kind)
-        flat = x.reshape(-1, x.shape[-1]).to(kind)  # (N, D)
-        y = LowRankSum.apply(flat, weight.to(kind), bias, first.to(kind), second.to(kind), self.scale)
+        y = LowRankSum.apply(_flat(x, kind), weight.to(kind), bias, first.to(kind), second.to(kind), self.scale)
         return y.view(*x.shape[:-1], -1) if mixed else y.view(*x.shape[:-1], -1).to(x.dtype)
+
+
+_last: list[Any] = [lambda: None, -1, None]  # what was laid flat last, known by a weak reference; its version then, and its form
+
+
+def _flat(x: Tensor, kind: torch.dtype) -> Tensor:
+    """Give states as rows of a type, (N, D); several maps in a row read the same ones, which then stand in memory once."""
+    read, version, flat = _last
+    now = -1 if x.is_inference() else x._version
+    if read() is not x or version != now or flat.dtype != kind or flat.requires_grad != (x.requires_grad and torch.is_grad_enabled()):
+        flat = x.reshape(-1, x.shape[-1]).to(kind)
+        _last[:] = [weakref.ref(x), now, flat]
+    return flat
 
 
 @functools.cache
