@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import whisper_maker
 from makers import heard
 
-from zhixing import load, prepare, train
+from zhixing import import_model, load, prepare, train
 from zhixing.core.errors import UsageError
 from zhixing.data import media
+from zhixing.evaluation import captions
 from zhixing.preparation.prepare import Prepare
 from zhixing.serving import sounds
 from zhixing.serving.limits import SOUNDS, Limits
@@ -36,8 +38,13 @@ def hearing(kit: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(start: Callable[..., Any], hearing: Path) -> Any:
-    return start("hearing", "ngram", "classifier", limits=Limits(body_bytes=4000, sound_bytes=600_000))
+def whisper(kit: Path) -> Path:
+    return import_model(whisper_maker.folder(kit / "whisper-theirs"), kit / "whisper").path
+
+
+@pytest.fixture(scope="module")
+def server(start: Callable[..., Any], hearing: Path, whisper: Path) -> Any:
+    return start("hearing", "ngram", "classifier", "whisper", limits=Limits(body_bytes=4000, sound_bytes=600_000))
 
 
 def form(*parts: tuple[str, str | None, bytes]) -> bytes:
@@ -105,6 +112,16 @@ def test_so_many_sounds_are_read_at_once_and_no_more() -> None:
     assert all(isinstance(each, UsageError) for each in found) and len(most) == 8 and max(most) == 2
 
 
+def test_a_language_is_written_in_where_a_model_knows_it(server: Any, whisper: Path) -> None:
+    content, _ = sound()
+    parts = (("file", "a.wav", content), ("model", None, b"whisper"))
+    opened = load(whisper)
+    for language in ("en", "zh", ""):
+        (found,), _ = captions.hear(opened, content, language=language)
+        told = send(server, *parts, *([("language", None, language.encode())] if language else []))
+        assert told.status == 200 and told.json["text"] == found.text
+
+
 def test_openai_s_own_client_is_understood(server: Any) -> None:
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
@@ -119,7 +136,9 @@ def test_openai_s_own_client_is_understood(server: Any) -> None:
         ((("file", "a.wav", b"x"),), 400, "serve.field_missing", "model"),
         ((("file", None, b"x"), ("model", None, b"hearing")), 400, "serve.field_value", "a file"),
         ((("model", "b", b"hearing"),), 400, "serve.field_value", "a string"),
-        ((("file", "a.wav", b"x"), ("model", None, b"hearing"), ("language", None, b"en")), 400, "serve.field_unknown", "response_format"),
+        ((("file", "a.wav", b"x"), ("model", None, b"hearing"), ("prompt", None, b"en")), 400, "serve.field_unknown", "response_format"),
+        ((("file", "a.wav", b"x"), ("model", None, b"hearing"), ("language", None, b"en")), 400, "transcribe.language", "One of: -"),
+        ((("file", "a.wav", b"x"), ("model", None, b"whisper"), ("language", None, b"de")), 400, "transcribe.language", "en, zh"),
         ((("file", "a.wav", b"x"), ("model", None, b"hearing"), ("model", None, b"hearing")), 400, "serve.field_value", "once"),
         ((("file", "a.wav", b"x"), ("model", None, b"hearing"), ("response_format", None, b"srt")), 400, "serve.field_value", "verbose"),
         ((("file", "a.wav", b"x"), ("model", None, b"heering")), 404, "serve.model", "hearing"),

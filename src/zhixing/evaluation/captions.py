@@ -143,7 +143,7 @@ def check_language(artefact: Artefact, language: str) -> None:
     """Refuse a language that a model does not tell apart from others; "" is none."""
     among = check(artefact).languages
     if language and language not in among:
-        raise UsageError("transcribe.language", value=language, among=", ".join(among) or "-", path=str(artefact.folder.path))
+        raise UsageError("transcribe.language", value=language, among=", ".join(among) or "-")
 
 
 def item_of(artefact: Artefact, utterance: Utterance, language: str = "") -> Any:
