@@ -219,6 +219,50 @@ def folders() -> dict[str, Spoil]:
     return found
 
 
+def packed() -> dict[str, Spoil]:
+    """Name everything that is done to a sound folder of a Whisper in CTranslate2's layout."""
+    found: dict[str, Spoil] = {
+        "packed: a pickle as model.bin": lambda folder: (folder / "model.bin").write_bytes(pickled(folder.parent)) and None
+    }
+    for target in ("/etc/passwd", "/dev/zero", "/proc/self/mem", "."):
+        found[f"packed: model.bin is a link to {target}"] = linked("model.bin", target)
+    found["packed: model.bin is a pipe"] = piped("model.bin")
+
+    def bytes_at(place: int, content: bytes) -> Spoil:
+        def spoil(folder: Path) -> None:
+            whole = (folder / "model.bin").read_bytes()
+            (folder / "model.bin").write_bytes(whole[:place] + content + whole[place + len(content) :])
+
+        return spoil
+
+    start = 4 + 2 + len("WhisperSpec") + 1
+    found["packed: four billion arrays"] = bytes_at(start + 4, b"\xff" * 4)
+    found["packed: a name of 65,535 bytes"] = bytes_at(start + 8, b"\xff\xff")
+    found["packed: half a name"] = bytes_at(start + 10, b"\xff\xfe")
+    found["packed: control tokens that are none"] = written("tokenizer.json", b"{}")
+    found["packed: settings that are no ids"] = changed("config.json", suppress_ids=[-1, 1 << 40])
+    found["packed: settings of another sort"] = changed("config.json", suppress_ids={"__reduce__": "os.system"})
+    return found
+
+
+def adapters() -> dict[str, Spoil]:
+    """Name everything that is done to a sound adapter."""
+    found: dict[str, Spoil] = {}
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        found[f"adapter: a pickle as {name}"] = lambda folder, name=name: (folder / name).write_bytes(pickled(folder.parent)) and None
+        for target in ("/etc/passwd", "/dev/zero", "/proc/self/mem", "."):
+            found[f"adapter: {name} is a link to {target}"] = linked(name, target)
+        found[f"adapter: {name} is a pipe"] = piped(name)
+    found["adapter: nested deeply"] = written("adapter_config.json", b"[" * 200_000 + b"]" * 200_000)
+    found["adapter: a header of 2 to the power of 60"] = written("adapter_model.safetensors", header({}, b"", 1 << 60))
+    found["adapter: a rank without end"] = changed("adapter_config.json", r=1 << 40)
+    found["adapter: code of its own"] = changed("adapter_config.json", peft_type="LORA", modules_to_save=["__import__('os')"])
+    found["adapter: a bin beside no safetensors"] = lambda folder: (
+        (folder / "adapter_model.bin").write_bytes(pickled(folder.parent)) and (folder / "adapter_model.safetensors").unlink()
+    )
+    return found
+
+
 def pooled(folder: Path) -> None:
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_evil": True}))

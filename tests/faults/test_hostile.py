@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 place = Path(sys.argv[2])
 os.chdir(place)
-import torch, tokenizers, safetensors.torch, safetensors.numpy, hostile_maker, wordpiece_maker
+import torch, tokenizers, safetensors.torch, safetensors.numpy, hostile_maker, whisper_maker, wordpiece_maker
 from zhixing import import_model, load
 from zhixing.core.errors import ZhixingError
 from zhixing.importing import bring, families, sources, vocabulary
@@ -33,6 +33,16 @@ seen = []
 HEARD = ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class")
 sound = wordpiece_maker.folder(place / "sound", ["Ada says fine", "Bo says awful"])
 import_model(sound, place / "warm")  # all that is imported lazily is there before anybody listens
+heard = whisper_maker.folder(place / "heard", packed=True)
+import_model(heard, place / "warm-heard")
+from zhixing.layers import lora
+from zhixing.tasks import adapter
+adapted, beside = load(place / "warm").model, place / "beside"
+lora.attach(adapted.body, 2, 4.0)
+beside.mkdir()
+adapter.write(beside, adapted)
+(beside / "head.safetensors").unlink(missing_ok=True)
+import_model(beside, place / "warm-beside", base=place / "warm")
 
 def listen(event, given):
     if not listening:
@@ -53,6 +63,8 @@ def listen(event, given):
 listening = False
 sys.addaudithook(listen)
 cases = [(name, lambda place, spoil=spoil: hostile_maker.spoilt(sound, place, spoil)) for name, spoil in hostile_maker.folders().items()]
+cases += [(name, lambda place, spoil=spoil: hostile_maker.spoilt(heard, place, spoil)) for name, spoil in hostile_maker.packed().items()]
+cases += [(name, lambda place, spoil=spoil: hostile_maker.spoilt(beside, place, spoil)) for name, spoil in hostile_maker.adapters().items()]
 for name, content in hostile_maker.files():
     def file(place, content=content):
         (place / "model.gguf").write_bytes(content)
@@ -73,7 +85,7 @@ for number, (name, make) in enumerate(cases):
     try:
         if name == "opened":
             pickle.load(open(source, "rb"))
-        import_model(source, place / "out" / str(number))
+        import_model(source, place / "out" / str(number), base=place / "warm" if name.startswith("adapter: ") else "")
     except ZhixingError as error:
         told = error.text("en")
         parts = error.parts("en")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from zhixing.core.files import sha256
 from zhixing.core.folder import Folder, check_new, create, locked, open_folder
 from zhixing.core.log import quiet
 from zhixing.data.sound import FRAMES_A_SECOND
-from zhixing.importing.sources import Source, open_source
+from zhixing.importing.sources import Source, open_source, plain
 from zhixing.tasks import adapter, artefact
 from zhixing.tasks.language import Language
 from zhixing.tasks.masked import MaskedLanguage
@@ -41,7 +42,7 @@ def import_model(
     model that cannot be read as one of ours.
     """
     source, out = Path(source), Path(out)
-    adapts = (source / adapter.ADAPTER_CONFIG).is_file()
+    adapts = os.path.lexists(source / adapter.ADAPTER_CONFIG)
     if adapts != bool(base):
         raise UsageError("import.base" if adapts else "import.base_alone", path=str(source))
     with locked(out):
@@ -74,10 +75,10 @@ def _adapter(source: Path, out: Path, base: Path, tell: Callable[..., None], for
     opened = artefact.load(base)
     if opened.folder.kind != "model" or not hasattr(opened.model, "modules"):
         raise UsageError("lora.on_adapter", path=str(base))
+    files = [plain(source / name) for name in (adapter.ADAPTER_CONFIG, adapter.ADAPTER)]
     adapter.attach(getattr(opened.model, "body", opened.model), source)
     trained = sum(each.numel() for name, each in opened.model.named_parameters() if "lora_" in name)
     tell("import.adapter", path=str(source), parameters=trained, base=str(base))
-    files = [source / name for name in (adapter.ADAPTER_CONFIG, adapter.ADAPTER)]
     card: dict[str, Any] = {
         **{name: opened.folder.card[name] for name in ("task", "model", "parameters", "versions") if name in opened.folder.card},
         "trained": trained,

@@ -99,7 +99,7 @@ def _checked(path: Path, config: dict[str, Any], tensors: dict[str, Any]) -> dic
     return tensors
 
 
-def _plain(path: Path) -> Path:
+def plain(path: Path) -> Path:
     """Give a file's path. Raises DataError when it is no plain file or larger than any of its sort should be."""
     try:
         about = path.stat()
@@ -114,7 +114,7 @@ def _plain(path: Path) -> Path:
 def _table(path: Path) -> dict[str, Any]:
     """Read a JSON object."""
     try:
-        found = read_json(_plain(path))
+        found = read_json(plain(path))
     except RecursionError:
         raise DataError("file.not_json", path=str(path), problem="too deep") from None
     if not isinstance(found, dict):
@@ -124,7 +124,7 @@ def _table(path: Path) -> dict[str, Any]:
 
 def _folder(path: Path) -> Source:
     given, arrays = _table(path / CONFIG), None
-    if "model_type" not in given and (path / PACKED).exists() and ctranslate2.is_one(_plain(path / PACKED)):
+    if "model_type" not in given and (path / PACKED).exists() and ctranslate2.is_one(plain(path / PACKED)):
         told, arrays = ctranslate2.read(path / PACKED)
         given = {**{theirs: given[name] for name, theirs in PACKED_NAMES.items() if name in given}, **told}
     kind = given.get("model_type")
@@ -136,7 +136,7 @@ def _folder(path: Path) -> Source:
     settle, rename = families.FAMILIES[kind]
     config = settle(str(path / CONFIG), given)
     parts = _parts(path) if arrays is None else [path / PACKED]
-    content = _plain(path / TOKENIZER).read_bytes() if (path / TOKENIZER).exists() else None
+    content = plain(path / TOKENIZER).read_bytes() if (path / TOKENIZER).exists() else None
     if content is None:
         raise DataError("import.tokenizer", path=str(path), problem=f"there is no {TOKENIZER}")
     tensors = _checked(path, config, rename(_tensors(parts) if arrays is None else _of_arrays(arrays), config))
@@ -146,7 +146,7 @@ def _folder(path: Path) -> Source:
         config |= {"masked_head": any(name.startswith("cls.") for name in tensors), "pooling": pooling}
     about, generation = (_table(path / name) if (path / name).exists() else {} for name in (SETTINGS, GENERATION))
     if (path / CHAT).exists():
-        about["chat_template"] = _plain(path / CHAT).read_text(encoding="utf-8", errors="replace")
+        about["chat_template"] = plain(path / CHAT).read_text(encoding="utf-8", errors="replace")
     tokenizer = vocabulary.settle(str(path / TOKENIZER), content, about, [generation, given], config["vocab_size"])
     files = [path / CONFIG, *parts, *(path / name for name in (TOKENIZER, SETTINGS, GENERATION, CHAT) if (path / name).exists())]
     if config["model_type"] == "whisper":
@@ -184,7 +184,7 @@ def _sentences(path: Path) -> tuple[str, list[Path]]:
     read, place = [], POOLING
     if (path / MODULES).exists():
         try:
-            modules = read_json(_plain(path / MODULES))
+            modules = read_json(plain(path / MODULES))
             steps = [(str(each["type"]).rsplit(".", 1)[-1], str(each["path"])) for each in modules]
         except (TypeError, KeyError, RecursionError):
             raise DataError("file.not_json", path=str(path / MODULES), problem="no list of modules") from None
@@ -227,7 +227,7 @@ def _longest(path: Path, frame: int) -> int | None:
 def _parts(path: Path) -> list[Path]:
     """List a folder's files of weights."""
     if (path / WEIGHTS).exists():
-        return [_plain(path / WEIGHTS)]
+        return [plain(path / WEIGHTS)]
     if not (path / INDEX).exists():
         pickles = sorted(each.name for each in path.iterdir() if each.suffix in PICKLES)
         raise DataError("import.weights", path=str(path), found=", ".join(pickles[:4]) or "-")
@@ -240,7 +240,7 @@ def _parts(path: Path) -> list[Path]:
             raise DataError("file.missing", path=str(path / name))
     if not names:
         raise DataError("file.not_json", path=str(path / INDEX), problem="no weight_map")
-    return [_plain(path / name) for name in names]
+    return [plain(path / name) for name in names]
 
 
 def _tensors(parts: list[Path]) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def _gguf(path: Path) -> Source:
 
     if path.suffix in PICKLES:
         raise DataError("import.weights", path=str(path), found=path.name)
-    held = GGUF(_plain(path))
+    held = GGUF(plain(path))
     given, arrays = names.read(held)
     tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
     settle, rename = families.FAMILIES[given["model_type"]]

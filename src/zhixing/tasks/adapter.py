@@ -61,7 +61,12 @@ def read_config(path: Path) -> tuple[int, float, list[str] | None]:
 
     Raises DataError for one that asks for another sort of adapter.
     """
-    given = read_json(path)
+    try:
+        given = read_json(path)
+    except RecursionError:
+        raise DataError("file.not_json", path=str(path), problem="too deep") from None
+    except OSError as problem:  # a file of which only the name is plain
+        raise DataError("import.unreadable", path=str(path), problem=problem.strerror or str(problem)) from None
     if not isinstance(given, dict):
         raise DataError("file.not_json", path=str(path), problem="no object")
     for name, value in FIXED.items():
@@ -117,7 +122,7 @@ def attach(body: nn.Module, folder: Path) -> None:
     rank, alpha, targets = read_config(folder / ADAPTER_CONFIG)
     try:
         given = load_file(folder / ADAPTER)
-    except (SafetensorError, OSError, ValueError) as problem:
+    except (SafetensorError, OSError, ValueError, KeyError) as problem:
         raise DataError("import.safetensors", path=str(folder / ADAPTER), problem=str(problem)[:200]) from None
     lora.attach(body, rank, alpha, targets)
     start = {name.split(".")[0] + "." for name in lora.found(body)}
