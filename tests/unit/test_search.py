@@ -69,6 +69,29 @@ def test_a_beam_that_keeps_everything_finds_the_optimum(name: str, alpha: float)
     assert narrow.score <= found.score + 1e-9 or not narrow.ended
 
 
+@pytest.mark.parametrize("offset", [-1, 0])
+def test_an_average_of_tokens_and_barred_ones_find_their_own_optimum(offset: int) -> None:
+    model, kept = make("mbart", 5), [3, 4, 2]
+    beam = Beam(width=5**4, alpha=1.0, offset=offset, ratio=0.0, extra=4, barred=(0,), unopened=(END, 3))
+    texts = [(*head, END) for size in range(1, 4) for head in itertools.product((2, 3, 4), repeat=size) if head[0] != 3]
+    found_by = {text: log_probability(model, [END, 2], kept, list(text)) / max(1, len(text) + offset) for text in texts}
+    best = max(found_by, key=found_by.__getitem__)
+    (found,) = search(model, [[END, 2]], END, beam, [kept])
+    assert tuple(found.tokens) == best and found.score == pytest.approx(found_by[best], abs=1e-5)
+    opened = model.open(Inputs(torch.tensor([kept])))
+    assert search(model, [[END, 2]], END, beam, opened=opened) == [found]
+
+
+def test_one_that_is_not_patient_stops_when_as_many_texts_have_ended_as_it_keeps() -> None:
+    """After the first token the end costs much and 2 nothing: the patient one goes on, for the prefix is better as it stands."""
+
+    class Late(Trap):
+        after = {END: [0.0, 0.1, 0.9, 0.0], 2: [0.0, 0.1, 0.9, 0.0], 3: [0.25] * 4, 0: [0.25] * 4}
+
+    told = {patient: search(Late(), [[END]], END, Beam(2, 1.0, 0.0, 6, -1, patient))[0] for patient in (True, False)}
+    assert told[False].tokens == [END] and len(told[True].tokens) > 2 and told[True].score > told[False].score
+
+
 class Trap:
     """After the end token 2 is likelier than 3; after 2 nothing is likely, after 3 the end is sure."""
 
