@@ -86,6 +86,9 @@ def test_a_sound_is_read_in_the_likeliest_language_and_nothing_barred_is_written
     known = [{**item, "language": each} for each in ("en", "zh")]
     said = list(opened.task.answers(opened.model, [*known, item], opened.tokenizer, (Voice(1), None)))
     assert said[2].value == said[language - 258].value == answer.value and said[0].confidence != said[1].confidence
+    mixed = [{"frames": item["frames"][:60]}, item, {"frames": item["frames"][:60]}, {"frames": item["frames"][20:80]}]
+    apart = [next(opened.task.answers(opened.model, [each], opened.tokenizer)).value for each in mixed]
+    assert [each.value for each in opened.task.answers(opened.model, mixed, opened.tokenizer)] == apart
     several = list(opened.task.answers(opened.model, [item] * 3, opened.tokenizer))
     assert len({each.value for each in several}) == 1 and several[0].value == opened.predict([{"audio": url()}])[0].value
     certain = Beam(1, ratio=0.0, extra=1, unopened=tuple(each for each in range(SIZE) if each != 65))
@@ -142,14 +145,19 @@ def test_a_training_keeps_how_a_model_is_asked_and_reads_no_more_than_it_must(pl
     train(tones, tmp_path / "one", {**BEGUN, "start": str(place / "folder"), "steps": 2, "learning_rate": 1e-12, "dropout": 0.0})
     task = load(tmp_path / "one").task
     assert (task.rate, task.bins, task.opening, task.unopened, task.beam) == (16000, 16, OPENING, (3,), 5)
-    assert task.languages == ("en",) and task.seconds == 1.0
+    assert task.languages == ("en",) and task.seconds == task.filled == 1.0
     first, second = (load_file(each / "model.safetensors") for each in (place / "folder", tmp_path / "one"))
     assert all(torch.allclose(second[name], value, atol=1e-9) for name, value in first.items())
     sounds = [{"audio": url(seconds=0.3), "text": "大江"}]
     chosen = Transcribe.fit(sounds, rate=16000, written=True, languages=("en", "zh"), opening=OPENING)
-    assert chosen.languages == ("zh",) and chosen.seconds == 1.0 and chosen.states == 50
+    assert chosen.languages == ("zh",) and (chosen.filled, chosen.seconds, chosen.states) == (1.0, 30.0, 1500)
     assert Transcribe.fit(sounds, rate=16000, written=True, languages=("de",), opening=OPENING).languages == ("de",)
-    assert Transcribe.fit([{"audio": url(seconds=1.4), "text": ""}], written=True).seconds == 2.0
+    short = Transcribe.fit([{"audio": url(seconds=1.4), "text": ""}], written=True, seconds=4.0)
+    assert short.filled == 2.0
+    lengths = [len(short.encode({"audio": url(seconds=each)}, None)["frames"]) for each in (0.3, 1.9, 2.1, 3.9)]
+    assert lengths == [200, 200, 250, 400], "what is longer than all of training is heard as well"
+    with pytest.raises(DataError, match="4"):
+        short.encode({"audio": url(seconds=4.1)}, None)
 
 
 def test_one_that_begins_with_nothing_learns_tones(tones: Path, tmp_path: Path) -> None:

@@ -126,7 +126,9 @@ def _write_on(
     read = side_by_side(rows)
     if hasattr(model, "open"):
         if sounds is not None:
-            read = Inputs(None, frames=torch.from_numpy(np.stack(sounds)).to(device))
+            longest = max(map(len, sounds))  # a shorter one goes on in silence, which is the least of its values
+            filled = [np.pad(each, ((0, longest - len(each)), (0, 0)), constant_values=each.min()) for each in sounds]
+            read = Inputs(None, frames=torch.from_numpy(np.stack(filled)).to(device))
         with torch.no_grad():
             cache = model.open(read)
         read = side_by_side([list(opening) if sounds is not None else [tokenizer.end_id]] * len(rows))

@@ -9,6 +9,7 @@ Source: Graves et al. 2006; word errors by Levenshtein 1966, summed over all tex
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -46,9 +47,11 @@ class Transcribe:
     stride   int, frames     of the model's states, by which a sound may be too short for its text
     beam     int             prefixes kept when answering; 1: greedy
 
-    Of a model that writes, as Whisper does; every sound that it hears is filled up to `seconds` with silence:
+    Of a model that writes, as Whisper does:
 
     written    bool          the model is one
+    filled     float         seconds up to which a shorter sound is filled with silence; 0: as long as the longest. A longer one is
+                             filled up to a whole half second
     opening    token ids     that it reads before a text; (): the tokenizer's end token alone
     barred     token ids     that it never writes
     unopened   token ids     that it does not write first
@@ -61,6 +64,7 @@ class Transcribe:
     stride: int = sound.STRIDE
     beam: int = 1
     written: bool = False
+    filled: float = 0.0
     opening: tuple[int, ...] = ()
     barred: tuple[int, ...] = ()
     unopened: tuple[int, ...] = ()
@@ -85,8 +89,8 @@ class Transcribe:
     def fit(cls, training_examples: Iterable[Example], **settings: Any) -> Transcribe:
         """Read from the training rows how many samples make a second: the most common number of them, or RATE.
 
-        Of a model that writes also the length of what it hears, that of the longest, and which of its languages is theirs: Chinese where
-        most of the letters are, else English.
+        Of a model that writes also up to what length sounds are filled, that of the longest, and which of its languages is theirs: Chinese
+        where most of the letters are, else English.
         """
         rates: Counter[int] = Counter()
         longest, han, letters = 0.0, 0, 0
@@ -101,7 +105,7 @@ class Transcribe:
             return task
         chosen = ("zh" if 2 * han > letters else "en",)
         languages = chosen if set(chosen) <= set(task.languages) else task.languages[:1]
-        return replace(task, seconds=min(task.seconds, math.ceil(2 * (longest + MARGIN_SECONDS)) / 2), languages=languages)
+        return replace(task, filled=min(task.seconds, math.ceil(2 * (longest + MARGIN_SECONDS)) / 2), languages=languages)
 
     @property
     def states(self) -> int:
@@ -158,8 +162,11 @@ class Transcribe:
                 yield Answer(text, sure)
             return
         if self.written:
-            for start in range(0, len(kept), WRITE_BATCH):
-                yield from self._write(model, kept[start : start + WRITE_BATCH], tokenizer, decoding)
+            for start in range(0, len(kept), READ_AHEAD):
+                part, found = kept[start : start + READ_AHEAD], {}
+                for places in alike(part):  # of one length, so that each finds what it finds alone
+                    found |= dict(zip(places, self._write(model, [part[each] for each in places], tokenizer, decoding), strict=True))
+                yield from (found[place] for place in range(len(part)))
             return
         for start in range(0, len(kept), READ_AHEAD):
             yield from self._read(model, kept[start : start + READ_AHEAD], tokenizer, decoding)
@@ -227,6 +234,15 @@ def openings(task: Transcribe, tokenizer: Any) -> list[tuple[int, ...]]:
     return [(opening[0], ids[f"<|{name}|>"], *opening[1:]) for name in task.languages] or [opening]
 
 
+def alike(items: list[Item]) -> Iterator[list[int]]:
+    """Give the places of sounds of one length, a few at a time."""
+    order = sorted(range(len(items)), key=lambda place: len(items[place]["frames"]))
+    for _, places in itertools.groupby(order, key=lambda place: len(items[place]["frames"])):
+        same = list(places)
+        for start in range(0, len(same), WRITE_BATCH):
+            yield same[start : start + WRITE_BATCH]
+
+
 def item_of(task: Transcribe, samples: np.ndarray, rate: int, trained: bool = True, language: str = "") -> Item:
     """Turn samples into what a model hears: log-mel frames, or cepstra for templates.
 
@@ -241,7 +257,8 @@ def item_of(task: Transcribe, samples: np.ndarray, rate: int, trained: bool = Tr
         raise DataError("sound.long", seconds=len(samples) / rate, most=task.seconds)
     samples = sound.resample(samples, rate, task.rate, raised=task.written)
     if task.written:
-        frames = sound.whisper_frames(samples, task.rate, task.bins, task.seconds)
+        length = max(task.filled or task.seconds, math.ceil(2 * len(samples) / task.rate) / 2)
+        frames = sound.whisper_frames(samples, task.rate, task.bins, min(length, task.seconds))
         return {"frames": frames, **({"language": language} if language else {})}
     if not trained:
         return {"frames": sound.mfcc(samples, task.rate)}
