@@ -144,7 +144,7 @@ def test_a_text_is_framed_for_the_decoder_and_control_tokens_stay_text(place: Pa
 def test_a_training_keeps_how_a_model_is_asked_and_reads_no_more_than_it_must(place: Path, tones: Path, tmp_path: Path) -> None:
     train(tones, tmp_path / "one", {**BEGUN, "start": str(place / "folder"), "steps": 2, "learning_rate": 1e-12, "dropout": 0.0})
     task = load(tmp_path / "one").task
-    assert (task.rate, task.bins, task.opening, task.unopened, task.beam) == (16000, 16, OPENING, (3,), 5)
+    assert (task.rate, task.bins, task.opening, task.unopened, task.barred) == (16000, 16, OPENING, (), (263, 264))
     assert task.languages == ("en",) and task.seconds == task.filled == 1.0
     first, second = (load_file(each / "model.safetensors") for each in (place / "folder", tmp_path / "one"))
     assert all(torch.allclose(second[name], value, atol=1e-9) for name, value in first.items())

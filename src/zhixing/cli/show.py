@@ -10,6 +10,7 @@ from zhixing.core.errors import DataError
 from zhixing.core.files import read_json
 from zhixing.core.folder import CARD, MANIFEST, OUTSIDE, open_folder
 from zhixing.core.messages import text
+from zhixing.tasks import adapter
 
 CLASSES, MEMBERS, RULES = 12, 6, 20  # of a grammar, so many are shown
 
@@ -19,7 +20,9 @@ def show(folder: Path, /, *, json: bool = False) -> None:
     console = Console(json)
     damage = None
     try:
-        open_folder(folder)
+        opened = open_folder(folder)
+        if opened.kind == adapter.KIND:
+            adapter.base_of(opened)
     except DataError as error:
         if not (folder / CARD).exists():
             raise

@@ -89,7 +89,8 @@ def whole(model: str | Path) -> artefact.Artefact:
 def _merged(model: str | Path, out: Path, tell: Callable[..., None], force: bool) -> Path:
     """Write the Model folder of an adapter and its base in one."""
     with locked(out):
-        check_new(out, force, Path(model))
+        for source in adapter.sources(model):
+            check_new(out, force, source)
         opened = whole(model)
         if opened.folder.kind != adapter.KIND:
             raise UsageError("export.not_adapter", path=str(model))
@@ -120,7 +121,8 @@ def _onnx(model: str | Path, out: Path, form: str, tell: Callable[..., None], fo
 def _arrays(model: str | Path, out: Path, tell: Callable[..., None], force: bool) -> Path:
     """Write a Model folder that needs no torch."""
     with locked(out):
-        check_new(out, force, Path(model))
+        for source in adapter.sources(model):
+            check_new(out, force, source)
         opened = whole(model)
         if opened.task.name == "language":
             raise UsageError("export.suffix", path=str(out))

@@ -12,7 +12,7 @@ from typing import Any
 import zhixing
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import sha256
-from zhixing.core.folder import Folder, check_new, create, locked, open_folder
+from zhixing.core.folder import MANIFEST, Folder, check_new, create, locked, open_folder
 from zhixing.core.log import quiet
 from zhixing.data.sound import FRAMES_A_SECOND
 from zhixing.importing.sources import Source, open_source, plain
@@ -23,6 +23,7 @@ from zhixing.tasks.similar import Similar
 from zhixing.tasks.transcribe import RATE, Transcribe
 from zhixing.tokens.tokenizer import Tokenizer
 
+CARRIED = ("task", "model", "versions", "fitted_on", "corpus", "training")  # what an adapter's card says of its base
 # Whisper's control tokens, the vocabulary that holds one language, and prefixes kept when it answers.
 STARTS, TRANSCRIBES, UNTIMED = "<|startoftranscript|>", "<|transcribe|>", "<|notimestamps|>"
 LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
@@ -45,8 +46,11 @@ def import_model(
     adapts = os.path.lexists(source / adapter.ADAPTER_CONFIG)
     if adapts != bool(base):
         raise UsageError("import.base" if adapts else "import.base_alone", path=str(source))
+    if adapts and (source / MANIFEST).is_file():
+        raise UsageError("import.own", path=str(source))
     with locked(out):
-        check_new(out, force, source)
+        for each in (source, *([base] if base else [])):
+            check_new(out, force, each)
         if adapts:
             return _adapter(source, out, Path(base), tell, force)
         found = open_source(source)
@@ -80,7 +84,8 @@ def _adapter(source: Path, out: Path, base: Path, tell: Callable[..., None], for
     trained = sum(each.numel() for name, each in opened.model.named_parameters() if "lora_" in name)
     tell("import.adapter", path=str(source), parameters=trained, base=str(base))
     card: dict[str, Any] = {
-        **{name: opened.folder.card[name] for name in ("task", "model", "parameters", "versions") if name in opened.folder.card},
+        **{name: value for name, value in opened.folder.card.items() if name in CARRIED},
+        "parameters": sum(each.numel() for each in opened.model.parameters()),
         "trained": trained,
         "base": adapter.base_for(base, out),
         "imported": {each.name: sha256(each) for each in files},
@@ -124,7 +129,8 @@ def _hearing(found: Source, tokenizer: Tokenizer) -> Transcribe:
         raise DataError("import.tokenizer", path=str(found.path), problem="no language's token")
     times = tuple(range(ids[UNTIMED] + 1, found.config["vocab_size"]))
     seconds = 2 * found.config["max_source_positions"] / FRAMES_A_SECOND
+    barred = tuple(sorted({*found.barred, *times}))
     return Transcribe(
-        RATE, found.config["num_mel_bins"], seconds, beam=BEAM, written=True, opening=tuple(ids[name] for name in wanted),
-        barred=tuple(sorted({*found.barred, *times})), unopened=found.unopened, languages=tuple(languages),
+        RATE, found.config["num_mel_bins"], seconds, beam=BEAM, written=True, opening=tuple(ids[name] for name in wanted), barred=barred,
+        unopened=found.unopened, languages=tuple(languages), longest=found.config["max_target_positions"],
     )  # fmt: skip

@@ -61,8 +61,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         arrays = _arrays(path)
         for name, value in FIXED.items():
-            if int(arrays.pop(f"decoder/{name}")) != value:
-                raise DataError("import.config", path=str(path), name=f"decoder/{name}", value="-", wanted=value)
+            if (told := int(arrays.pop(f"decoder/{name}"))) != value:
+                raise DataError("import.config", path=str(path), name=f"decoder/{name}", value=told, wanted=value)
         for name in ALIGNMENT:
             arrays.pop(name, None)
         heads = {part: int(arrays.pop(f"{part}/num_heads")) for part in ("encoder", "decoder")}
@@ -75,7 +75,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             config[f"{part}_attention_heads"] = heads[part]
             config[f"{part}_ffn_dim"] = tensors[f"model.{part}.layers.0.fc1.weight"].shape[0]
             config[f"max_{told}_positions"] = tensors[f"model.{part}.embed_positions.weight"].shape[0]
-    except (struct.error, KeyError, ValueError, TypeError, IndexError, UnicodeDecodeError) as problem:
+    except (struct.error, KeyError, ValueError, TypeError, IndexError, UnicodeDecodeError, OverflowError) as problem:
         raise DataError("import.ctranslate2", path=str(path), problem=f"{type(problem).__name__}: {problem}"[:120]) from None
     return config, tensors
 

@@ -62,7 +62,8 @@ class LowRank(nn.Module):
         weight = self.weight if isinstance(self, nn.Linear) else self.weight.T
         bias = None if self.bias is None else self.bias.to(kind)
         y = LowRankSum.apply(_flat(x, kind), weight.to(kind), bias, first.to(kind), second.to(kind), self.scale)
-        return y.view(*x.shape[:-1], -1) if mixed else y.view(*x.shape[:-1], -1).to(x.dtype)
+        y = y.view(*x.shape[:-1], len(second))
+        return y if mixed else y.to(x.dtype)
 
 
 _last: list[Any] = [lambda: None, -1, None]  # what was laid flat last, known by a weak reference; its version then, and its form
@@ -70,11 +71,13 @@ _last: list[Any] = [lambda: None, -1, None]  # what was laid flat last, known by
 
 def _flat(x: Tensor, kind: torch.dtype) -> Tensor:
     """Give states as rows of a type, (N, D); several maps in a row read the same ones, which then stand in memory once."""
+    if torch.compiler.is_compiling() or x.is_inference() or torch.is_inference_mode_enabled():
+        return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).to(kind)
     read, version, flat = _last
-    now = -1 if x.is_inference() else x._version
-    if read() is not x or version != now or flat.dtype != kind or flat.requires_grad != (x.requires_grad and torch.is_grad_enabled()):
-        flat = x.reshape(-1, x.shape[-1]).to(kind)
-        _last[:] = [weakref.ref(x), now, flat]
+    graded = x.requires_grad and torch.is_grad_enabled()
+    if read() is not x or version != x._version or flat.dtype != kind or flat.requires_grad != graded:
+        flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).to(kind)
+        _last[:] = [weakref.ref(x), x._version, flat]
     return flat
 
 
@@ -101,13 +104,14 @@ def attach(model: nn.Module, rank: int, alpha: float, targets: Collection[str] |
 
     rank     int      K, of the two maps
     alpha    float    what is added is scaled by alpha / rank
-    targets  the last parts of the names of those that get one, or whole names; None: all linear maps
+    targets  what the names of those that get one end in, whole parts; None: all linear maps
 
     Raises UsageError for a model that has none of them.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    chosen = [(name, each) for name, each in maps(model) if targets is None or name in targets or name.rsplit(".", 1)[-1] in targets]
+    ends = None if targets is None else tuple(f".{each}" for each in targets)
+    chosen = [(name, each) for name, each in maps(model) if ends is None or f".{name}".endswith(ends)]
     if not chosen:
         among = sorted({name.rsplit(".", 1)[-1] for name, _ in maps(model)})
         raise UsageError("lora.no_maps", targets=", ".join(sorted(targets or ())) or "-", among=", ".join(among) or "-")

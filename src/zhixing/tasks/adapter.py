@@ -7,14 +7,14 @@ learnt beside its maps; opened with others of the same base, their weights are o
 
 from __future__ import annotations
 
-import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zhixing.core.errors import DataError
 from zhixing.core.files import read_json, sha256, write_bytes, write_json
-from zhixing.core.folder import MANIFEST, Folder, open_folder
+from zhixing.core.folder import CARD, MANIFEST, Folder, open_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,8 +23,11 @@ ADAPTER, ADAPTER_CONFIG, HEAD = "adapter_model.safetensors", "adapter_config.jso
 KIND = "adapter"
 # What peft's config may ask for that would compute otherwise.
 FIXED: dict[str, Any] = {"peft_type": "LORA", "bias": "none", "use_dora": False, "use_rslora": False}
-EMPTY = ("modules_to_save", "layers_to_transform", "rank_pattern", "alpha_pattern", "target_parameters", "exclude_modules",
-         "layer_replication", "trainable_token_indices")  # fmt: skip
+EMPTY = ("modules_to_save", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "target_parameters", "lora_bias",
+         "exclude_modules", "layer_replication", "trainable_token_indices", "alora_invocation_tokens", "arrow_config", "loftq_config",
+         "use_qalora", "corda_config")  # fmt: skip
+BEGINNINGS = (True, False, "gaussian", "eva")  # of A and B; others change the base as well
+MOST_ALPHA = 1e6
 MOST_RANK = 4096
 
 
@@ -43,17 +46,40 @@ def base_for(path: str | Path, out: str | Path) -> dict[str, str]:
     return {"path": str(path), "beside": os.path.relpath(path, out), "manifest_sha256": sha256(path / MANIFEST)}
 
 
+def _places(folder: Path, card: Mapping[str, Any]) -> tuple[list[Path], str]:
+    """Give where an adapter's base may lie, and the hash of its manifest."""
+    told = card.get("base")
+    told = told if isinstance(told, dict) else {}
+    places = [Path(str(told["path"])), folder / str(told.get("beside"))] if told.get("path") else []
+    return places, str(told.get("manifest_sha256"))
+
+
+def sources(path: str | Path) -> list[Path]:
+    """List what a folder is made of, which nothing may replace that is made of it: itself and, of an adapter, where its base may lie."""
+    path = Path(path)
+    card = read_json(path / CARD) if (path / CARD).is_file() else {}
+    return [path, *(_places(path, card)[0] if isinstance(card, dict) and card.get("kind") == KIND else ())]
+
+
 def base_of(folder: Folder) -> Folder:
     """Open an adapter's base, where it lay or beside the adapter. Raises DataError where there is none, or another model."""
-    told = folder.card.get("base") or {}
-    places = [Path(str(told.get("path", ""))), folder.path / str(told.get("beside", ""))]
+    places, wanted = _places(folder.path, folder.card)
     there = [each for each in places if (each / MANIFEST).is_file()]
-    for place in there:
-        if sha256(place / MANIFEST) == told.get("manifest_sha256"):
-            return open_folder(place, "model")
+    same = [each for each in there if sha256(each / MANIFEST) == wanted]
+    problem = None
+    for place in same:
+        try:
+            found = open_folder(place, "model")
+        except DataError as damage:  # the other may be whole
+            problem = damage
+            continue
+        if found.kind == "model":
+            return found
+    if problem is not None:
+        raise problem
     if there:
         raise DataError("adapter.other_base", path=str(folder.path), base=str(there[0]))
-    raise DataError("adapter.no_base", path=str(folder.path), base=str(places[0]))
+    raise DataError("adapter.no_base", path=str(folder.path), base=str(places[0]) if places else "-")
 
 
 def read_config(path: Path) -> tuple[int, float, list[str] | None]:
@@ -78,8 +104,10 @@ def read_config(path: Path) -> tuple[int, float, list[str] | None]:
     rank, alpha, targets = given.get("r"), given.get("lora_alpha"), given.get("target_modules")
     if type(rank) is not int or not 0 < rank <= MOST_RANK:
         raise DataError("adapter.config", path=str(path), name="r", value=str(rank)[:80], wanted=f"1 .. {MOST_RANK}")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise DataError("adapter.config", path=str(path), name="lora_alpha", value=str(alpha)[:80], wanted="a number")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= MOST_ALPHA:
+        raise DataError("adapter.config", path=str(path), name="lora_alpha", value=str(alpha)[:80], wanted=f"a number up to {MOST_ALPHA:g}")
+    if (begun := given.get("init_lora_weights", True)) not in BEGINNINGS:
+        raise DataError("adapter.config", path=str(path), name="init_lora_weights", value=str(begun)[:80], wanted="true | gaussian | eva")
     if targets == "all-linear":
         return rank, float(alpha), None
     if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
@@ -124,6 +152,12 @@ def attach(body: nn.Module, folder: Path) -> None:
         given = load_file(folder / ADAPTER)
     except (SafetensorError, OSError, ValueError, KeyError) as problem:
         raise DataError("import.safetensors", path=str(folder / ADAPTER), problem=str(problem)[:200]) from None
+    for name, value in given.items():
+        if not value.is_floating_point():
+            form = str(value.dtype).removeprefix("torch.")
+            raise DataError("import.quantization", path=str(folder / ADAPTER), tensor=name, form=form, among=["F32", "F16", "BF16"])
+        if not bool(value.isfinite().all()):
+            raise DataError("import.number", path=str(folder / ADAPTER), tensor=name)
     lora.attach(body, rank, alpha, targets)
     start = {name.split(".")[0] + "." for name in lora.found(body)}
     if len(start) == 1 and not any(name.startswith(lora.PEFT + min(start)) for name in given):

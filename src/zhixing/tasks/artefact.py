@@ -276,12 +276,19 @@ def load(path: str | Path, shared: dict[str, dict[str, Any]] | None = None) -> A
     if folder.kind == adapter.KIND:
         model = _adapted(config, folder, task, shared)
     else:
-        model = restore(config, folder.path / WEIGHTS, task, None if shared is None else _kept(folder, shared))
+        arrays = getattr(_family(config), "arrays", False)  # these are read without torch, and are small
+        model = restore(config, folder.path / WEIGHTS, task, None if shared is None or arrays else _kept(folder, shared))
     if (folder.path / golden.GOLDEN).exists():
         golden.check(folder.path, task, model, tokenizer)
     elif folder.card["format"] >= GOLDEN_SINCE:
         raise DataError("golden.missing", path=str(folder.path))
     return Artefact(folder, task, model, tokenizer)
+
+
+def _family(config: dict[str, Any]) -> type:
+    from zhixing.models import catalog
+
+    return catalog.find(config)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -306,6 +313,8 @@ def _adapted(config: dict[str, Any], folder: Folder, task: Any, shared: dict[str
     from zhixing.layers.kinds import Headed
     from zhixing.models import catalog
 
+    if not hasattr(_family(config), "from_config"):
+        raise DataError("file.not_json", path=str(folder.path / CONFIG), problem=f"model_type {config['model_type']}")
     tensors = _kept(adapter.base_of(folder), {} if shared is None else shared)
     held = {name.removeprefix("body."): value for name, value in tensors.items() if not name.startswith("head.")}
     body = catalog.restore({name: value for name, value in config.items() if name != "head"}, held)

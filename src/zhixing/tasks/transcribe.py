@@ -55,6 +55,7 @@ class Transcribe:
     opening    token ids     that it reads before a text; (): the tokenizer's end token alone
     barred     token ids     that it never writes
     unopened   token ids     that it does not write first
+    longest    int, tokens   of a text, its opening counted
     languages  names         of which the likeliest is put after the first token of the opening; (): the opening stands as it is
     """
 
@@ -69,6 +70,7 @@ class Transcribe:
     barred: tuple[int, ...] = ()
     unopened: tuple[int, ...] = ()
     languages: tuple[str, ...] = ()
+    longest: int = 448
 
     name: ClassVar[str] = "transcribe"
     kinds: ClassVar[tuple[str, ...]] = ("acoustic", "speech_seq2seq")
@@ -105,6 +107,9 @@ class Transcribe:
             return task
         chosen = ("zh" if 2 * han > letters else "en",)
         languages = chosen if set(chosen) <= set(task.languages) else task.languages[:1]
+        # What a model was kept from writing, its rows may say; time stamps, which come last of all tokens, they cannot.
+        barred = tuple(each for each in task.barred if each > max(task.opening, default=0))
+        task = replace(task, barred=barred, unopened=())
         return replace(task, filled=min(task.seconds, math.ceil(2 * (longest + MARGIN_SECONDS)) / 2), languages=languages)
 
     @property
@@ -127,6 +132,8 @@ class Transcribe:
             opening, said = openings(self, tokenizer)[0], tokenizer.encode(text, guarded=bool(self.opening))
             item["tokens"] = np.array([*opening, *said], np.int64)
             item["targets"] = np.array([*[IGNORED] * (len(opening) - 1), *said, tokenizer.end_id], np.int64)
+            if len(item["tokens"]) > self.longest:
+                raise DataError("sound.text", text=text[:40], tokens=len(item["tokens"]), most=self.longest)
         elif tokenizer is not None and "text" in example:
             item["targets"] = np.asarray(tokenizer.encode(example["text"]), np.int64)
             self._check(item, example["text"])

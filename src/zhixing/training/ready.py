@@ -104,6 +104,8 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
         return ready_vectors(corpus, settled, tokenizer, tell)
     task = fit_task(corpus, name, settings)
     refuse_parts(task.objective(), settings.accumulate)
+    if settings.lora:
+        start.check_maps(settings.start)
 
     def build(chosen: TrainSettings) -> nn.Module:
         torch.manual_seed(key(chosen.seed, "init"))

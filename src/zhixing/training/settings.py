@@ -17,6 +17,7 @@ from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json
 from zhixing.core.folder import open_folder
 from zhixing.models import catalog
+from zhixing.tasks import adapter
 from zhixing.tasks.task import task_class
 
 # What a counted model is told by; the rest of the settings speak of loops and layers, which it has not.
@@ -190,7 +191,7 @@ PRETRAINED |= {"warmup": 0.1, "decay": 0.9}
 # (banking77, 6 epochs: .918 right of the test rows where it did, .937 where it did not).
 PRETRAINED_ROWS: dict[str, Any] = {"dropout": 0.1, "epochs": 6.0, "evaluations": 0}
 # Where only maps of low rank are trained, beside it.
-ADAPTED: dict[str, Any] = {"learning_rate": 0.001}
+ADAPTED: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.001, "weight_decay": 0.0, "table_decay": 0.0}
 # Settings of a form by the names that a config.json has for them: of a start that was trained elsewhere there are no others.
 FORM_OF = {
     "layers": ("num_hidden_layers", "n_layer", "encoder_layers"),
@@ -303,6 +304,8 @@ def of_start(place: str, task: str, model: str, flags: dict[str, Any], recipe: d
     if task_class(task).reads != "text":
         raise UsageError("settings.start_task", task=task, path=place)
     folder = open_folder(place, "model")
+    if folder.kind == adapter.KIND:
+        adapter.base_of(folder)
     settings = folder.card.get("settings")
     if not settings:  # one that was imported was trained by another program
         config = read_json(folder.path / "config.json")

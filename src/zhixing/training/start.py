@@ -13,6 +13,7 @@ from zhixing.core.errors import UsageError
 from zhixing.core.files import read_json, sha256
 from zhixing.core.folder import MANIFEST, open_folder
 from zhixing.data.corpus import Corpus
+from zhixing.layers import lora
 from zhixing.models import catalog
 from zhixing.tasks.artefact import CONFIG, TASK, weights_of
 from zhixing.tasks.task import from_dict, task_class
@@ -67,6 +68,15 @@ def body(settings: TrainSettings, vocabulary: int, longest: int, task: Any = Non
     tensors = {name: value for name, value in weights_of(open_folder(place, "model")).items() if not name.startswith("head.")}
     catalog.load(made, {name.removeprefix("body."): value for name, value in tensors.items()})
     return made
+
+
+def check_maps(place: str) -> None:
+    """Refuse a start that has no maps to be adapted, before anything is made or replaced."""
+    import torch
+
+    config = {name: value for name, value in read_json(Path(place) / CONFIG).items() if name not in ("head", "architectures")}
+    with torch.device("meta"):
+        lora.attach(catalog.build(config), 1, 1.0)
 
 
 def carried(place: str, task: str, names: Collection[str]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from zhixing.core.folder import replace as put_in_place
 from zhixing.core.log import RunLog, quiet
 from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
+from zhixing.layers import lora
 from zhixing.layers.machine import compile_problem, compiled, layers_of, machine, worth_compiling
 from zhixing.models.mixture import Mixture
 from zhixing.tasks import adapter, artefact
@@ -83,7 +84,8 @@ def train(
         torch.set_num_threads(settled.value.threads)
     out = Path(out)
     if not _continued(out, force):
-        for source in filter(None, (opened.path, settled.value.start, settled.value.teacher)):
+        made_of = [each for name in (settled.value.start, settled.value.teacher) if name for each in adapter.sources(name)]
+        for source in (opened.path, *made_of):
             check_new(out, force, source)  # before the lock is made beside it
     with locked(out):
         return _train(opened, out, settled, began, tell, force, stop)
@@ -315,7 +317,7 @@ def finish(
     task, served, tokenizer = made.task, model.eval(), made.tokenizer
     about: dict[str, Any] = {"model": settings.model, "parameters": sum(p.numel() for p in model.parameters())}
     if settings.lora:
-        about["trained"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        about["trained"] = sum(p.numel() for p in model.parameters() if p.requires_grad)  # of these
         about["base"] = adapter.base_for(settings.start, out)
         served = model = _widened(made, settings, model)
     about["training"] = {"steps": state.step, "best_step": state.best_step, "validation_nats": state.best, "skipped": state.skipped}
@@ -379,7 +381,10 @@ def mix_trained(
     opened, found = open_corpus(corpus), [artefact.load(each) for each in places]
     first = found[0]
     for each in found:
-        if each.task.name != "language" or not trained_parts(each.model):
+        if each.folder.kind == adapter.KIND:
+            lora.merge(each.model)
+        told = {"settings", "measured", "training"} <= each.folder.card.keys()
+        if each.task.name != "language" or not told or not trained_parts(each.model):
             raise UsageError("mix.not_trained", path=str(each.folder.path), family=each.family)
         if each.tokenizer.hash != first.tokenizer.hash:
             raise DataError("mix.tokenizers", path=str(each.folder.path), other=str(first.folder.path))
