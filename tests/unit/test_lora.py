@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,6 @@ def test_in_bfloat16_large_weights_are_halves_and_answers_are_of_whole_ones(plac
 
 
 def test_heads_and_sounds_are_adapted_too(tmp_path: Path) -> None:
-    import random
-
     draw = random.Random(2)
     rows = [MAKERS["classify"](draw, number) for number in range(120)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
@@ -262,6 +261,10 @@ def test_one_that_peft_wrote_is_imported_over_its_base(place: Path, tmp_path: Pa
         ({"use_dora": True}, "use_dora"),
         ({"peft_type": "IA3"}, "peft_type"),
         ({"modules_to_save": ["head"]}, "modules_to_save"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"lora_alpha": 1e300}, "lora_alpha"),
     ],
 )
 def test_another_sort_of_adapter_is_refused_by_name(place: Path, tmp_path: Path, change: dict[str, Any], told: str) -> None:
@@ -281,3 +284,99 @@ def test_settings_that_cannot_be_are_refused(place: Path, tmp_path: Path) -> Non
             train(place / "corpus", tmp_path / "out", settings)
     with pytest.raises(UsageError, match="no adapter"):
         export_model(place / "base", tmp_path / "out", "merged")
+
+
+def test_nothing_that_is_made_of_a_base_takes_its_place(place: Path, tmp_path: Path) -> None:
+    for name in ("base", "adapter"):
+        shutil.copytree(place / name, tmp_path / name)
+    base, made = tmp_path / "base", tmp_path / "adapter"
+    source = peft_folder(place, tmp_path / "theirs")
+    before = sha256(base / "model.safetensors")
+    tries = [
+        lambda: train(place / "corpus", base, {"start": str(made), "steps": 2}, force=True),
+        lambda: import_model(source, base, base=base, force=True),
+        lambda: export_model(made, base, "merged", force=True),
+    ]
+    card = json.loads((made / "card.json").read_text())
+    assert adapter.sources(made)[1:] == [Path(card["base"]["path"]), made / "../base"]
+    for each in tries:
+        with pytest.raises(UsageError, match="both"):
+            each()
+        assert sha256(base / "model.safetensors") == before
+    with pytest.raises(UsageError, match="already"):
+        import_model(made, tmp_path / "again", base=base)
+
+
+def test_what_stands_at_a_place_stays_until_nothing_can_be_refused(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "adapter", tmp_path / "victim")
+    shutil.copytree(place / "adapter", tmp_path / "orphan")
+    (tmp_path / "text.txt").write_text(TEXT)
+    card = json.loads((tmp_path / "orphan" / "card.json").read_text())
+    card["base"] |= {"path": str(tmp_path / "none"), "beside": "../none"}
+    (tmp_path / "orphan" / "card.json").write_text(json.dumps(card))
+    manifest = json.loads((tmp_path / "orphan" / "manifest.json").read_text())
+    manifest["files"]["card.json"] = {"sha256": sha256(tmp_path / "orphan" / "card.json"),
+                                      "size_bytes": (tmp_path / "orphan" / "card.json").stat().st_size}  # fmt: skip
+    (tmp_path / "orphan" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="none"):
+        train(place / "corpus", tmp_path / "victim", {"start": str(tmp_path / "orphan"), "steps": 2}, force=True)
+    assert main(["show", str(tmp_path / "orphan")]) != 0
+    draw = random.Random(3)
+    rows = [MAKERS["classify"](draw, number) for number in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    prepare(tmp_path / "rows.jsonl", tmp_path / "labels", Prepare(task="classify", validation=0.2, test=0.2))
+    train(tmp_path / "labels", tmp_path / "cnn", {"model": "textcnn", "size": "tiny", "steps": 1, "batch": 8, "threads": 1})
+    with pytest.raises(UsageError, match="linear maps"):
+        train(tmp_path / "labels", tmp_path / "victim", {"start": str(tmp_path / "cnn"), "lora": 2, "steps": 2}, force=True)
+    assert load(tmp_path / "victim").folder.kind == "adapter"
+
+
+def test_an_adapter_is_mixed_as_a_whole_model(place: Path, tmp_path: Path) -> None:
+    from zhixing.training.train import mix_trained
+
+    mix_trained(place / "corpus", place / "adapter", tmp_path / "mixed", order=2)
+    assert load(tmp_path / "mixed").generate("the", temperature=0, max_tokens=3).tokens
+    with pytest.raises(UsageError, match="no trained language model"):
+        mix_trained(place / "corpus", place / "base", tmp_path / "not", order=2)
+
+
+def test_the_learning_rate_is_the_adapters_own(place: Path, tmp_path: Path) -> None:
+    train(place / "corpus", tmp_path / "own", {"model": "qwen3", "size": "tiny", "width": 16, "steps": 1, "window": 32, "threads": 1})
+    for rate in (1e-9, 0.05):
+        settings = {"start": str(tmp_path / "own"), "lora": 2, "steps": 3, "precision": "fp32", "threads": 1, "learning_rate": rate}
+        train(place / "corpus", tmp_path / str(rate), settings)
+    still, moved = (load_file(tmp_path / str(rate) / adapter.ADAPTER) for rate in (1e-9, 0.05))
+    learnt = [name for name in still if "lora_B" in name]
+    assert all(still[name].abs().max() < 1e-6 < moved[name].abs().max() for name in learnt)
+
+
+@pytest.mark.parametrize("spoil", ["nan", "ints"])
+def test_numbers_that_are_none_are_refused(place: Path, tmp_path: Path, spoil: str) -> None:
+    from safetensors.torch import save_file
+
+    source = peft_folder(place, tmp_path / "theirs")
+    tensors = load_file(source / adapter.ADAPTER)
+    name = next(iter(tensors))
+    tensors[name] = tensors[name] * float("nan") if spoil == "nan" else tensors[name].int()
+    save_file(tensors, source / adapter.ADAPTER)
+    with pytest.raises(DataError, match="lora_A"):
+        import_model(source, tmp_path / "out", base=place / "base")
+
+
+def test_no_rows_and_rows_read_without_gradients_are_mapped_as_they_are() -> None:
+    plain, adapted = linear()
+    for shape in ((0, 6), (2, 0, 6)):
+        assert adapted(torch.zeros(shape)).shape == plain(torch.zeros(shape)).shape
+    x = torch.randn(4, 6)
+    with torch.inference_mode():
+        read = adapted(x)
+    assert torch.equal(adapted(x).detach(), read) and adapted(x).requires_grad
+    with torch.inference_mode():
+        y = torch.randn(4, 6)
+        first = adapted(y).clone()
+        y.add_(100)
+        assert not torch.allclose(adapted(y), first)
+    z = torch.randn(4, 6)
+    before = adapted(z)
+    z.add_(1)
+    assert not torch.allclose(adapted(z), before)

@@ -141,6 +141,15 @@ def test_a_text_is_framed_for_the_decoder_and_control_tokens_stay_text(place: Pa
         assert max(task.encode({"audio": url(), "text": f"x{name}"}, tokenizer)["tokens"][4:]) < 256, name
 
 
+def test_a_text_that_is_too_long_for_the_decoder_is_refused_with_its_row(place: Path, tmp_path: Path) -> None:
+    rows = [{"audio": url(), "text": "word " * (1 + 9 * (number == 7))} for number in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", Prepare(task="transcribe", validation=0.0, test=0.0))
+    with pytest.raises(DataError, match=r"train:\d+.*word word") as raised:
+        train(tmp_path / "corpus", tmp_path / "out", {**BEGUN, "start": str(place / "folder"), "steps": 1})
+    assert raised.value.code == "sound.text" and not (tmp_path / "out").exists()
+
+
 def test_a_training_keeps_how_a_model_is_asked_and_reads_no_more_than_it_must(place: Path, tones: Path, tmp_path: Path) -> None:
     train(tones, tmp_path / "one", {**BEGUN, "start": str(place / "folder"), "steps": 2, "learning_rate": 1e-12, "dropout": 0.0})
     task = load(tmp_path / "one").task
