@@ -4,7 +4,7 @@
         [--rank 16 --seeds 3 --steps 60 --rounds 3 --threads 1] [--smoke]
 
 MODEL is a Model folder of an imported decoder, such as SmolLM2-135M-Instruct; peft reads the same folder. The text is instruct_demo's
-English rows, an instruction and its answer each, a fifth of them held out; the gain is what a training takes off the bits per byte of
+English rows, an instruction and its answer each, a twentieth of them held out; the gain is what a training takes off the bits per byte of
 those. Batches are 8 rows of 256 tokens, without dropout. Times are of a few steps, one run after the other in turns; memory is the most
 that a process holds above its imports while it makes steps. Runs are kept: started again in the same folder, what is there is not done
 again.
@@ -123,7 +123,7 @@ def main() -> None:
     source = texts(given.out / "rows.jsonl", 60 if given.smoke else None)
     corpus = given.out / "corpus"
     if not (corpus / "manifest.json").exists():
-        prepare(source, corpus, Prepare(task="language", validation=0.0, test=0.2), tell=tell)
+        prepare(source, corpus, Prepare(task="language", validation=0.0, test=0.05), tell=tell)
     precision = peers.precisions()[-1]
     rows, details = gains(given, corpus, precision)
     write(given.out, "LoRA", rows, details, given.smoke)

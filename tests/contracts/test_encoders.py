@@ -188,6 +188,7 @@ def test_the_kinds_say_what_can_be_trained() -> None:
             "causal",
             "encoder",
             "masked",
+            "speech_seq2seq",
             "encoder_decoder",
             "lexical",
             "document",

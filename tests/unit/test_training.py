@@ -360,7 +360,14 @@ def test_recipe_weaker_than_flag(tmp_path: Path) -> None:
 def task_of(name: str) -> str:
     """Name a task that the family can be trained for."""
     kinds = catalog.find({"model_type": name}).kinds
-    own = {"encoder_decoder": "translate", "acoustic": "transcribe", "fusion": "see", "vision": "see", "towers": "match"}
+    own = {
+        "encoder_decoder": "translate",
+        "acoustic": "transcribe",
+        "speech_seq2seq": "transcribe",
+        "fusion": "see",
+        "vision": "see",
+        "towers": "match",
+    }
     return next((own[kind] for kind in kinds if kind in own), "classify" if kinds in (("encoder",), ("document",)) else "language")
 
 

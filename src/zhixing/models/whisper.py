@@ -140,7 +140,7 @@ class Whisper(Seq2Seq):
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"whisper": PLANS}
     # It never met dropout: with 0.1 its first loss on spliced digits was 6.5 nats a token, and 1.7 without.
     PRETRAINED: ClassVar[dict[str, Any]] = {"dropout": 0.0, "learning_rate": 2e-5}
-    TASK: ClassVar[dict[str, str]] = {"num_mel_bins": "bins", "max_source_positions": "states"}
+    TASK: ClassVar[dict[str, str]] = {"num_mel_bins": "bins"}
     CARRIES: ClassVar[tuple[str, ...]] = ("rate", "bins", "seconds", "beam", "opening", "barred", "unopened", "languages")
     kinds: ClassVar[tuple[str, ...]] = ("speech_seq2seq",)
     senses: ClassVar[tuple[str, ...]] = ("audio",)

@@ -112,11 +112,6 @@ class Transcribe:
         task = replace(task, barred=barred, unopened=())
         return replace(task, filled=min(task.seconds, math.ceil(2 * (longest + MARGIN_SECONDS)) / 2), languages=languages)
 
-    @property
-    def states(self) -> int:
-        """How many states a model that writes has of a sound: one of every two frames."""
-        return math.ceil(self.seconds * sound.FRAMES_A_SECOND / 2)
-
     def encode(self, example: Example, tokenizer: Any) -> Item:
         """Turn a row into {"frames": (F, C) float32}, with its text {"targets": (T,) int}; with no tokenizer, into cepstra {"frames"}.
 
