@@ -74,7 +74,8 @@ SHOWN: dict[str, dict[str, list[str]]] = {
     },
 }
 SHAPE: dict[str, dict[str, list[str]]] = {"Hear": {"hear": []}, "See": {"see": []}, "Private": {"private": []}, "Reward": {"reward": []}}
-PRETRAINED: dict[str, dict[str, list[str]]] = {"Transfer": {"transfer": []}, "Serving small": {"small": []}}
+PRETRAINED: dict[str, dict[str, list[str]]] = {"Transfer": {"transfer": []}, "LoRA": {"lora": []}, "Serving small": {"small": []}}
+PRETRAINED["Writing down what is said, beside CTranslate2"] = {"transcribe": []}
 PAGES = {"training": ("Training, measured", SHOWN), "shape": ("Hearing, seeing, privacy, reward, measured", SHAPE)}
 PAGES |= {"pretrained": ("Pretrained weights, measured", PRETRAINED)}
 # Rows that a file may lack: where there was no such peer, or that are newer than the file.
