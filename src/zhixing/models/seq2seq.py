@@ -13,6 +13,7 @@ otherwise is refused by name.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -154,7 +155,7 @@ class Layer(nn.Module):
         self.fc2 = nn.Linear(inner, D)
         self.final_layer_norm = nn.LayerNorm(D)
         self.dropout = Dropout(config.dropout)
-        self.mix = look
+        self.mix: Callable[..., Tensor] | None = None  # None: `look`
 
     def read(self, x: Tensor, real: Tensor | None) -> Tensor:
         """Add the contributions of a layer of the encoder.
@@ -164,7 +165,7 @@ class Layer(nn.Module):
         return  (B, S, D) float
         """
         normed = self.self_attn_layer_norm(x)
-        mixed = self.mix(self.self_attn.ask(normed), *self.self_attn.remember(normed), real)  # (B, H, S, K)
+        mixed = (self.mix or look)(self.self_attn.ask(normed), *self.self_attn.remember(normed), real)  # (B, H, S, K)
         return self.think(x + self.dropout(self.self_attn.join(mixed)))
 
     def write(
@@ -184,7 +185,7 @@ class Layer(nn.Module):
             keys, values = own.extend(layer, keys, values)
         mixed = attend(self.self_attn.ask(normed), keys, values, mask)  # (B, H, T, K)
         x = x + self.dropout(self.self_attn.join(mixed))
-        mixed = self.mix(self.encoder_attn.ask(self.encoder_attn_layer_norm(x)), *memory, real)  # (B, H, T, K)
+        mixed = (self.mix or look)(self.encoder_attn.ask(self.encoder_attn_layer_norm(x)), *memory, real)  # (B, H, T, K)
         return self.think(x + self.dropout(self.encoder_attn.join(mixed)))
 
     def think(self, x: Tensor) -> Tensor:
