@@ -284,6 +284,7 @@ class Seq2Seq(nn.Module):
     """
 
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"mbart": PLANS}
+    WINDOW: ClassVar[str] = "max_position_embeddings"  # the setting that bounds what is written
     kinds: ClassVar[tuple[str, ...]] = ("encoder_decoder",)
 
     def __init__(self, config: Seq2SeqConfig) -> None:
@@ -311,7 +312,7 @@ class Seq2Seq(nn.Module):
     @classmethod
     def configure(cls, settings: Any, vocabulary: int, longest: int) -> dict[str, Any]:
         """Give the config that training settings describe: layers (of each stack), width, heads, dropout."""
-        form: dict[str, Any] = {"d_model": settings.width, "max_position_embeddings": longest}
+        form: dict[str, Any] = {"d_model": settings.width, cls.WINDOW: longest}
         for stack in ("encoder", "decoder"):
             form |= {f"{stack}_layers": settings.layers, f"{stack}_attention_heads": settings.heads}
             form[f"{stack}_ffn_dim"] = WIDENING * settings.width

@@ -25,7 +25,7 @@ from zhixing.layers.attention import attend_masked
 from zhixing.layers.blocks import over_table
 from zhixing.layers.dropout import Dropout
 from zhixing.layers.kinds import Inputs
-from zhixing.models.seq2seq import WIDENING, Layer, Seq2Seq
+from zhixing.models.seq2seq import Layer, Seq2Seq
 
 FIXED = {"activation_function": "gelu", "tie_word_embeddings": True, "is_encoder_decoder": True, "scale_embedding": False}
 REMARKS = frozenset(
@@ -140,6 +140,7 @@ class Whisper(Seq2Seq):
     PLANS: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {"whisper": PLANS}
     # It never met dropout: with 0.1 its first loss on spliced digits was 6.5 nats a token, and 1.7 without.
     PRETRAINED: ClassVar[dict[str, Any]] = {"dropout": 0.0, "learning_rate": 2e-5}
+    WINDOW: ClassVar[str] = "max_target_positions"
     TASK: ClassVar[dict[str, str]] = {"num_mel_bins": "bins"}
     CARRIES: ClassVar[tuple[str, ...]] = ("rate", "bins", "seconds", "beam", "opening", "barred", "unopened", "languages")
     kinds: ClassVar[tuple[str, ...]] = ("speech_seq2seq",)
@@ -165,15 +166,6 @@ class Whisper(Seq2Seq):
         Raises DataError for a setting that is unknown, missing, or asks for what this model does not compute.
         """
         return cls(read(WhisperConfig, config, REMARKS, FIXED))
-
-    @classmethod
-    def configure(cls, settings: Any, vocabulary: int, longest: int) -> dict[str, Any]:
-        """Give the config that training settings describe: layers (of each stack), width, heads, dropout."""
-        form: dict[str, Any] = {"d_model": settings.width, "max_target_positions": longest}
-        for stack in ("encoder", "decoder"):
-            form |= {f"{stack}_layers": settings.layers, f"{stack}_attention_heads": settings.heads}
-            form[f"{stack}_ffn_dim"] = WIDENING * settings.width
-        return {"model_type": settings.model, "vocab_size": vocabulary, **form, "dropout": max(0.0, settings.dropout)}
 
     def to_dict(self) -> dict[str, Any]:
         """Give the config.json."""
