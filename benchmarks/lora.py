@@ -73,6 +73,10 @@ def gains(given: Any, corpus: Path, precision: str) -> tuple[list[Measured], dic
             run = one({**asked, "precision": precision, "seed": seed}, place, given.threads)
             found[name].append(before - judged(place, corpus, out / f"{name}-{seed}.bits.json"))
             held[name].append(run["peak"])
+    asked = {**SHAPE, "program": "ours", "model": given.model, "corpus": str(corpus), "rank": given.rank, "steps": steps, "seed": 0}
+    asked |= {"precision": precision, "settings": {"lora_base": "int8"}}
+    squeezed = one(asked, out / "int8-0", given.threads)
+    fewer = before - judged(out / "int8-0", corpus, out / "int8-0.bits.json")
     share = [one / two for one, two in zip(found["lora"], found["all"], strict=True)]
     memory = [one / two for one, two in zip(held["lora"], held["all"], strict=True)]
     whole = sum(found["lora"]) / sum(found["all"])
@@ -85,7 +89,9 @@ def gains(given: Any, corpus: Path, precision: str) -> tuple[list[Measured], dic
     for name, label in (("all", "all weights"), ("lora", "LoRA")):
         rows.append(Measured(f"{precision}: peak MiB above imports, {label}", statistics.median(held[name]) / MIB))
     rows.append(Measured(f"{precision}: LoRA's peak over that of all weights", statistics.median(memory), f"<= {MEMORY}"))
-    return rows, {"before": before, "gains": found, "peaks": held}
+    rows.append(Measured("over int8: LoRA's gain over that of all weights, seed 0", fewer / found["all"][0], f">= {GAIN}"))
+    rows.append(Measured("over int8: LoRA's peak over that of all weights", squeezed["peak"] / held["all"][0], f"<= {MEMORY}"))
+    return rows, {"before": before, "gains": {**found, "int8": [fewer]}, "peaks": {**held, "int8": [squeezed["peak"]]}}
 
 
 def times(given: Any, corpus: Path) -> tuple[list[Measured], dict[str, Any]]:

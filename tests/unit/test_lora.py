@@ -172,6 +172,44 @@ def test_in_bfloat16_large_weights_are_halves_and_answers_are_of_whole_ones(plac
     assert model.states(Inputs(torch.tensor([[3, 4]]))).dtype == torch.float32
 
 
+def test_over_eight_bits_answers_are_of_whole_ones_and_memory_is_a_quarter(place: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "start": str(place / "base"), "lora_base": "int8"}
+    train(place / "corpus", tmp_path / "squeezed", settings)
+    one, other = (
+        evaluate(each, place / "corpus", rivals=False, save=False).figures[0].value for each in (tmp_path / "squeezed", place / "adapter")
+    )
+    assert one == pytest.approx(other, abs=0.1)
+    model = load(place / "base").model
+    lora.attach(model, 2, 4.0)
+    lora.squeeze(model)
+    lora.halve(model)
+    kinds = {name: value.dtype for name, value in model.state_dict().items()}
+    assert kinds["model.layers.0.mlp.up_proj.weight"] == torch.int8 and kinds["model.embed_tokens.weight"] == torch.bfloat16
+    assert model.states(Inputs(torch.tensor([[3, 4]]))).dtype == torch.float32
+    with pytest.raises(UsageError, match="lora-base"):
+        train(place / "corpus", tmp_path / "none", {**settings, "lora": 0})
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_map_in_eight_bits_is_that_of_the_rounded_weight(bias: bool) -> None:
+    plain, squeezed = linear(bias)
+    _, rounded = linear(bias)
+    lora.squeeze(squeezed)
+    for name, part in lora.found(squeezed).items():
+        whole = part.weight.float() * part.steps[:, None]
+        assert part.weight.dtype == torch.int8 and part.steps.shape == part.weight.shape[:1]
+        assert float((whole - plain.get_parameter(f"{name}.weight").detach()).abs().max()) <= float(part.steps.max()) * 0.501
+        rounded.get_submodule(name).weight.data = whole
+    x = torch.randn(7, 6)
+    found = []
+    for each in (squeezed, rounded):
+        given = x.clone().requires_grad_(True)
+        y = each(given)
+        y.square().sum().backward()
+        found.append([y.detach(), given.grad, *(p.grad for p in each.parameters() if p.requires_grad)])
+    assert len(found[0]) == 6 and all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*found, strict=True))
+
+
 def test_heads_and_sounds_are_adapted_too(tmp_path: Path) -> None:
     draw = random.Random(2)
     rows = [MAKERS["classify"](draw, number) for number in range(120)]

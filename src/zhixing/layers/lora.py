@@ -2,8 +2,10 @@
 
 `attach` puts A and B into the maps of a model; no weight of it changes, and none of its names. A begins at random and B at zero, so that
 what is attached changes nothing at first. Where a gradient goes through, no product of the width of W is made for W itself, and nothing is
-kept for it. `merge` adds B A to W, for an export or a further training; `unmerge` takes it off again.
-Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; the names are peft's. Leaves out: dropout before A, embeddings, convolutions.
+kept for it. `halve` keeps W in bfloat16 and `squeeze` in eight bits while A and B are trained. `merge` adds B A to W, for an export or a
+further training; `unmerge` takes it off again.
+Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; the names are peft's. W in few bits beneath: Dettmers et al. 2023, arXiv:2305.14314.
+Leaves out: dropout before A, embeddings, convolutions; bits fewer than eight.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from zhixing.core.errors import DataError, UsageError
 
+LEVELS = 127  # of an int8 weight on either side of zero
 PEFT = "base_model.model."  # before every name in peft's files
 ENDS = ("lora_A.weight", "lora_B.weight")
 
@@ -27,11 +30,21 @@ class LowRankSum(torch.autograd.Function):
     """W x + b + scale * B A x, with gradients of A, B and x alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, first: Tensor, second: Tensor, scale: float) -> Tensor:
-        """Give (N, E) from x (N, D), weight (E, D), first (K, D) and second (E, K), all of one type."""
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, steps: Tensor | None, bias: Tensor | None, first: Tensor, second: Tensor, scale: float
+    ) -> Tensor:
+        """Give (N, E) from x (N, D), weight (E, D), first (K, D) and second (E, K), all of one type.
+
+        weight  (E, D) int8    where there are steps
+        steps   (E,) float    what one level of each of its rows is worth
+        """
         low = x @ first.T  # (N, K)
-        y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)  # (N, E)
-        ctx.save_for_backward(x, weight, first, second, low)
+        if steps is not None:
+            y = (x @ weight.to(x.dtype).T).mul_(steps)  # (N, E)
+            y = y if bias is None else y.add_(bias)
+        else:
+            y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)  # (N, E)
+        ctx.save_for_backward(x, weight, steps, first, second, low)
         ctx.scale = scale
         return y.addmm_(low, second.T, alpha=scale)
 
@@ -39,10 +52,13 @@ class LowRankSum(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upper: Tensor) -> tuple[Tensor | None, ...]:
         """Give the gradients; that of x only where it is asked for."""
-        x, weight, first, second, low = ctx.saved_tensors
+        x, weight, steps, first, second, low = ctx.saved_tensors
+        _last[:] = NOTHING
         of_low = (upper @ second).mul_(ctx.scale)  # (N, K)
-        of_x = (upper @ weight).addmm_(of_low, first) if ctx.needs_input_grad[0] else None
-        return of_x, None, None, of_low.T @ x, (upper.T @ low).mul_(ctx.scale), None
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = (upper @ weight if steps is None else (upper * steps) @ weight.to(upper.dtype)).addmm_(of_low, first)
+        return of_x, None, None, None, of_low.T @ x, (upper.T @ low).mul_(ctx.scale), None
 
 
 class LowRank(nn.Module):
@@ -59,14 +75,18 @@ class LowRank(nn.Module):
         first, second = self.lora_A.weight, self.lora_B.weight
         mixed = torch.is_autocast_enabled(x.device.type)
         kind = torch.get_autocast_dtype(x.device.type) if mixed else self.weight.dtype
+        kind = x.dtype if kind == torch.int8 else kind
         weight = self.weight if isinstance(self, nn.Linear) else self.weight.T
         bias = None if self.bias is None else self.bias.to(kind)
-        y = LowRankSum.apply(_flat(x, kind), weight.to(kind), bias, first.to(kind), second.to(kind), self.scale)
+        steps = getattr(self, "steps", None)
+        weight, steps = (weight.to(kind), None) if steps is None else (weight, steps.to(kind))
+        y = LowRankSum.apply(_flat(x, kind), weight, steps, bias, first.to(kind), second.to(kind), self.scale)
         y = y.view(*x.shape[:-1], len(second))
         return y if mixed else y.to(x.dtype)
 
 
-_last: list[Any] = [lambda: None, -1, None]  # what was laid flat last, known by a weak reference; its version then, and its form
+NOTHING = (lambda: None, -1, None)
+_last: list[Any] = [*NOTHING]  # what was laid flat last, known by a weak reference; its version then, and its form
 
 
 def _flat(x: Tensor, kind: torch.dtype) -> Tensor:
@@ -129,10 +149,21 @@ def attach(model: nn.Module, rank: int, alpha: float, targets: Collection[str] |
 def halve(model: nn.Module) -> None:
     """Keep in bfloat16 what is not trained of an adapted model: its large weights; what a table of vectors gives is as wide as before."""
     for each in (*found(model).values(), *(part for part in model.modules() if isinstance(part, nn.Embedding))):
-        if not each.weight.requires_grad:
+        if not each.weight.requires_grad and each.weight.is_floating_point():
             each.weight.data = each.weight.data.bfloat16()
         if isinstance(each, nn.Embedding):
             each.register_forward_hook(lambda _module, _inputs, given: given.float())
+
+
+@torch.no_grad()
+def squeeze(model: nn.Module) -> None:
+    """Keep in eight bits what is not trained of the adapted maps: each row of a weight is whole numbers of a step of its own."""
+    for each in found(model).values():
+        weight = each.weight.float()
+        rows = 1 if isinstance(each, nn.Linear) else 0  # the axis that is reduced
+        steps = weight.abs().amax(rows).clamp_(min=torch.finfo(torch.float32).tiny) / LEVELS  # (E,)
+        each.weight = nn.Parameter((weight / steps.unsqueeze(rows)).round_().to(torch.int8), requires_grad=False)
+        each.register_buffer("steps", steps, persistent=False)
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -114,6 +114,8 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
         head = task.head(body.width)
         if chosen.lora:
             lora.attach(body, chosen.lora, chosen.lora_alpha or 2.0 * chosen.lora)
+            if chosen.lora_base == "int8":
+                lora.squeeze(body)
             if chosen.precision == "bf16":
                 lora.halve(body)
         return body if head is None else Headed(body, head)

@@ -82,6 +82,7 @@ class TrainSettings:
     start                     a Model folder whose body and tokenizer the training begins with, of any task; "": fresh ones
     lora, lora_alpha          with start, rank of what is trained beside its linear maps, whose weights stay as they are (0: all are
                               trained), and how strongly it counts: alpha / rank; alpha 0: twice the rank
+    lora_base                 "int8": weights that stay as they are lie in eight bits in training; "auto": as the precision says
     teacher                   a Model folder whose probabilities of the training rows are learnt beside the labels; "": none
     teacher_weight, teacher_temperature   its share of the objective, 0..1, and what flattens both models' probabilities
     dropout                   -1: derived from the number of passes
@@ -135,6 +136,7 @@ class TrainSettings:
     start: str = ""
     lora: int = 0
     lora_alpha: float = 0.0
+    lora_base: str = "auto"
     teacher: str = ""
     teacher_weight: float = 0.7
     teacher_temperature: float = 2.0
@@ -163,6 +165,7 @@ CHOICES = {
     "tokenizer": ("characters", "bpe", "unigram", "words", "bytes"),
     "optimizer": ("muon", "adamw", "sgd"),
     "precision": ("auto", "fp32", "bf16"),
+    "lora_base": ("auto", "int8"),
     "compile": ("auto", "yes", "no"),
     "prior": ("none", "gaussian", "laplace"),
 }
@@ -276,6 +279,8 @@ def check_lora(value: TrainSettings) -> None:
     if value.lora_alpha and not value.lora:
         raise UsageError("lora.alpha", value=value.lora_alpha)
     if not value.lora:
+        if value.lora_base != "auto":
+            raise UsageError("lora.base_alone", value=value.lora_base)
         return
     if not value.start:
         raise UsageError("lora.start")

@@ -346,7 +346,7 @@ def finish(
 
 def _widened(made: Plan, settings: TrainSettings, model: nn.Module) -> nn.Module:
     """Give an adapted model over its base as that lies in its folder: it was trained over one that may have been rounded."""
-    whole = made.build(replace(settings, precision="fp32"))
+    whole = made.build(replace(settings, precision="fp32", lora_base="auto"))
     wanted = {name: value for name, value in model.named_parameters() if value.requires_grad}
     with torch.no_grad():
         for name, parameter in whole.named_parameters():
