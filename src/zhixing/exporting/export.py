@@ -78,6 +78,11 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
     return out
 
 
+def writes(opened: artefact.Artefact) -> bool:
+    """Say whether a model answers by writing on, token by token."""
+    return opened.task.reads == "text" and opened.task.head(1) is None
+
+
 def whole(model: str | Path) -> artefact.Artefact:
     """Open a model, an adapter with what it learnt added to its base's weights."""
     from zhixing.layers import lora
@@ -108,11 +113,14 @@ def _onnx(model: str | Path, out: Path, form: str, tell: Callable[..., None], fo
         raise UsageError("export.form", name=form, among=["F32"])
     if out.exists() and (not force or out.is_dir()):
         raise UsageError("output.exists", path=str(out))
-    opened = artefact.load(model)
+    opened = whole(model)
     from zhixing.exporting import onnx
+    from zhixing.exporting.replay import Writer
 
     with above(out), atomic(out) as handle:
-        found = onnx.write(opened, Path(handle.name))
+        found: Any = onnx.write(opened, Path(handle.name))
+        if writes(opened):
+            found = Writer(found.run, found.window)
         golden.check(opened.folder.path, opened.task, found, opened.tokenizer, TOLERANCES["F32"])
     tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form="F32")
     return out
@@ -124,15 +132,16 @@ def _arrays(model: str | Path, out: Path, tell: Callable[..., None], force: bool
         for source in adapter.sources(model):
             check_new(out, force, source)
         opened = whole(model)
-        if opened.task.name == "language":
+        if writes(opened):
             raise UsageError("export.suffix", path=str(out))
-        from zhixing.exporting.graph import graph_of
+        from zhixing.exporting.graph import arrays_of
 
-        found = graph_of(opened)
+        found = arrays_of(opened)
         golden.check(opened.folder.path, opened.task, found, opened.tokenizer, TOLERANCES["F32"])
         card: dict[str, Any] = {name: opened.folder.card[name] for name in CARRIED if name in opened.folder.card}
         origin = sha256(opened.folder.path / MANIFEST)
-        card["exported"] = {"from": Path(model).name, "manifest_sha256": origin, "operations": len(found.config.nodes)}
+        operations = sum(len(each.config.nodes) for each in getattr(found, "parts", {"": found}).values())
+        card["exported"] = {"from": Path(model).name, "manifest_sha256": origin, "operations": operations}
         card["versions"] = {"zhixing": zhixing.__version__, "numpy": np.__version__, "python": platform.python_version()}
         with create(out, "model", card, force) as building:
             artefact.write(building, opened.task, found, opened.tokenizer)

@@ -10,6 +10,7 @@ import logging
 import math
 import operator
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ import torch
 from torch import nn
 
 from zhixing.core.errors import DataError, UsageError
-from zhixing.layers.heads import Direction, Pooled
-from zhixing.layers.kinds import Headed, Inputs
+from zhixing.exporting.recurrent import traceable
+from zhixing.layers.heads import named
+from zhixing.layers.kinds import Headed, Inputs, Led
 from zhixing.models.graph import NAME, NUMBER, OPERATIONS, Graph, GraphConfig
+from zhixing.models.several import Several
 from zhixing.tasks.artefact import Artefact
+from zhixing.tasks.many import see
 
-HEADS = (Pooled, Direction)  # one answer a text
 SHAPES = ((3, 9), (1, 1), (1, 7), (5, 2))  # rows and tokens of what is answered by both
 TOLERANCE = 1e-4  # relative to the largest output
 TRACED = (3, 9)
@@ -30,27 +33,54 @@ ASIDE = frozenset("device layout pin_memory memory_format non_blocking copy".spl
 MOST_ROWS = 1 << 20
 
 
-class _Whole(nn.Module):
-    """A model as a function of arrays."""
+class Whole(nn.Module):
+    """A model as a function of arrays: what it makes of rows, in the order of `names`.
 
-    def __init__(self, model: nn.Module) -> None:
+    names  of what is given: as `layers.heads.named` says; "next" of a model that has its own outputs
+    last   of those only what follows each row's last token is given, (B, V), not what follows every token, (B, T, V)
+    """
+
+    def __init__(self, model: nn.Module, last: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.last = traceable(model), last
+        with torch.no_grad():
+            self.names = tuple(self.made(torch.ones(1, 2, dtype=torch.long), torch.tensor([2])))
 
-    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Give what the head makes of rows."""
-        return self.model(Inputs(tokens, lengths=lengths))
+    def made(self, tokens: torch.Tensor, lengths: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Give what is made of rows, by name."""
+        inputs = Inputs(tokens, lengths=lengths)
+        if hasattr(self.model, "head"):
+            return named(self.model.head, self.model(inputs))
+        states = self.model.states(inputs)  # (B, T, D)
+        if self.last:
+            states = states.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, states.shape[2])).squeeze(1)  # (B, D)
+        return {"next": self.model.logits(states)}
+
+    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Give what is made of rows."""
+        return tuple(self.made(tokens, lengths).values())
+
+
+def arrays_of(opened: Artefact) -> Graph | Several:
+    """Take a model apart; one of many tasks into one graph a task.
+
+    Raises UsageError for a model that cannot be taken apart; DataError when the operations give other numbers than the model.
+    """
+    if not hasattr(opened.task, "parts"):
+        return graph_of(opened)
+    seen = {str(number): see(opened.task, opened.model, name, opened.tokenizer) for number, name in enumerate(opened.task.parts)}
+    return Several("graph", {number: graph_of(replace(opened, model=each)) for number, each in seen.items()})
 
 
 def graph_of(opened: Artefact) -> Graph:
     """Take a model apart.
 
-    Raises UsageError for a model whose answers are not read out of one head over a text, or that cannot be taken apart; DataError when the
+    Raises UsageError for a model whose answers are not read out of rows of tokens, or that cannot be taken apart; DataError when the
     operations give other numbers than the model.
     """
     whole = as_function(opened)
     traced = trace(whole, opened)
-    nodes, tensors, output = [], {}, ""
+    nodes, tensors, outputs = [], {}, {}
     held = {**traced.state_dict, **traced.constants}
     for spec in traced.graph_signature.input_specs:
         if spec.target is not None:
@@ -59,38 +89,46 @@ def graph_of(opened: Artefact) -> Graph:
     try:
         for node in traced.graph.nodes:
             if node.op == "call_function":
-                nodes.append([node.name, named(node.target), plain(node.args), kept(node.kwargs)])
+                nodes.append([node.name, name_of(node.target), plain(node.args), kept(node.kwargs)])
             elif node.op == "output":
-                output = node.args[0][0].name
+                outputs = {name: each.name for name, each in zip(whole.names, node.args[0], strict=True)}
     except KeyError as unknown:
         raise UsageError("export.apart", path=str(opened.folder.path), model=opened.family, problem=str(unknown.args[0])) from None
-    config = GraphConfig(opened.family, width_of(whole), getattr(opened.model.body, "window", None), tuple(nodes), output)
-    found = Graph(config, tensors)
+    found = Graph(GraphConfig(opened.family, width_of(whole), window_of(opened), tuple(nodes), outputs), tensors)
     compare(whole, found, opened)
     return found
 
 
-def as_function(opened: Artefact) -> nn.Module:
-    """Give a model as a function of tokens and lengths; raises UsageError where answers are not read out of one head over a text."""
+def as_function(opened: Artefact) -> Whole:
+    """Give a model as a function of tokens and lengths; raises UsageError where answers are not read out of rows of tokens alone."""
     model, task = opened.model, opened.task
     about: dict[str, Any] = {"path": str(opened.folder.path), "model": opened.family}
     if not isinstance(model, nn.Module):
         raise UsageError("export.no_torch", **about)
-    if not isinstance(model, Headed) or type(model.head) not in HEADS or task.reads != "text" or not hasattr(model.body, "window"):
-        raise UsageError("export.apart", **about, problem=f"the task {task.name} has no head that gives one answer a text")
-    return _Whole(model).eval()
+    body = getattr(model, "body", model)
+    reads = isinstance(model, Headed | Led) or (task.head(1) is None and "causal" in getattr(body, "kinds", ()))
+    apart = hasattr(task, "parts") and not isinstance(model, Led)  # each of many tasks by itself
+    if not reads or apart or hasattr(body, "senses") or not hasattr(body, "window"):
+        raise UsageError("export.apart", **about, problem=f"the task {task.name} reads its answers out of more than rows of tokens")
+    return Whole(model, task.reads == "rows" and not task.schema.stepwise).eval()
+
+
+def window_of(opened: Artefact) -> int | None:
+    """Give how many tokens a model reads at most; None: any number. What stands for a task before a text is not among them."""
+    window = getattr(opened.model, "body", opened.model).window
+    return None if window is None else window - len(getattr(opened.model, "lead", ()))
 
 
 def sample(opened: Artefact) -> tuple[torch.Tensor, torch.Tensor]:
     """Give rows to trace a model with."""
     rows, length = TRACED
-    length = min(length, getattr(opened.model.body, "window", None) or length)
+    length = min(length, window_of(opened) or length)
     return torch.ones(rows, length, dtype=torch.long), torch.tensor([length, 1, 2][:rows])
 
 
 def dynamic(opened: Artefact) -> dict[str, Any]:
     """Say which axes of the inputs may be of any length."""
-    window = getattr(opened.model.body, "window", None) or 4096
+    window = window_of(opened) or 4096
     B, T = torch.export.Dim("B", min=2, max=MOST_ROWS), torch.export.Dim("T", min=2, max=window)
     return {"tokens": {0: B, 1: T}, "lengths": {0: B}}
 
@@ -114,7 +152,7 @@ def unlike(opened: Artefact, problem: Exception) -> UsageError:
     return UsageError("export.apart", path=str(opened.folder.path), model=opened.family, problem=about)
 
 
-def named(target: Any) -> str:
+def name_of(target: Any) -> str:
     """Give an operation's name; raises KeyError for one that is not read here."""
     name = target.__name__ if isinstance(target, type(operator.add)) else str(target).removeprefix("aten.")
     if name not in OPERATIONS:
@@ -142,24 +180,32 @@ def kept(named_arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: plain(value) for name, value in named_arguments.items() if name not in ASIDE}
 
 
-def width_of(whole: nn.Module) -> int:
-    """Count a model's outputs."""
+def width_of(whole: Whole) -> int:
+    """Count the numbers of a model's first output."""
     with torch.no_grad():
-        return int(whole(torch.ones(1, 2, dtype=torch.long), torch.tensor([2])).shape[1])
+        return int(whole(torch.ones(1, 2, dtype=torch.long), torch.tensor([2]))[0].shape[-1])
 
 
-def compare(whole: nn.Module, graph: Any, opened: Artefact) -> None:
-    """Answer the same drawn rows by a model and by its other form, which has `run` and `window`; raises DataError where they differ."""
+def compare(whole: Whole, graph: Any, opened: Artefact) -> None:
+    """Answer the same drawn rows by a model and by its other form, which has `run` and `window`; raises DataError where they differ.
+
+    What stands beyond the end of a row means nothing, and is not compared.
+    """
     draw = np.random.default_rng(0)
     window = graph.window or max(length for _, length in SHAPES)
+    vocabulary = opened.task.vocabulary if opened.tokenizer is None else opened.tokenizer.vocabulary_size
     for rows, length in (*SHAPES, (2, window)):
         length = min(length, window)
-        tokens = draw.integers(0, opened.tokenizer.vocabulary_size, (rows, length))
+        tokens = draw.integers(0, vocabulary, (rows, length))
         lengths = draw.integers(1, length + 1, rows)
         with torch.no_grad():
-            wanted = whole(torch.from_numpy(tokens), torch.from_numpy(lengths)).float().numpy()
+            made = whole.made(torch.from_numpy(tokens), torch.from_numpy(lengths))
         found = graph.run(tokens, lengths)
-        gap = float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-12))
-        if found.shape != wanted.shape or not gap <= TOLERANCE:
-            about = {"text": f"{rows} x {length}", "difference": f"{gap:.2g}", "tolerance": TOLERANCE}
-            raise DataError("golden.differs", path=str(opened.folder.path), **about)
+        for name, value in made.items():
+            one, two = value.float().numpy(), found[name]
+            if one.shape == two.shape and one.ndim == 3:
+                one, two = (each[np.arange(length) < lengths[:, None]] for each in (one, two))
+            gap = float(np.abs(two - one).max() / max(np.abs(one).max(), 1e-12)) if one.shape == two.shape else np.inf
+            if not gap <= TOLERANCE:
+                about = {"text": f"{name} {rows} x {length}", "difference": f"{gap:.2g}", "tolerance": TOLERANCE}
+                raise DataError("golden.differs", path=str(opened.folder.path), **about)

@@ -1,10 +1,10 @@
-"""The chain of a conditional random field over a network's scores: log Z, the score of a sequence, the best sequence, the marginals.
+"""The chain of a conditional random field over a network's scores: log Z and the score of a sequence, from which it learns.
 
 p(tags | scores) = exp(sum over t of emissions[t, tag t] + transitions[tag t-1, tag t]) / Z
 The first tag has start in place of a transition.
 All in the log domain; gradients are autograd's. Moves that are never made score FORBIDDEN, which is finite so that no gradient is NaN.
-Source: Lafferty, McCallum & Pereira 2001; over a network: Collobert et al. 2011, section 3.3. The same chain with counted features:
-models/crf.py. Leaves out: chains of higher order.
+Source: Lafferty, McCallum & Pereira 2001; over a network: Collobert et al. 2011, section 3.3. The best sequence and the marginals are read
+out by models/chain.py. Leaves out: chains of higher order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 FORBIDDEN = -1e4  # nats; e^-10000 is zero in every float
-PADDING = -100
 
 
 def real(emissions: Tensor, lengths: Tensor | None) -> Tensor:
@@ -61,50 +60,6 @@ def score(emissions: Tensor, transitions: Tensor, tags: Tensor, lengths: Tensor 
     moved = transitions[tags[:, :-1], tags[:, 1:]]  # (B, T-1)
     total = (own * there).sum(1) + (moved * there[:, 1:]).sum(1)
     return total if start is None else total + start[tags[:, 0]]
-
-
-@torch.no_grad()
-def viterbi(emissions: Tensor, transitions: Tensor, lengths: Tensor | None = None, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Give the best sequence of each row and its score; the first of equals.
-
-    emissions    (B, T, K) float
-    transitions  (K, K) float     from row to column
-    return       tags (B, T) int, PADDING where there is no token, and scores (B,) float
-    """
-    there = real(emissions, lengths)
-    T, K = emissions.shape[1:]
-    best = emissions[:, 0] if start is None else emissions[:, 0] + start  # (B, K)
-    stay = torch.arange(K, device=emissions.device).expand_as(best)
-    pointers = []
-    for step in range(1, T):
-        value, pointer = (best[:, :, None] + transitions).max(1)
-        here = there[:, step, None]
-        best = torch.where(here, value + emissions[:, step], best)
-        pointers.append(torch.where(here, pointer, stay))
-    scores, last = best.max(1)
-    found = [last]
-    for pointer in reversed(pointers):
-        found.append(pointer.gather(1, found[-1][:, None])[:, 0])
-    return torch.stack(found[::-1], 1).masked_fill(~there, PADDING), scores
-
-
-def marginals(emissions: Tensor, transitions: Tensor, lengths: Tensor | None = None, start: Tensor | None = None) -> Tensor:
-    """Give p(tag of a token) under the chain; zero where there is no token.
-
-    emissions    (B, T, K) float
-    transitions  (K, K) float     from row to column
-    return       (B, T, K) float
-    """
-    there = real(emissions, lengths)
-    ahead = forwards(emissions, transitions, lengths, start)
-    behind = torch.zeros_like(ahead[-1])  # (B, K)
-    found = [behind]
-    for step in range(emissions.shape[1] - 1, 0, -1):
-        reached = torch.logsumexp(transitions + (behind + emissions[:, step])[:, None, :], 2)  # (B, K)
-        behind = torch.where(there[:, step, None], reached, behind)
-        found.append(behind)
-    joint = torch.stack(ahead, 1) + torch.stack(found[::-1], 1)  # (B, T, K)
-    return joint.softmax(2) * there[..., None]
 
 
 class Chain(nn.Module):

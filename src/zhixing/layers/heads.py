@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zhixing.layers.crf import Chain
+
 
 def pool(states: Tensor, lengths: Tensor | None, way: str = "mean") -> Tensor:
     """Make one state of a text's real ones.
@@ -79,3 +81,18 @@ class Direction(nn.Module):
     def forward(self, states: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Give (B, D) float32 from (B, T, D) states."""
         return F.normalize(pool(states, lengths, self.pooling).float(), dim=1)
+
+
+def named(head: nn.Module, made: Tensor | Mapping[str, Tensor], name: str = "answers") -> dict[str, Tensor]:
+    """Give what a head made, by name, with all that an answer is read out of.
+
+    made    what the head gave
+    return  {"answers": (B, outputs)}; of a chain {"tags": (B, T, K), "transitions": (K, K), "start": (K,)}; of several, those of each part,
+            under the part's name in place of "answers"
+    """
+    if isinstance(head, Several):
+        return {key: value for part, each in head.heads.items() for key, value in named(each, made[part], part).items()}
+    if isinstance(head, Chain):
+        transitions, start = head.chain()
+        return {"tags": made, "transitions": transitions, "start": start}
+    return {name: made}

@@ -257,7 +257,7 @@ class Led(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Give what the head makes of a batch's states."""
-        B, K, first = len(inputs.tokens), len(self.lead), self.before
+        B, K, first = inputs.tokens.shape[0], len(self.lead), self.before
         tokens = torch.cat([inputs.tokens[:, :first], self.lead.expand(B, -1), inputs.tokens[:, first:]], 1)  # (B, K + T)
         lengths = None if inputs.lengths is None else inputs.lengths + K
         states = self.body.states(replace(inputs, tokens=tokens, lengths=lengths))  # (B, K + T, D)

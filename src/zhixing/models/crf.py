@@ -22,6 +22,7 @@ import numpy as np
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, UsageError
 from zhixing.models.bag import HAN, PRIME, classify_character, mix
+from zhixing.models.chain import Packing, follow, pack, run_chain
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -35,7 +36,6 @@ STRENGTHS = (1.0, 0.3, 0.1, 0.03)
 USUAL = 0.1  # the strength where none is chosen
 STEPS = 120  # of L-BFGS
 TOLERANCE = 1e-5  # relative fall of the loss in a step of L-BFGS
-LOWEST = -600.0  # nats below a token's best emission; keeps the scaled passes above zero, no fitted weight comes near
 SENTENCES_AT_ONCE = 2048  # bounds the memory of reading
 FEW = 1e-12
 OUTSIDE = "O"
@@ -159,82 +159,6 @@ def count_columns(rows: np.ndarray, hashes: np.ndarray, columns: np.ndarray, tok
     return csr_matrix((np.ones(int(kept.sum())), (rows[kept], places[kept])), shape=(tokens, len(columns)))
 
 
-@dataclass(frozen=True)
-class Packing:
-    """Sentences side by side, a step of all of them after the other, the longest first.
-
-    order   (N,) int   which token, counted through all sentences, stands at each place
-    sizes   (T,) int   sentences that have a token at each step
-    before  (N,) int   the place of the token before; its own where there is none
-    """
-
-    order: np.ndarray
-    sizes: np.ndarray
-    before: np.ndarray
-
-    @property
-    def edges(self) -> np.ndarray:
-        """Where each step begins, and the end."""
-        return np.concatenate([[0], np.cumsum(self.sizes)])
-
-
-def pack(lengths: np.ndarray) -> Packing:
-    """Lay out sentences of given lengths; those of no token take no place."""
-    rank = np.argsort(-lengths, kind="stable")
-    first = (np.cumsum(lengths) - lengths)[rank]
-    sizes = np.array([np.count_nonzero(lengths > step) for step in range(int(lengths.max(initial=0)))], np.int64)
-    order = np.concatenate([np.zeros(0, np.int64), *(first[:size] + step for step, size in enumerate(sizes))])
-    shift = np.repeat(np.concatenate([[0], sizes])[: len(sizes)], sizes)
-    return Packing(order, sizes, np.arange(len(order)) - shift)
-
-
-def run_chain(emissions: np.ndarray, transitions: np.ndarray, start: np.ndarray, packing: Packing) -> tuple[float, np.ndarray, np.ndarray]:
-    """Run forwards and backwards over packed sentences.
-
-    emissions    (N, K) float    scores of each tag of each token, packed
-    transitions  (K, K) float    from row to column; -inf: never
-    start        (K,) float
-    return       the sum of log Z over the sentences, p(tag of a token) as (N, K), and the expected counts of the moves as (K, K)
-    """
-    peak = emissions.max(1, keepdims=True, initial=-np.inf)
-    lift = np.exp(np.maximum(emissions - peak, LOWEST))  # (N, K)
-    moves, edges, sizes = np.exp(transitions), packing.edges, packing.sizes
-    ahead, norms = np.empty_like(lift), np.empty(len(lift))
-    for step, size in enumerate(sizes):
-        here = slice(edges[step], edges[step + 1])
-        reached = ahead[edges[step - 1] : edges[step - 1] + size] @ moves if step else np.exp(start)
-        joint = lift[here] * reached
-        norms[here] = joint.sum(1)
-        ahead[here] = joint / norms[here, None]
-    behind, carried = np.ones_like(lift), lift / norms[:, None]
-    for step in range(len(sizes) - 2, -1, -1):
-        after = slice(edges[step + 1], edges[step + 2])
-        carried[after] *= behind[after]
-        behind[edges[step] : edges[step] + sizes[step + 1]] = carried[after] @ moves.T
-    first = sizes[0] if len(sizes) else 0
-    pairs = moves * (ahead[packing.before[first:]].T @ carried[first:])
-    return float(np.log(norms).sum() + peak.sum()), ahead * behind, pairs
-
-
-def find_best(emissions: np.ndarray, transitions: np.ndarray, start: np.ndarray, packing: Packing) -> np.ndarray:
-    """Give the most probable tags of packed sentences, (N,) int64: Viterbi 1967; the first of equals."""
-    edges, sizes = packing.edges, packing.sizes
-    pointers, best = np.zeros(emissions.shape, np.int64), np.array(emissions)
-    for step, size in enumerate(sizes):
-        here = slice(edges[step], edges[step + 1])
-        if step:
-            ways = best[edges[step - 1] : edges[step - 1] + size, :, None] + transitions  # (B, K, K)
-            pointers[here] = ways.argmax(1)
-            best[here] += ways.max(1)
-        else:
-            best[here] += start
-    found = best.argmax(1)
-    for step in range(len(sizes) - 2, -1, -1):
-        after = np.arange(edges[step + 1], edges[step + 2])
-        found[packing.before[after]] = pointers[after, found[after]]
-    return found
-
-
 class CRF:
     """A linear-chain conditional random field.
 
@@ -331,12 +255,7 @@ class CRF:
         lengths = np.array([len(sentence) for sentence in sentences], np.int64)
         rows, hashes = read_features(sentences, self.config.around)
         emissions = count_columns(rows, hashes, self.columns, int(lengths.sum())) @ self.weights.astype(np.float64)  # (N, K)
-        packing = pack(lengths)
-        packed = emissions[packing.order]
-        best, marginals = np.zeros(len(packed), np.int64), np.zeros(packed.shape)
-        best[packing.order] = find_best(packed, self.transitions, self.start, packing)
-        marginals[packing.order] = run_chain(packed, self.transitions, self.start, packing)[1]
-        return best, marginals
+        return follow(emissions, self.transitions, self.start, lengths)
 
     def tag(self, sentences: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[np.ndarray]]:
         """Give the most probable sequence of tags of each sentence, and for each token the probability of its tag."""

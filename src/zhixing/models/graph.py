@@ -30,18 +30,18 @@ FLOATS = {"float32": np.float32, "float64": np.float64, "int64": np.int64, "int3
 class GraphConfig:
     """The operations in their order.
 
-    family  the model's own `model_type`
-    width   int, outputs     columns of what is given
-    window  int, tokens      the most it reads; None: any number
-    nodes   [name, operation, positional arguments, named arguments] each; references and numbers as NAME and NUMBER say
-    output  the name of the node that is given
+    family   the model's own `model_type`
+    width    int, outputs     the last axis of what is given first
+    window   int, tokens      the most it reads; None: any number
+    nodes    [name, operation, positional arguments, named arguments] each; references and numbers as NAME and NUMBER say
+    outputs  what is given, by name, and the node or the array that it is
     """
 
     family: str
     width: int
     window: int | None
     nodes: tuple[Any, ...]
-    output: str
+    outputs: dict[str, str]
     model_type: str = "graph"
 
 
@@ -206,6 +206,50 @@ def spread(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.broadcast_to(x, found)
 
 
+def recurrence(x: np.ndarray, weights: Sequence[np.ndarray], cell: str) -> np.ndarray:
+    """Give the states of recurrent layers, one after another, each beginning at zero: x (B, T, E) to (B, T, D).
+
+    weights  of each layer: from input to gates, from state to gates, and the two biases, the gates in torch's order
+    cell     "rnn" (Elman's, tanh), "gru" or "lstm"
+    """
+    small(math.prod(x.shape[:2]) * weights[1].shape[0])
+    for inward, across, bias, beside in zip(*[iter(weights)] * 4, strict=True):
+        B, T, D = *x.shape[:2], across.shape[1]
+        given, state, kept = x @ inward.T + bias, np.zeros((B, D), x.dtype), np.zeros((B, D), x.dtype)  # (B, T, gates * D)
+        states = np.empty((B, T, D), x.dtype)
+        for step in range(T):
+            now, before = given[:, step], state @ across.T + beside  # (B, gates * D)
+            if cell == "rnn":
+                state = np.tanh(now + before)
+            elif cell == "gru":
+                (r, z, n), (hr, hz, hn) = np.split(now, 3, 1), np.split(before, 3, 1)
+                z = sigmoid(z + hz)
+                state = (1 - z) * np.tanh(n + sigmoid(r + hr) * hn) + z * state
+            elif cell == "lstm":
+                i, f, g, o = np.split(now + before, 4, 1)
+                kept = sigmoid(f) * kept + sigmoid(i) * np.tanh(g)
+                state = sigmoid(o) * np.tanh(kept)
+            else:
+                raise DataError("graph.operation", name="recurrence", problem=f"of cells '{cell}'"[:80])
+            states[:, step] = state
+        x = states
+    return x
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Give 1 / (1 + exp -x)."""
+    return 1 / (1 + np.exp(-np.clip(x, -87, 87)))
+
+
+def scattered(x: np.ndarray, dim: int, index: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Add numbers to rows of an array (B, C) at the places that an index names, in its order."""
+    if x.ndim != 2 or dim not in (1, -1):
+        raise DataError("graph.operation", name="scatter_add", problem="of another axis than a row's")
+    found = np.array(x)
+    np.add.at(found, (np.arange(len(index))[:, None], index), source)
+    return found
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "getitem": operator.getitem,
     "add": operator.add,
@@ -232,10 +276,11 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "sqrt.default": np.sqrt,
     "exp.default": np.exp,
     "log.default": np.log,
+    "log1p.default": np.log1p,
     "sin.default": np.sin,
     "cos.default": np.cos,
     "tanh.default": np.tanh,
-    "sigmoid.default": lambda x: 1 / (1 + np.exp(-np.clip(x, -87, 87))),
+    "sigmoid.default": sigmoid,
     "relu.default": lambda x: np.maximum(x, 0),
     "gelu.default": gelu,
     "abs.default": np.abs,
@@ -263,6 +308,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "bitwise_not.default": operator.invert,
     "bitwise_and.Tensor": operator.and_,
     "bitwise_or.Tensor": operator.or_,
+    "bitwise_xor.Tensor": operator.xor,
+    "__rshift__.Scalar": operator.rshift,
     "where.self": chosen,
     "any.dim": along(np.any),
     "sum.dim_IntList": along(np.sum),
@@ -293,6 +340,11 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "cat.default": joined,
     "constant_pad_nd.default": fill_up,
     "index_select.default": lambda x, dim, index: np.take(x, index, axis=dim),
+    "gather.default": lambda x, dim, index: np.take_along_axis(x, index, dim),
+    "index.Tensor": lambda x, places: x[tuple(slice(None) if each is None else each for each in places)],
+    "scatter_add.default": scattered,
+    "flip.default": np.flip,
+    "zhixing.recurrence.default": recurrence,
     "clone.default": same,
     "alias.default": same,
     "_to_copy.default": cast,
@@ -335,19 +387,20 @@ class Graph:
             known.add(name)
             typed = {key: FLOATS.get(value, value) if key == "dtype" else value for key, value in named.items()}
             self._steps.append((name, OPERATIONS[operation], numbered(given), numbered(typed)))
-        if config.output not in known:
-            raise DataError("graph.node", place=len(config.nodes), node=config.output)
+        for each in config.outputs.values() or [""]:
+            if each not in known:
+                raise DataError("graph.node", place=len(config.nodes), node=repr(each)[:80])
         self._last: list[list[str]] = [[] for _ in self._steps]  # what no later operation needs
         for name, place in uses.items():
-            if name != config.output and name not in tensors:
+            if name not in config.outputs.values() and name not in tensors:
                 self._last[place].append(name)
 
-    def run(self, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Compute the answers of rows.
+    def run(self, tokens: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute what is made of rows, by name.
 
         tokens   (B, T) int
         lengths  (B,) int
-        return   (B, outputs) float32
+        return   as `layers.heads.named` says, float32
         """
         held: dict[str, Any] = {**self.kept, "tokens": np.asarray(tokens), "lengths": np.asarray(lengths)}
         with np.errstate(all="ignore"):  # of what is masked away
@@ -358,7 +411,7 @@ class Graph:
                     raise DataError("graph.operation", name=name, problem=f"{type(problem).__name__}: {problem}"[:120]) from None
                 for each in done:
                     del held[each]
-        return np.asarray(held[self.config.output])
+        return {name: np.asarray(held[node]) for name, node in self.config.outputs.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Give the configuration as a JSON-able value."""
@@ -374,7 +427,9 @@ class Graph:
 
         Raises DataError for an operation that is not known, or one that refers to nothing.
         """
-        nodes = config.get("nodes")
+        nodes, config = config.get("nodes"), dict(config)
+        if "output" in config:  # of folders of the time when there was but one
+            config["outputs"] = {"answers": config.pop("output")}
         if not isinstance(nodes, list | tuple):
             raise DataError("graph.node", place=0, node=repr(nodes)[:80])
         try:

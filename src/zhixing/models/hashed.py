@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zhixing.core.config import read
@@ -107,18 +108,17 @@ class Hashed(nn.Module):
         if self.config.inside:
             begins = (tokens < self.config.inside[0]) | (tokens > self.config.inside[1])
         weights = dict(zip(self.config.grams, self.config.weights or (1.0,) * len(self.config.grams), strict=True))
+        longest = max(self.config.grams)
+        padded = F.pad(tokens, (0, longest - 1))  # runs that reach beyond a row are whole nowhere
         run = torch.zeros_like(tokens)  # (B, T): the hash of the run that begins at each place
         found: list[tuple[Tensor, Tensor]] = []
-        for size in range(1, min(T, max(self.config.grams)) + 1):
-            run = run[:, : T - size + 1] * BASE + tokens[:, size - 1 :] + 1
+        for size in range(1, longest + 1):
+            run = run * BASE + padded[:, size - 1 : size - 1 + T] + 1
             if size in self.config.grams:
                 mixed = (run + size * SALT) * MIX
-                bucket = ((mixed ^ (mixed >> 29)) * MIX).remainder(self.width)  # (B, T - size + 1)
-                whole = (place[: T - size + 1] + size <= lengths[:, None]) & begins[:, : T - size + 1]
-                found.append((bucket, whole * weights[size]))
+                bucket = ((mixed ^ (mixed >> 29)) * MIX).remainder(self.width)  # (B, T)
+                found.append((bucket, ((place + size <= lengths[:, None]) & begins) * weights[size]))
         counts = torch.zeros(B, self.width, device=tokens.device)  # (B, D)
-        if found:
-            buckets, amounts = (torch.cat(each, 1) for each in zip(*found, strict=True))
-            counts = counts.scatter_add(1, buckets, amounts.to(counts.dtype))
-        counts = counts.log1p()
+        buckets, amounts = (torch.cat(each, 1) for each in zip(*found, strict=True))
+        counts = counts.scatter_add(1, buckets, amounts.to(counts.dtype)).log1p()
         return (counts / counts.norm(dim=1, keepdim=True).clamp(min=1e-12)).unsqueeze(1)

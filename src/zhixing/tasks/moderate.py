@@ -19,14 +19,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from zhixing.core.errors import DataError
-from zhixing.data.batch import IGNORED, pad
+from zhixing.data.batch import IGNORED
 from zhixing.data.schema import Label, Schema, Tags, Text, Tokens
 from zhixing.metrics import labels as judged
 from zhixing.metrics import spans
 from zhixing.metrics.figures import Figures, Mean, Whole
 from zhixing.models.crf import mend
 from zhixing.tasks.classify import FEW, READ_AHEAD, calibrate, fit_bag, fit_majority
-from zhixing.tasks.reading import READ_BATCH
+from zhixing.tasks.reading import read as read_made
 from zhixing.tasks.tag import fit_crf, fit_frequent, follow
 from zhixing.tasks.task import Answer, Example, Item
 
@@ -179,24 +179,13 @@ class Moderate:
                 tags, sure = model.parts["tags"].tag([each["words"] for each in items])
                 paths = [(list(said), float(np.min(each, initial=1.0))) for said, each in zip(tags, sure, strict=True)]
         else:
-            import torch
-
-            from zhixing.layers.kinds import Inputs
-
-            device = next(model.parameters()).device
-            order = np.argsort([len(each["tokens"]) for each in items], kind="stable")
-            with torch.inference_mode():
-                for start in range(0, len(order), READ_BATCH):
-                    chosen = order[start : start + READ_BATCH]
-                    batch = pad([{"tokens": items[place]["tokens"]} for place in chosen], pad_id)
-                    tokens, lengths = (torch.as_tensor(batch[name]).to(device) for name in ("tokens", "lengths"))
-                    made = model(Inputs(tokens, lengths=lengths))
-                    if self.labels:
-                        logs[chosen] = made["label"].double().log_softmax(-1).cpu().numpy()
-                    if self.tags:
-                        firsts = [items[place]["firsts"] for place in chosen]
-                        for place, (path, least) in zip(chosen, follow(made["tags"], firsts, model.head.heads["tags"]), strict=True):
-                            paths[place] = ([self.tags[tag] for tag in path], least)
+            for chosen, made in read_made(model, items, pad_id):
+                if self.labels:
+                    logs[chosen] = made["label"]
+                if self.tags:
+                    firsts = [items[place]["firsts"] for place in chosen]
+                    for place, (path, least) in zip(chosen, follow(made, firsts), strict=True):
+                        paths[place] = ([self.tags[tag] for tag in path], least)
         logs = logs / self.temperature
         return (logs - np.logaddexp.reduce(logs, axis=1, keepdims=True) if self.labels else logs), paths
 

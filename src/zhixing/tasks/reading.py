@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,30 +19,32 @@ def read_out(model: Any, items: Sequence[Item], pad_id: int, outputs: int) -> np
 
     items  {"tokens": (T,) int}, "image", "frames" and "picture", those that are there; nothing else is read
     """
-    if hasattr(model, "run"):
-        return read_arrays(model, items, pad_id, outputs)
+    found = np.zeros((len(items), outputs))
+    for chosen, made in read(model, items, pad_id):
+        found[chosen] = made["answers"]
+    return found
+
+
+def read(model: Any, items: Sequence[Item], pad_id: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Read items, those of like length side by side, by torch or by arrays alone: give which they are and what was made of them, by name.
+
+    items   as in `read_out`
+    return  (B,) int, and what `layers.heads.named` says, of these B items
+    """
+    order = np.argsort([size(each) for each in items], kind="stable")
+    for start in range(0, len(order), READ_BATCH):
+        chosen = order[start : start + READ_BATCH]
+        batch = pad([{name: items[place][name] for name in READ if name in items[place]} for place in chosen], pad_id)
+        yield chosen, model.run(batch["tokens"], batch["lengths"]) if hasattr(model, "run") else _by_torch(model, batch)
+
+
+def _by_torch(model: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     import torch
 
+    from zhixing.layers.heads import named
     from zhixing.layers.kinds import inputs_of
 
     device = next(model.parameters()).device
-    order = np.argsort([size(each) for each in items], kind="stable")
-    found = np.zeros((len(items), outputs))
     with torch.inference_mode():
-        for start in range(0, len(order), READ_BATCH):
-            chosen = order[start : start + READ_BATCH]
-            batch = pad([{name: items[place][name] for name in READ if name in items[place]} for place in chosen], pad_id)
-            inputs = inputs_of({name: torch.as_tensor(value).to(device) for name, value in batch.items()})
-            found[chosen] = model(inputs).double().cpu().numpy()
-    return found
-
-
-def read_arrays(model: Any, items: Sequence[Item], pad_id: int, outputs: int) -> np.ndarray:
-    """Give the same, of a model that reads arrays of tokens and needs no torch."""
-    order = np.argsort([size(each) for each in items], kind="stable")
-    found = np.zeros((len(items), outputs))
-    for start in range(0, len(order), READ_BATCH):
-        chosen = order[start : start + READ_BATCH]
-        batch = pad([{"tokens": items[place]["tokens"]} for place in chosen], pad_id)
-        found[chosen] = model.run(batch["tokens"], batch["lengths"])
-    return found
+        made = model(inputs_of({name: torch.as_tensor(value).to(device) for name, value in batch.items()}))
+        return {name: value.double().cpu().numpy() for name, value in named(getattr(model, "head", None), made).items()}

@@ -108,7 +108,7 @@ class Recommend:
         """
         items = iter(items)
         while chunk := [each["items"] for each in itertools.islice(items, READ_BATCH)]:
-            trained = hasattr(model, "logits")
+            trained = not hasattr(model, "scores")
             scores = self._read(model, chunk) if trained else model.scores(chunk)  # (B, N), what was seen at -inf
             for row in scores:
                 best = np.argsort(-row, kind="stable")[:BEST]
@@ -117,16 +117,10 @@ class Recommend:
                 yield Answer(first, found.get(first) if trained else None, found)
 
     def _read(self, model: Any, histories: list[np.ndarray]) -> np.ndarray:
-        import torch
-
-        from zhixing.layers.kinds import Inputs, next_log_probabilities
         from zhixing.models.items import rule_out
 
-        device = next(model.parameters()).device
         batch = pad([{"tokens": self._tokens(each)} for each in histories], START)
-        tokens, lengths = (torch.as_tensor(batch[name]).to(device) for name in ("tokens", "lengths"))
-        logs = next_log_probabilities(model, Inputs(tokens, lengths=lengths))[:, 1:].double().cpu().numpy()  # (B, N)
-        logs = rule_out(logs, histories)
+        logs = rule_out(next_logits(model, batch)[:, 1:].astype(np.float64), histories)  # (B, N)
         kept = np.isfinite(logs).any(1, keepdims=True)
         p = np.exp(logs - np.where(kept, logs.max(1, keepdims=True, initial=-1e9), 0.0))
         p /= np.maximum(p.sum(1, keepdims=True), 1e-300)
@@ -141,6 +135,22 @@ class Recommend:
             if example["label"] in ranked:
                 hit[place], gain[place] = 1.0, 1 / np.log2(2 + ranked.index(example["label"]))
         return {"ndcg_10": gain, "hit_10": hit}
+
+
+def next_logits(model: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Give (B, V) log-odds of the token that follows each row's last.
+
+    batch  "tokens" (B, T) int, "lengths" (B,) int
+    """
+    if hasattr(model, "run"):
+        return model.run(batch["tokens"], batch["lengths"])["next"]
+    import torch
+
+    from zhixing.layers.kinds import Inputs, next_log_probabilities
+
+    device = next(model.parameters()).device
+    tokens, lengths = (torch.as_tensor(batch[name]).to(device) for name in ("tokens", "lengths"))
+    return next_log_probabilities(model, Inputs(tokens, lengths=lengths)).cpu().numpy()
 
 
 Fitted = tuple[Recommend, Any, dict[str, Any]]

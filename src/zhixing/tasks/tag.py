@@ -12,14 +12,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from zhixing.core.errors import DataError
-from zhixing.data.batch import IGNORED, pad
+from zhixing.data.batch import IGNORED
 from zhixing.data.schema import Schema, Tags, Tokens
 from zhixing.metrics import spans as judged
 from zhixing.metrics.figures import Figures, Mean, Whole
+from zhixing.models import chain
 from zhixing.models.crf import mend
+from zhixing.tasks.reading import read
 from zhixing.tasks.task import Answer, Example, Item, counted_in
 
-READ_BATCH = 32  # texts tagged at once by a neural model
 OUTSIDE = "O"
 
 
@@ -113,21 +114,12 @@ class Tag:
             for found, each in zip(tags, sure, strict=True):
                 yield Answer(list(found), float(np.min(each, initial=1.0)))
             return
-        for start in range(0, len(kept), READ_BATCH):
-            yield from self._read(model, kept[start : start + READ_BATCH], tokenizer.pad_id)
-
-    def _read(self, model: Any, items: list[Item], pad_id: int) -> Iterator[Answer]:
-        import torch
-
-        from zhixing.layers.kinds import Inputs
-
-        device = next(model.parameters()).device
-        batch = pad([{"tokens": each["tokens"]} for each in items], pad_id)
-        with torch.inference_mode():
-            lengths = torch.as_tensor(batch["lengths"]).to(device)
-            emissions = model(Inputs(torch.as_tensor(batch["tokens"]).to(device), lengths=lengths))  # (B, T, K)
-            for path, sure in follow(emissions, [each["firsts"] for each in items], model.head):
-                yield Answer([self.tags[tag] for tag in path], sure)
+        found: list[tuple[np.ndarray, float]] = [(np.zeros(0, np.int64), 1.0)] * len(kept)
+        for chosen, made in read(model, kept, tokenizer.pad_id):
+            for place, each in zip(chosen, follow(made, [kept[place]["firsts"] for place in chosen]), strict=True):
+                found[place] = each
+        for path, least in found:
+            yield Answer([self.tags[tag] for tag in path], least)
 
     def metrics(self, answers: list[Answer], examples: list[Example]) -> dict[str, np.ndarray]:
         """Give per text: its spans found, answered and expected (N, 3), its tokens and how many are right, whether all are, confidence."""
@@ -160,24 +152,19 @@ def valid(task: Tag, example: Example) -> list[str]:
     return mend(example["tags"]) if any(tag.startswith("B-") for tag in task.tags) else list(example["tags"])
 
 
-def follow(emissions: Any, firsts: list[np.ndarray], head: Any) -> Iterator[tuple[np.ndarray, float]]:
+def follow(made: Mapping[str, np.ndarray], firsts: list[np.ndarray]) -> Iterator[tuple[np.ndarray, float]]:
     """Give each text's best sequence of tags, by number, and the smallest of its tokens' probabilities.
 
-    emissions  (B, T, K) float    what the head, a chain, made of each piece
-    firsts     B (N,) int         where each token begins among its text's pieces
+    made    what a chain made of the texts (`layers.heads.named`): "tags" (B, T, K), "transitions" (K, K), "start" (K,)
+    firsts  B (N,) int    where each token begins among its text's pieces
     """
-    import torch
-
-    from zhixing.layers import crf
-
-    padded = pad([{"tokens": each} for each in firsts], 0)
-    places, counts = (torch.as_tensor(padded[name]).to(emissions.device) for name in ("tokens", "lengths"))
-    scores = emissions.gather(1, places[..., None].expand(-1, -1, emissions.shape[2])).float()  # (B, N, K)
-    transitions, start = head.chain()
-    paths, _ = crf.viterbi(scores, transitions, counts, start)  # (B, N)
-    sure = crf.marginals(scores, transitions, counts, start).gather(2, paths.clamp(min=0)[..., None])[..., 0]  # (B, N)
-    for each, path, share in zip(firsts, paths.cpu().numpy(), sure.cpu().numpy(), strict=True):
-        yield path[: len(each)], float(np.min(share[: len(each)], initial=1.0))
+    lengths = np.array([len(each) for each in firsts], np.int64)
+    scores = made["tags"][np.repeat(np.arange(len(firsts)), lengths), np.concatenate(firsts)]  # (N, K), text after text
+    best, marginals = chain.follow(scores, made["transitions"], made["start"], lengths)
+    sure = marginals[np.arange(len(best)), best]
+    ends = np.cumsum(lengths)[:-1]
+    for path, share in zip(np.split(best, ends), np.split(sure, ends), strict=True):
+        yield path, float(np.min(share, initial=1.0))
 
 
 Fitted = tuple[Tag, Any, dict[str, Any]]

@@ -105,7 +105,7 @@ class Trace:
             histories = [each["items"] for each in chunk]
             # What stands for an answer that is not known is told to no place.
             correct = [np.pad(each["correct"], (0, len(each["items"]) - len(each["correct"]))) for each in chunk]
-            read = self._read if hasattr(model, "logits") else type(model).probabilities
+            read = type(model).probabilities if hasattr(model, "probabilities") else self._read
             for chances in read(model, histories, correct):
                 yield Answer([float(each) for each in chances])
 
@@ -118,20 +118,13 @@ class Trace:
             yield first + step - longest, min(length, first + step), first
 
     def _read(self, model: Any, histories: list[np.ndarray], correct: list[np.ndarray]) -> list[np.ndarray]:
-        import torch
-
-        from zhixing.objectives.items import before, odds
-
-        device = next(model.parameters()).device
         found = [np.zeros(len(each)) for each in histories]
-        tokens = [before(*map(torch.as_tensor, each)).numpy() for each in zip(histories, correct, strict=True)]
+        tokens = [np.concatenate([[START], 1 + 2 * i + c])[:-1] for i, c in zip(histories, correct, strict=True)]
         pieces = [(row, *piece) for row, each in enumerate(histories) if len(each) for piece in self._pieces(len(each), self.longest)]
         for start in range(0, len(pieces), READ_BATCH):
             some = pieces[start : start + READ_BATCH]
             batch = pad([{"tokens": tokens[row][a:b], "items": histories[row][a:b]} for row, a, b, _ in some], START)
-            with torch.inference_mode():
-                read = [torch.as_tensor(batch[name]).to(device) for name in ("tokens", "items")]
-                p = odds(model, *read).double().sigmoid().cpu().numpy()  # (B, T)
+            p = 1 / (1 + np.exp(-log_odds(model, batch).astype(np.float64)))  # (B, T)
             for (row, a, b, first), each in zip(some, p, strict=True):
                 found[row][first:b] = each[first - a : b - a]
         return found
@@ -151,6 +144,25 @@ class Trace:
 
 
 Fitted = tuple[Trace, Any, dict[str, Any]]
+
+
+def log_odds(model: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Give the log-odds that each item goes right, (B, T).
+
+    batch  "tokens" (B, T) int: what stands before each place; "items" (B, T) int; "lengths" (B,) int
+    """
+    items = batch["items"]
+    if hasattr(model, "run"):
+        logits = model.run(batch["tokens"], batch["lengths"])["next"]  # (B, T, V)
+        wrong, right = (np.take_along_axis(logits, (2 * items + side)[..., None], 2)[..., 0] for side in (1, 2))
+        return right - wrong
+    import torch
+
+    from zhixing.objectives.items import odds
+
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        return odds(model, *(torch.as_tensor(batch[name]).to(device) for name in ("tokens", "items"))).cpu().numpy()
 
 
 def fit_rate(task: Trace, rows: list[Example], held: list[Example], settings: Mapping[str, Any], tell: Callable[..., None]) -> Fitted:
