@@ -60,13 +60,11 @@ def settle(
         names = names_of(value)
         if growth(value.get("normalizer")) > MOST_GROWTH:
             raise ValueError("its normalizer makes texts many times as long")
+        coder(Parts(content, value, []), size)  # first: what it refuses could end the library's process
         library = Library.from_str(content.decode("utf-8"))
         library.no_padding()
         library.no_truncation()
         plain, opened = (library.encode("a", add_special_tokens=each).ids for each in (False, True))
-        if max(names) >= size:
-            raise ValueError(f"its ids go up to {max(names)}, and the model has {size} tokens")
-        coder(Parts(content, value, []), size)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as problem:  # the library raises bare Exception and, of a panic, less than that

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from zhixing.core.errors import DataError, UsageError
-from zhixing.tokens.pieces import EVERY, FIRST, LONGEST, MARK
+from zhixing.tokens.pieces import EVERY, FIRST, MARK
+from zhixing.tokens.unigram import MOST_LETTERS
 
 MORE_ENDS = ("eot", "eom")  # of a turn and of a message, beside the end of a text
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # sorts of tokens
@@ -87,8 +88,8 @@ def _scored(tokens: list[str], sorts: list[int], merges: Any, scores: Any, setti
         raise ValueError("scores are missing, not as many as tokens, or no numbers")
     if len(set(tokens)) < len(tokens):
         raise ValueError("one token stands at two places")
-    if max(map(len, tokens), default=0) > LONGEST:
-        raise ValueError(f"a token has more than {LONGEST} characters")
+    if max(map(len, tokens), default=0) > MOST_LETTERS:
+        raise ValueError(f"a token has more than {MOST_LETTERS} characters")
     pairs = merges if isinstance(merges, list) else [list(pair) for pair in by_scores(tokens, sorts, scores.astype(float).tolist())]
     unknown = next((name for name, sort in zip(tokens, sorts, strict=True) if sort == UNKNOWN), None)
     own = {"byte_fallback": True, "fuse_unk": True, "unk_token": unknown, "merges": pairs}

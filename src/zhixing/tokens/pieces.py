@@ -24,10 +24,10 @@ from zhixing.core.errors import DataError
 from zhixing.tokens.charsmap import growth
 from zhixing.tokens.imported import Standing, check_ids
 from zhixing.tokens.layout import BYTES, Parts, run
+from zhixing.tokens.unigram import MOST_LETTERS
 
 SORT = "Unigram"
 MARK = "▁"
-LONGEST = 256  # characters of a piece
 NONE, FIRST, EVERY = "", "first", "every"  # where a space is put: nowhere, before a text, or after a control token within it too
 # Normalizers and splits of Unigram that end in good time whatever the text; those of BPE are ▁ alone.
 NORMALIZERS = ("Precompiled", "Replace", "Prepend", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Strip", "StripAccents", "Lowercase")
@@ -105,8 +105,8 @@ class Pieces:
         marked = any(part["type"] == "Metaspace" for part in parts_of(value.get("pre_tokenizer")))
         if not marked and not any(map(_spaces, parts_of(value.get("normalizer")))):
             raise ValueError(f"nothing in it makes {MARK} of a space")
-        if max(map(len, stands.names.values())) > LONGEST:
-            raise ValueError(f"it has a piece of more than {LONGEST} characters")
+        if max(map(len, stands.names.values())) > MOST_LETTERS:
+            raise ValueError(f"it has a piece of more than {MOST_LETTERS} characters")
         for part in parts_of(value.get("normalizer")):
             if part["type"] == "Precompiled":
                 growth(part["precompiled_charsmap"])
