@@ -32,7 +32,8 @@ def setting(name: str, value: Any) -> bytes:
         return head + struct.pack("<I", 8) + string(value)
     if isinstance(value[0], str):
         return head + struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(string, value))
-    return head + struct.pack("<IIQ", 9, 5, len(value)) + struct.pack(f"<{len(value)}i", *value)
+    letter, number = ("f", 6) if isinstance(value[0], float) else ("i", 5)
+    return head + struct.pack("<IIQ", 9, number, len(value)) + struct.pack(f"<{len(value)}{letter}", *value)
 
 
 def q8(numbers: np.ndarray) -> bytes:

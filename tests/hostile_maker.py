@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from typing import Any
 
 import gguf_maker
 import numpy as np
+import pieces_maker
 from safetensors.numpy import load_file, save_file
 
 Spoil = Callable[[Path], None]
@@ -219,6 +221,48 @@ def folders() -> dict[str, Spoil]:
     return found
 
 
+def pieces() -> dict[str, Spoil]:
+    """Name everything that is done to a sound folder of a decoder with SentencePiece's BPE."""
+
+    def replaced(value: dict[str, Any]) -> Spoil:
+        return worded(lambda held: (held.clear(), held.update(value)))
+
+    def normalized(normalizer: Any, **change: Any) -> Spoil:
+        return replaced({**pieces_maker.unigram(**change), "normalizer": normalizer})
+
+    def mapped(raw: bytes) -> Spoil:
+        return normalized({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(raw).decode()})
+
+    sound = base64.b64decode(pieces_maker.table(pieces_maker.TABLE))
+    size = int.from_bytes(sound[:4], "little")
+    vocabulary = pieces_maker.unigram()["model"]["vocab"]
+    slow = {"type": "Replace", "pattern": {"Regex": "(a|a)*b"}, "content": ""}
+    long = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 60}
+    return {
+        "pieces: a table of nothing": mapped(b""),
+        "pieces: a table of 2^32 bytes": mapped(b"\xff" * 4 + sound[4:]),
+        "pieces: a table whose walks leave it": mapped(sound[:4] + b"\xff\xff\xff\x7f" * (size // 4) + sound[4 + size :]),
+        "pieces: a table without its words": mapped(sound[: 4 + size]),
+        "pieces: a table of half characters": mapped(sound + b"\xff\xfe"),
+        "pieces: a table that is a number": normalized({"type": "Precompiled", "precompiled_charsmap": 1 << 40}),
+        "pieces: a table that writes a book": normalized(
+            {"type": "Precompiled", "precompiled_charsmap": pieces_maker.table({"a": "a" * 100_000})}
+        ),
+        "pieces: letters that become many": normalized({"type": "Sequence", "normalizers": [long, long]}),
+        "pieces: an expression that never ends": normalized(slow),
+        "pieces: the same piece twice": normalized(None, vocab=[*vocabulary, ["a", 0.0], ["a", 0.0]]),
+        "pieces: a piece of no letters": normalized(None, vocab=[*vocabulary, ["", 0.0]]),
+        "pieces: a piece of a million letters": normalized(None, vocab=[*vocabulary, ["a" * 1_000_000, 0.0]]),
+        "pieces: scores without end": normalized(None, vocab=[[name, float("inf")] for name, _ in vocabulary]),
+        "pieces: scores that are none": normalized(None, vocab=[[name, None] for name, _ in vocabulary]),
+        "pieces: no unknown piece": normalized(None, unk_id=1 << 40),
+        "pieces: one byte too few": worded(lambda value: value["model"]["vocab"].pop("<0x41>")),
+        "pieces: merges by chance": worded(lambda value: value["model"].__setitem__("dropout", 0.5)),
+        "pieces: merges of nothing": worded(lambda value: value["model"].__setitem__("merges", [["</", "evil"]])),
+        "pieces: merges that are numbers": worded(lambda value: value["model"].__setitem__("merges", [1, 2])),
+    }
+
+
 def packed() -> dict[str, Spoil]:
     """Name everything that is done to a sound folder of a Whisper in CTranslate2's layout."""
     found: dict[str, Spoil] = {
@@ -273,6 +317,22 @@ def files() -> Iterator[tuple[str, bytes]]:
     place = Path("sound.gguf").resolve()
     sound = gguf_maker.write(place, *gguf_maker.llama()).read_bytes()
     place.unlink()
+    settings, tensors = gguf_maker.llama()
+    tokens, sorts, scores = pieces_maker.listed()
+    tokens, sorts, scores = tokens[:262], sorts[:262], scores[:262]  # as many as the model has
+    scored = {"model": "llama", "tokens": tokens, "token_type": sorts, "scores": scores}
+    for name, change in {
+        "no scores": {"scores": "none"},
+        "too few scores": {"scores": scores[:9]},
+        "scores that are no numbers": {"scores": [float("nan")] * len(scores)},
+        "a token at two places": {"tokens": [*tokens[:-1], "<s>"]},
+        "a token of a million letters": {"tokens": [*tokens[:-1], "a" * 1_000_000]},
+        "no bytes": {"tokens": [f"a{place}" for place in range(len(tokens))]},
+        "sorts that are text": {"token_type": ["1"] * len(tokens)},
+    }.items():
+        told = {**settings, **{f"tokenizer.ggml.{key}": value for key, value in {**scored, **change}.items()}}
+        yield f"gguf: {name}", gguf_maker.write(place, told, tensors).read_bytes()
+        place.unlink()
     yield "gguf: cut in half", sound[: len(sound) // 2]
     yield "gguf: cut in its settings", sound[:200]
     yield "gguf: of version 99", sound[:4] + struct.pack("<I", 99) + sound[8:]

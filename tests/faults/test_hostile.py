@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 place = Path(sys.argv[2])
 os.chdir(place)
-import torch, tokenizers, safetensors.torch, safetensors.numpy, hostile_maker, whisper_maker, wordpiece_maker
+import torch, tokenizers, safetensors.torch, safetensors.numpy, hostile_maker, pieces_maker, whisper_maker, wordpiece_maker
 from zhixing import import_model, load
 from zhixing.core.errors import ZhixingError
 from zhixing.importing import bring, families, sources, vocabulary
@@ -35,6 +35,8 @@ sound = wordpiece_maker.folder(place / "sound", ["Ada says fine", "Bo says awful
 import_model(sound, place / "warm")  # all that is imported lazily is there before anybody listens
 heard = whisper_maker.folder(place / "heard", packed=True)
 import_model(heard, place / "warm-heard")
+spelt = pieces_maker.decoder(place / "spelt", "legacy")
+import_model(spelt, place / "warm-spelt")
 from zhixing.layers import lora
 from zhixing.tasks import adapter
 adapted, beside = load(place / "warm").model, place / "beside"
@@ -63,6 +65,7 @@ def listen(event, given):
 listening = False
 sys.addaudithook(listen)
 cases = [(name, lambda place, spoil=spoil: hostile_maker.spoilt(sound, place, spoil)) for name, spoil in hostile_maker.folders().items()]
+cases += [(name, lambda place, spoil=spoil: hostile_maker.spoilt(spelt, place, spoil)) for name, spoil in hostile_maker.pieces().items()]
 cases += [(name, lambda place, spoil=spoil: hostile_maker.spoilt(heard, place, spoil)) for name, spoil in hostile_maker.packed().items()]
 cases += [(name, lambda place, spoil=spoil: hostile_maker.spoilt(beside, place, spoil)) for name, spoil in hostile_maker.adapters().items()]
 for name, content in hostile_maker.files():

@@ -216,7 +216,7 @@ def piped(folder: Path) -> None:
         (lacking, "model.tensor_missing", "model.norm.weight"),
         (unsound, "import.number", "model.norm.weight"),
         (shifted, "import.tokenizer", "another id"),
-        (worded(lambda value: value["model"].update(type="Unigram", vocab=[["a", 0.0]])), "import.tokenizer", "Unigram"),
+        (worded(lambda value: value["model"].update(type="WordLevel")), "import.tokenizer", "WordLevel"),
         (worded(lambda value: value["model"]["vocab"].clear()), "import.tokenizer", "none of the 256 bytes"),
         (
             worded(lambda value: value["added_tokens"].append({**value["added_tokens"][0], "content": "", "id": 300})),
@@ -330,7 +330,7 @@ def spoilt(path: Path, settings: dict[str, Any] | None = None, without: str = ""
         ({"llama.rope.dimension_count": 8}, "", "import.config", "dimension_count"),
         ({"llama.attention.head_count": 3}, "", "import.config", "dimension_count"),
         ({"tokenizer.ggml.pre": "strange"}, "", "import.tokenizer", "strange"),
-        ({"tokenizer.ggml.model": "llama"}, "", "import.tokenizer", "llama"),
+        ({"tokenizer.ggml.model": "t5"}, "", "import.tokenizer", "t5"),
         ({"tokenizer.ggml.token_type": [1, 2]}, "", "import.tokenizer", "token_type"),
         ({}, "token_embd", "model.tensor_missing", "token_embd"),
         ({}, "blk.1.ffn_up", "model.tensor_missing", "mlp.up_proj"),

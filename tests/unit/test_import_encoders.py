@@ -162,7 +162,7 @@ def test_masked_language_goes_on_only_with_its_head(place: Path, tmp_path: Path)
         ("config.json", {"layer_norm_eps": "small"}, "layer_norm_eps"),
         ("config.json", {"model_type": "deberta"}, "deberta"),
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "max_tokens"),
-        ("tokenizer.json", {"model": {"type": "Unigram", "vocab": []}}, "Unigram"),
+        ("tokenizer.json", {"model": {"type": "WordLevel", "vocab": {}}}, "WordLevel"),
         ("tokenizer.json", {"normalizer": BOMB}, "many times as long"),
         ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, "lasttoken"),
         ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case"),

@@ -218,7 +218,7 @@ def pack(form: str, numbers: np.ndarray) -> bytes:
 def write(handle: BinaryIO, settings: Mapping[str, Any], tensors: Mapping[str, np.ndarray], form: str) -> None:
     """Write a file: matrices in a form, all else in F32; a matrix whose rows blocks do not divide in F16.
 
-    settings  {name: bool, int, float, str, or a list of str or of int}
+    settings  {name: bool, int, float, str, or a list of str, of int or of float}
     tensors   {name: (...) float}
     """
     head, place, packed = [], 0, []
@@ -254,4 +254,6 @@ def _value(value: Any) -> bytes:
         return struct.pack("<I", STRING) + _text(value)
     if value and isinstance(value[0], int):
         return struct.pack("<IIQ", ARRAY, 5, len(value)) + np.array(value, "<i4").tobytes()
+    if value and isinstance(value[0], float):
+        return struct.pack("<IIQ", ARRAY, 6, len(value)) + np.array(value, "<f4").tobytes()
     return struct.pack("<IIQ", ARRAY, STRING, len(value)) + b"".join(map(_text, value))

@@ -234,14 +234,14 @@ def to_tokens(tokenizer: Tokenizer, data: bytes, separator: bytes = b"") -> np.n
     for document in documents.split(separator.decode()) if separator else [documents]:
         if separator:
             parts.append(np.array([tokenizer.end_id]))
-        for piece in re.findall(ESCAPED, document):
+        for number, piece in enumerate(re.findall(ESCAPED, document)):
             if "\udc80" <= piece[0] <= "\udcff":
                 raw = piece.encode("utf-8", "surrogateescape")
                 if lost := [byte for byte in raw if tokenizer.byte_ids[byte] is None]:
                     raise unwritable(lost[0], len(lost))
                 parts.append(np.array([tokenizer.byte_ids[byte] for byte in raw], np.int64))
             else:
-                parts.append(tokenizer.encode(piece))
+                parts.append(tokenizer.encode(piece, begins=not number))
     tokens = np.concatenate([np.zeros(0, np.int64), *parts])
     return tokens[1:] if separator else tokens  # nothing is divided from the first document
 
@@ -250,7 +250,11 @@ def to_bytes(tokenizer: Tokenizer, tokens: np.ndarray, separator: bytes = b"") -
     """Turn tokens back into the bytes that they were made of."""
     pieces = [tokenizer.token_bytes(each) for each in range(tokenizer.vocabulary_size)]
     pieces[tokenizer.end_id] = separator
-    return b"".join([pieces[each] for each in tokens.tolist()])
+    if not tokenizer.prefix:
+        return b"".join([pieces[each] for each in tokens.tolist()])
+    ids = tokens.tolist()
+    begins = [True, *map(tokenizer.begins_after, ids)]
+    return b"".join([pieces[each].removeprefix(b" " * first) for each, first in zip(ids, begins, strict=False)])
 
 
 def choose_separator(model: Causal | Countable, tokenizer: Tokenizer, data: bytes) -> bytes:

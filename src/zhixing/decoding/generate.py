@@ -163,7 +163,7 @@ class Machine:
             sampling=sampling,
             generator=torch.Generator().manual_seed(key(sampling.seed, "lane", lane)),
             context=context,
-            decoder=Decoder(self.tokenizer),
+            decoder=Decoder(self.tokenizer, self.tokenizer.begins_after(prompt[-1])),
             holder=Holder(sampling.stop),
             top=top,
             seen=seen,

@@ -113,7 +113,7 @@ def judge_samples(
     ]
     real = [
         Written(text, opening + text, place.begun, place.cut)
-        for text, opening, place in zip([tokenizer.decode(each.real) for each in places], openings, places, strict=True)
+        for text, opening, place in zip([tokenizer.decode(each.real, False) for each in places], openings, places, strict=True)
     ]
     figures = [*_varied(written, real), *_copied(written, real, known), *_formed(written, real)]
     return tuple(figures), {"count": len(places), "longest": LONGEST, "piece": PIECE, "run": RUN, "openings": apart}

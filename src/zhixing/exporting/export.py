@@ -25,8 +25,8 @@ from zhixing.models import catalog
 from zhixing.models import gguf as names
 from zhixing.tasks import adapter, artefact, golden
 from zhixing.tokens.gguf import from_gguf, to_gguf
-from zhixing.tokens.imported import Imported
 from zhixing.tokens.layout import Parts
+from zhixing.tokens.tokenizer import coder
 
 # How far log p may lie from the model's, relative to the largest of a text, by the form of the weights.
 TOLERANCES = {"F32": 1e-4, "F16": 1e-2, "BF16": 3e-2, "Q8_0": 5e-2}
@@ -38,7 +38,7 @@ FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}  # what most of a file'
 def export_model(model: str | Path, out: str | Path, form: str = "", tell: Callable[..., None] = quiet, force: bool = False) -> Path:
     """Write a language model's GGUF file; of a model that answers rows a Model folder without torch or, by its name, an .onnx file.
 
-    model  a Model folder: of the llama or qwen3 layout, with a byte-level BPE tokenizer; or of one head over a text
+    model  a Model folder: of the llama or qwen3 layout, with a BPE tokenizer, byte-level or SentencePiece's; or of one head over a text
     out    the new file, or the new folder
     form   a name of `gguf.WRITTEN`: of the matrices; or "numpy"; or "merged": the Model folder of an adapter and its base in one.
            Empty: F16 where the name ends in .gguf, else numpy
@@ -154,9 +154,9 @@ def replay(path: Path, opened: artefact.Artefact, tolerance: float) -> None:
     """Read a file as any program would, and hold what it answers against the model's golden answers. Raises DataError where they differ."""
     held = gguf.GGUF(path)
     content, _ = from_gguf(str(path), held.settings)
-    coder = Imported(Parts(content, json.loads(content), []), opened.tokenizer.vocabulary_size)
+    again = coder(Parts(content, json.loads(content), []), opened.tokenizer.vocabulary_size)
     for text in (each["text"] for each in read_json(opened.folder.path / golden.GOLDEN)["answers"]):
-        if coder.encode(text).tolist() != opened.tokenizer.encode(text).tolist():
+        if again.encode(text).tolist() != opened.tokenizer.encode(text).tolist():
             raise DataError("golden.differs", path=str(path), text=text[:40], difference="token ids", tolerance=0)
-    again = catalog.restore(*names.read(held))
-    golden.check(opened.folder.path, opened.task, again, opened.tokenizer, tolerance)
+    restored = catalog.restore(*names.read(held))
+    golden.check(opened.folder.path, opened.task, restored, opened.tokenizer, tolerance)

@@ -34,6 +34,7 @@ BERT_ASIDE = frozenset({"hidden_dropout_prob"})  # how it was trained; a trainin
 WHISPER = ("vocab_size d_model encoder_layers decoder_layers encoder_attention_heads decoder_attention_heads encoder_ffn_dim "
            "decoder_ffn_dim max_source_positions max_target_positions num_mel_bins").split()  # fmt: skip
 WHISPER_DEFAULTS = {"max_source_positions": 1500, "max_target_positions": 448, "num_mel_bins": 80}
+ROBERTA = ("roberta", "xlm-roberta")
 SKIPPED = 2  # positions that RoBERTa never uses: its texts begin at the number after that of its padding, 1
 GPT2_DEFAULTS = {"n_positions": 1024, "layer_norm_epsilon": 1e-5, "n_inner": None, "vocab_size": 50257}
 
@@ -121,9 +122,9 @@ def _bert(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     from zhixing.models.bert import FIXED, REMARKS
 
     rest = {name: value for name, value in given.items() if name not in REMARKS | BERT_ASIDE}
-    known = {**FIXED, **({"pad_token_id": 1} if given["model_type"] == "roberta" else {})}
+    known = {**FIXED, **({"pad_token_id": 1} if given["model_type"] in ROBERTA else {})}
     found = _settings(path, rest, BERT, BERT_DEFAULTS, known)
-    if given["model_type"] == "roberta":
+    if given["model_type"] in ROBERTA:
         found["max_position_embeddings"] -= SKIPPED
     return {"model_type": "bert", **found}
 
@@ -209,7 +210,7 @@ FAMILIES: dict[str, tuple[Callable[[str, Mapping[str, Any]], dict[str, Any]], Ca
     "qwen3": (_llama, _same),
     "gpt2": (_gpt2, _prefixed),
     "bert": (_bert, _encoder),
-    "roberta": (_bert, _roberta),
+    **dict.fromkeys(ROBERTA, (_bert, _roberta)),
     "whisper": (_whisper, _heard),
 }
 # By `model_type` of ours: where its layers' names begin, the name of its table of tokens, and the setting that counts its layers.

@@ -10,9 +10,10 @@ from typing import Any
 from tokenizers import Tokenizer as Library
 
 from zhixing.core.errors import DataError
+from zhixing.tokens import charsmap
 from zhixing.tokens.imported import ABOUT, names_of
 from zhixing.tokens.layout import Parts
-from zhixing.tokens.tokenizer import OTHERS
+from zhixing.tokens.tokenizer import coder
 
 # What divides texts in pretraining, the first that there is; and what ends one, beside what the files say.
 BETWEEN = ("<|endoftext|>", "<|end_of_text|>", "</s>")
@@ -37,6 +38,7 @@ def growth(normalizer: Any) -> float:
     if not isinstance(normalizer, dict):
         return 1.0
     own = [len(normalizer[name]) for name in ("content", "prepend") if isinstance(normalizer.get(name), str)]
+    own += [charsmap.growth(normalizer["precompiled_charsmap"])] if normalizer.get("type") == "Precompiled" else []
     return max([1, *own]) * growth(normalizer.get("normalizers"))
 
 
@@ -58,13 +60,11 @@ def settle(
         names = names_of(value)
         if growth(value.get("normalizer")) > MOST_GROWTH:
             raise ValueError("its normalizer makes texts many times as long")
+        coder(Parts(content, value, []), size)  # first: what it refuses could end the library's process
         library = Library.from_str(content.decode("utf-8"))
         library.no_padding()
         library.no_truncation()
         plain, opened = (library.encode("a", add_special_tokens=each).ids for each in (False, True))
-        if max(names) >= size:
-            raise ValueError(f"its ids go up to {max(names)}, and the model has {size} tokens")
-        OTHERS[value["model"]["type"]](Parts(content, value, []), size)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as problem:  # the library raises bare Exception and, of a panic, less than that

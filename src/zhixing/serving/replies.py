@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zhixing.tokens.tokenizer import FIRST_PIECE, Tokenizer
+from zhixing.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from zhixing.decoding.generate import Event
@@ -39,8 +39,7 @@ def token_text(tokenizer: Tokenizer, token: int) -> tuple[str, list[int] | None]
         return tokenizer.controls[token], None
     content = tokenizer.token_bytes(token)
     try:
-        # Two tokens must not share a name: all but BPE write "a" as a piece and, where they must, as a byte.
-        if tokenizer.sort not in ("bpe", "imported") and token < FIRST_PIECE:
+        if token in tokenizer.fallback:  # two tokens must not share a name: "a" is a piece and, where it must be, a byte
             raise UnicodeDecodeError("utf-8", content, 0, 1, "a byte of its own")
         name = content.decode("utf-8")
     except UnicodeDecodeError:

@@ -115,7 +115,7 @@ def filled(item: Item, tokens: np.ndarray, tokenizer: Any) -> str:
         return tokenizer.decode(tokens)
     found = item["parts"][0]
     for gap, part in zip(item["gaps"], item["parts"][1:], strict=True):
-        piece = tokenizer.decode([int(tokens[gap])])
+        piece = tokenizer.decode([int(tokens[gap])], begins=False)
         found += (piece if found else piece.removeprefix(" ")) + part
     return found
 

@@ -1,8 +1,8 @@
-"""Tokenizers that other programs made: byte-level BPE with any split, encoded by the library (`wordpiece` is BERT's sort).
+"""Tokenizers that other programs made: byte-level BPE with any split, encoded by the library (`wordpiece` and `pieces` are other sorts).
 
 Their control tokens stand anywhere, so what is where is written beside them when they are imported: the entry ABOUT of
 `tokenizer_config.json`. As with our own, what a user types is only ever text. Leaves out: making such files (`importing`), and other sorts,
-which are refused: pieces that bring a space with them, or that cannot write every text.
+which are refused.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,21 +33,61 @@ def holds(value: Any, sort: str) -> bool:
 def names_of(value: dict[str, Any]) -> dict[int, str]:
     """Give every token's name by its id: those of the model and those that were added; a piece of no letters has none.
 
-    Raises ValueError for a tokenizer of another sort, for two names with one id, and for an added token without a name.
+    Raises ValueError for a tokenizer of another sort, for two names with one id or two ids of one name, and for an added token without a
+    name.
     """
     model = value["model"]
     of_bytes = model["type"] == "BPE" and not model.get("byte_fallback") and holds([value.get("pre_tokenizer")], "ByteLevel")
-    if not of_bytes and model["type"] != "WordPiece":
-        raise ValueError(f"its sort is {model['type']}, and only BPE on the level of bytes and WordPiece are read")
+    if not of_bytes and not (model["type"] == "BPE" and model.get("byte_fallback")) and model["type"] not in ("WordPiece", "Unigram"):
+        read = "BPE on the level of bytes or with bytes to fall back on, Unigram and WordPiece are read"
+        raise ValueError(f"its sort is {model['type']}, and only {read}")
+    vocabulary = model["vocab"]
+    own = vocabulary.items() if isinstance(vocabulary, dict) else [(name, place) for place, (name, _) in enumerate(vocabulary)]
+    if len({name for name, _ in own}) < len(own):
+        raise ValueError("one name has two ids")
     found: dict[int, str] = {}
-    for name, place in [*model["vocab"].items(), *((each["content"], each["id"]) for each in value.get("added_tokens") or ())]:
-        if name == "" and name in model["vocab"] and type(place) is int and place >= 0:  # Whisper has one
+    for name, place in [*own, *((each["content"], each["id"]) for each in value.get("added_tokens") or ())]:
+        if name == "" and isinstance(vocabulary, dict) and name in vocabulary and type(place) is int and place >= 0:  # Whisper has one
             continue
         if not name or type(place) is not int or place < 0 or found.setdefault(place, name) != name:
             raise ValueError(f"'{name}' has the id {place}, which another has too, or none")
-    if of_bytes and not any(letter in model["vocab"] for letter in alphabet()):
+    if of_bytes and not any(letter in vocabulary for letter in alphabet()):
         raise ValueError("none of the 256 bytes has a token")
     return found
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What stands where in such a tokenizer.
+
+    names     {id: name}
+    told      the tokens that were added, as the file tells of them
+    added     {id: name} of these
+    controls  {id: name} of those that are no text
+    nameless  ids that stand for nothing
+    """
+
+    names: dict[int, str]
+    told: list[dict[str, Any]]
+    added: dict[int, str]
+    controls: dict[int, str]
+    nameless: tuple[int, ...]
+
+    @classmethod
+    def of(cls, value: dict[str, Any], size: int) -> Standing:
+        """Read a `tokenizer.json` for a model of `size` tokens. Raises ValueError as `names_of` does, and for an id beyond."""
+        names, told = names_of(value), value.get("added_tokens") or []
+        if max(names) >= size:
+            raise ValueError(f"its ids go up to {max(names)}, and the model has {size} tokens")
+        controls = {each["id"]: each["content"] for each in sorted(told, key=lambda each: each["id"]) if each.get("special")}
+        nameless = tuple(place for place in range(size) if place not in names)
+        return cls(names, told, {each["id"]: each["content"] for each in told}, controls, nameless)
+
+
+def check_ids(library: Library, told: Sequence[dict[str, Any]]) -> None:
+    """Raise ValueError where the library gives an added token another id than the file does."""
+    if wrong := [each["content"] for each in told if library.token_to_id(each["content"]) != each["id"]]:
+        raise ValueError(f"the library gives '{wrong[0]}' another id than the file does")
 
 
 def unwritable(byte: int, count: int) -> DataError:
@@ -69,26 +110,20 @@ class Imported:
 
     def __init__(self, parts: Parts, size: int) -> None:
         value = parts.value
-        names = names_of(value)
-        if max(names) >= size:
-            raise ValueError(f"its ids go up to {max(names)}, and the model has {size} tokens")
-        told = value.get("added_tokens") or ()
-        self.added = {each["id"]: each["content"] for each in told}
-        self.controls = {each["id"]: each["content"] for each in sorted(told, key=lambda each: each["id"]) if each.get("special")}
-        self.nameless = tuple(place for place in range(size) if place not in names)
+        stands = Standing.of(value, size)
+        self.added, self.controls, self.nameless = stands.added, stands.controls, stands.nameless
         self.byte_ids = [value["model"]["vocab"].get(letter) for letter in alphabet()]
         self._missing = bytes(byte for byte, place in enumerate(self.byte_ids) if place is None)
         letters = {ord(letter): byte for byte, letter in enumerate(alphabet())}
         self.pieces = [b""] * size
-        for place, name in names.items():
+        for place, name in stands.names.items():
             if place in self.controls:
                 continue
             plain = place not in self.added and all(ord(letter) in letters for letter in name)
             self.pieces[place] = name.translate(letters).encode("latin-1") if plain else name.encode("utf-8", "replace")
         self._library = parts.library()
-        if wrong := [name for place, name in self.added.items() if self._library.token_to_id(name) != place]:
-            raise ValueError(f"the library gives '{wrong[0]}' another id than the file does")
-        guarded = {**value, "added_tokens": [{**each, "special": True} for each in told]}
+        check_ids(self._library, stands.told)
+        guarded = {**value, "added_tokens": [{**each, "special": True} for each in stands.told]}
         self._guarded = Parts(json.dumps(guarded).encode(), guarded, []).library()
         self._names = re.compile("|".join(re.escape(each) for each in sorted(self.controls.values(), key=len, reverse=True)) or r"(?!)")
 

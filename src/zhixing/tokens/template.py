@@ -46,7 +46,8 @@ def chat_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]
     ids: list[int] = []
     every = "|".join(re.escape(each) for each in sorted(names, key=len, reverse=True))
     for piece in re.split(f"({every})", text) if names else [text]:
-        ids += [names[piece]] if piece in names else tokenizer.encode(piece.translate(back), guarded=True).tolist()
+        begins = not ids or tokenizer.prefixed
+        ids += [names[piece]] if piece in names else tokenizer.encode(piece.translate(back), guarded=True, begins=begins).tolist()
     return ids or [tokenizer.end_id]
 
 

@@ -19,13 +19,13 @@ import numpy as np
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json, write_bytes, write_json
 from zhixing.core.log import quiet
-from zhixing.tokens import bpe, characters, imported, unigram, wordpiece, words
+from zhixing.tokens import bpe, characters, imported, pieces, unigram, wordpiece, words
 from zhixing.tokens.chat import TEMPLATE
 from zhixing.tokens.layout import BYTES, END, FIRST_BYTE, FIRST_PIECE, PAD, SPECIALS, USER, Parts
 
 CHUNK = 1 << 22  # characters encoded at a time: bounds memory, not the result
 SORTS = {"characters": characters.Characters, "bpe": bpe.BPE, "unigram": unigram.Unigram, "words": words.Words}
-OTHERS = {"BPE": imported.Imported, wordpiece.SORT: wordpiece.WordPiece}  # those that other programs made
+OTHERS = {"BPE": imported.Imported, wordpiece.SORT: wordpiece.WordPiece, pieces.SORT: pieces.Pieces}  # those that other programs made
 TOKENIZER, WORDS, SETTINGS = "tokenizer.json", "words.json", "tokenizer_config.json"
 
 
@@ -47,6 +47,8 @@ class Tokenizer:
     byte_ids         the token of each byte; None of one that an imported tokenizer has none for
     frame            what an imported model reads before every text and after it, in training and later: two runs of control tokens
     mask_id          the token that stands where one is hidden; of our own the first number after the vocabulary
+    prefix           where an imported one puts a space before a text, which is none of its bytes: `pieces.NONE`, FIRST or EVERY
+    fallback         tokens of a byte that pieces may write as well
 
     settings  of an imported one its `tokenizer_config.json`, with the entry `imported.ABOUT`
     """
@@ -67,6 +69,7 @@ class Tokenizer:
             raise DataError("tokens.file", path=origin, problem=str(problem)[:200]) from None
         self.portable = self._coder.portable
         self.lossless = getattr(self._coder, "lossless", True)
+        self.prefix = getattr(self._coder, "prefix", pieces.NONE)
         self.barred = tuple(sorted((set(self.controls) - self.ends) | set(self._nameless)))
 
     def _of_ours(self, value: dict[str, Any], words: bytes | None) -> None:
@@ -84,11 +87,13 @@ class Tokenizer:
         self.frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
         self.mask_id = len(names)
         self.vocabulary_size = len(names)
+        self.fallback = frozenset(range(FIRST_BYTE, FIRST_PIECE) if self.sort != "bpe" else ())
         self._bytes = [b""] * FIRST_BYTE + [bytes([byte]) for byte in range(256)] + self._coder.pieces
 
     def _of_others(self, value: dict[str, Any], about: dict[str, Any]) -> None:
         self.sort, self.vocabulary_size = "imported", int(about["vocabulary_size"])
-        self._coder = OTHERS[value["model"]["type"]](Parts(self.content, value, []), self.vocabulary_size)
+        self._coder = coder(Parts(self.content, value, []), self.vocabulary_size)
+        self.fallback = getattr(self._coder, "fallback", frozenset())
         self.controls, self.added, self._nameless = self._coder.controls, self._coder.added, self._coder.nameless
         self.byte_ids = self._coder.byte_ids
         self.pad_id, self.end_id, self.opening, self.ends = about["pad"], about["end"], tuple(about["opening"]), frozenset(about["ends"])
@@ -131,6 +136,11 @@ class Tokenizer:
         """Whether the model that it belongs to has its own way of reading chats."""
         return isinstance((self.settings or {}).get("chat_template"), str)
 
+    @property
+    def prefixed(self) -> bool:
+        """Whether a space is put before what follows a control token within a text, too."""
+        return self.prefix == pieces.EVERY
+
     def save(self, folder: str | Path) -> None:
         """Write the files; `tokenizer_config.json`, by which transformers opens a tokenizer, only beside a portable one."""
         if self.words is not None:  # first: where a kill leaves a tokenizer.json, all that it needs is there
@@ -153,17 +163,19 @@ class Tokenizer:
         }
         write_json(Path(folder) / SETTINGS, settings)
 
-    def encode(self, text: str, guarded: bool = False) -> np.ndarray:
+    def encode(self, text: str, guarded: bool = False, begins: bool = True) -> np.ndarray:
         """Turn a text into token ids; never a control token, whatever the text contains.
 
         guarded  of an imported one, tokens that were added without being control tokens are not looked for either
+        begins   the text begins here; False: it goes on, and no space is put before it
         return   (N,) int32
         Raises DataError for a lone surrogate, which is no character and has no bytes.
         """
         more = {"guarded": True} if guarded else {}
+        on = {**more, "begins": False} if self.prefix else more
         if len(text) <= CHUNK:
-            return self._coder.encode(text, **more)
-        return np.concatenate([self._coder.encode(text[start:end], **more) for start, end in self._cuts(text)])
+            return self._coder.encode(text, **(more if begins else on))
+        return np.concatenate([self._coder.encode(text[a:b], **(on if a or not begins else more)) for a, b in self._cuts(text)])
 
     def framed(self, ids: np.ndarray, longest: int | None = None) -> np.ndarray:
         """Put what an imported model reads around every text around one that it is to answer; our own models read the text alone.
@@ -186,13 +198,26 @@ class Tokenizer:
             return [self.encode(text) for text in texts]
         return self._coder.encode_batch(texts)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int], begins: bool = True) -> str:
         """Turn token ids into text; control tokens are no text; bytes that are no character become U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
+        return self.decode_bytes(ids, begins).decode("utf-8", "replace")
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Turn token ids into the bytes they stand for."""
-        return b"".join([self.token_bytes(each) for each in ids])
+    def decode_bytes(self, ids: Iterable[int], begins: bool = True) -> bytes:
+        """Turn token ids into the bytes they stand for; a text begins with the first, unless it goes on, and as `begins_after` says."""
+        told = []
+        for each in ids:
+            told.append(self.said(each, begins))
+            begins = self.begins_after(each)
+        return b"".join(told)
+
+    def begins_after(self, id: int) -> bool:
+        """Say whether a text begins after a token: a control token, or any that was added where what follows it is given a space."""
+        return id in self.controls or (self.prefixed and id in self.added)
+
+    def said(self, id: int, begins: bool) -> bytes:
+        """Give the bytes that a token says in its place: of one that begins a text, without the space that was put before it."""
+        content = self.token_bytes(id)
+        return content.removeprefix(b" ") if begins and self.prefix else content
 
     def token_bytes(self, id: int) -> bytes:
         """Give the bytes of one token; none for a control token."""
@@ -207,6 +232,15 @@ class Tokenizer:
             end = self._coder.cut(text, start, start + CHUNK)
             yield start, end
             start = end
+
+
+def coder(parts: Parts, size: int) -> Any:
+    """Make the coder of another program's tokenizer, for a model of so many tokens.
+
+    Raises ValueError or KeyError for a sort that is not read.
+    """
+    model = parts.value["model"]
+    return (pieces.Pieces if model.get("byte_fallback") else OTHERS[model["type"]])(parts, size)
 
 
 def _sort(model: dict[str, Any]) -> str:
@@ -229,15 +263,20 @@ def _names(vocabulary: dict[str, int] | list[list[Any]]) -> list[str]:
 
 
 class Decoder:
-    """Text from a stream of ids; a character is given only when it is whole. The pieces and the rest make what `decode` makes."""
+    """Text from a stream of ids; a character is given only when it is whole. The pieces and the rest make what `decode` makes.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    begins  a text begins with the first id; False: one goes on
+    """
+
+    def __init__(self, tokenizer: Tokenizer, begins: bool = True) -> None:
+        self._tokenizer, self._begins = tokenizer, begins
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, id: int) -> str:
         """Take one id; give the characters that it completes."""
-        return self._decoder.decode(self._tokenizer.token_bytes(id))
+        content = self._tokenizer.said(id, self._begins)
+        self._begins = self._tokenizer.begins_after(id)
+        return self._decoder.decode(content)
 
     def flush(self) -> str:
         """End the stream; give U+FFFD for a character that was begun and not finished."""

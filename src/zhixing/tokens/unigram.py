@@ -27,7 +27,8 @@ from zhixing.tokens.layout import BYTES, FALLBACK, FIRST_BYTE, FIRST_PIECE, SPEC
 COVERAGE = 0.9995  # of the characters of the text, as SentencePiece's default; rarer ones are bytes
 ALPHABET = 0.75  # and at most so much of the vocabulary that is left for pieces
 MARK, END_OF_WORD = "\uffff", "\0"  # no character, and the library's own mark between words: neither is part of a piece
-LONGEST = 16  # characters of a piece
+LONGEST = 16  # characters of a piece that is learnt
+MOST_LETTERS = 256  # and of any
 WORDS = 100_000  # different words that pieces are learnt from, the most frequent: each costs time in every round, however rare
 STEP = 1e-4  # by which the library sets required characters that it has no use for apart, in an order that changes from run to run
 PLACES = 4  # decimals of a score; the last bits of the library's sums change from run to run
@@ -43,6 +44,8 @@ class Unigram:
 
     def __init__(self, parts: Parts) -> None:
         self.pieces = [name.encode("utf-8") for name in parts.names[FIRST_PIECE:]]
+        if max(map(len, parts.names)) > MOST_LETTERS:  # the library follows a piece letter by letter, each a call within the last
+            raise ValueError(f"it has a piece of more than {MOST_LETTERS} characters")
         self._library = parts.library()
         for names in ("".join(BYTES), "".join(SPECIALS), *BYTES, *SPECIALS):
             ids = run(self._library, [names])[0]

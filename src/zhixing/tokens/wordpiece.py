@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from zhixing.core.errors import DataError
-from zhixing.tokens.imported import names_of
+from zhixing.tokens.imported import Standing
 from zhixing.tokens.layout import HAN, Parts, line_end, run
 
 SORT = "WordPiece"
@@ -30,21 +30,16 @@ class WordPiece:
 
     def __init__(self, parts: Parts, size: int) -> None:
         value = parts.value
-        names, model = names_of(value), value["model"]
-        if max(names) >= size:
-            raise ValueError(f"its ids go up to {max(names)}, and the model has {size} tokens")
+        stands, model = Standing.of(value, size), value["model"]
         if not model.get("max_input_chars_per_word", LONGEST) <= LONGEST:
             raise ValueError(f"it cuts words of more than {LONGEST} characters")
-        told = value.get("added_tokens") or ()
-        self.added = {each["id"]: each["content"] for each in told}
-        self.controls = {each["id"]: each["content"] for each in sorted(told, key=lambda each: each["id"]) if each.get("special")}
-        self.nameless = tuple(place for place in range(size) if place not in names)
+        self.added, self.controls, self.nameless = stands.added, stands.controls, stands.nameless
         self.byte_ids: list[int | None] = [None] * 256
         self.unknown = model["vocab"][model["unk_token"]]
         self._never = [place for place in self.controls if place != self.unknown]
         inside = model.get("continuing_subword_prefix") or "##"
         self.pieces = [b""] * size
-        for place, name in names.items():
+        for place, name in stands.names.items():
             if place in self.controls or place == self.unknown:
                 continue
             alone = name[:1].isalnum() and not HAN.match(name[:1] * 2)
