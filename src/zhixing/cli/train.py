@@ -38,6 +38,7 @@ def train(
     start: str | None = None,
     lora: int | None = None,
     lora_alpha: float | None = None,
+    extend_vocabulary: int | None = None,
     teacher: str | None = None,
     seed: int | None = None,
     accumulate: int | None = None,
