@@ -39,6 +39,7 @@ def train(
     lora: int | None = None,
     lora_alpha: float | None = None,
     lora_base: str | None = None,
+    extend_vocabulary: int | None = None,
     teacher: str | None = None,
     seed: int | None = None,
     accumulate: int | None = None,

@@ -19,7 +19,7 @@ import numpy as np
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json, write_bytes, write_json
 from zhixing.core.log import quiet
-from zhixing.tokens import bpe, characters, imported, pieces, unigram, wordpiece, words
+from zhixing.tokens import bpe, characters, extension, imported, pieces, unigram, wordpiece, words
 from zhixing.tokens.chat import TEMPLATE
 from zhixing.tokens.layout import BYTES, END, FIRST_BYTE, FIRST_PIECE, PAD, SPECIALS, USER, Parts
 
@@ -175,7 +175,8 @@ class Tokenizer:
         on = {**more, "begins": False} if self.prefix else more
         if len(text) <= CHUNK:
             return self._coder.encode(text, **(more if begins else on))
-        return np.concatenate([self._coder.encode(text[a:b], **(on if a or not begins else more)) for a, b in self._cuts(text)])
+        parts = enumerate(self.cut(text))
+        return np.concatenate([self._coder.encode(each, **(on if number or not begins else more)) for number, each in parts])
 
     def framed(self, ids: np.ndarray, longest: int | None = None) -> np.ndarray:
         """Put what an imported model reads around every text around one that it is to answer; our own models read the text alone.
@@ -225,13 +226,19 @@ class Tokenizer:
             raise DataError("tokens.id", id=int(id), size=self.vocabulary_size)
         return self._bytes[id]
 
-    def _cuts(self, text: str) -> Iterator[tuple[int, int]]:
-        """Cut a long text where no token crosses."""
+    def cut(self, text: str, longest: int = CHUNK) -> Iterator[str]:
+        """Cut a long text where no token crosses; longest: in characters, of a part that can be cut so."""
         start = 0
         while start < len(text):
-            end = self._coder.cut(text, start, start + CHUNK)
-            yield start, end
+            end = self._coder.cut(text, start, start + longest)
+            yield text[start:end]
             start = end
+
+    def free_id(self) -> int:
+        """Give the first id after all that have a name or a use; a model's table may be larger."""
+        told = (self.pad_id, self.end_id, self.begin_id, self.last_id, self.mask_id, *self.opening, *self.ends, *sum(self.frame, ()))
+        named = set(range(self.vocabulary_size)) - set(self._nameless)
+        return max(each for each in (*named, *told) if each < self.vocabulary_size) + 1
 
 
 def coder(parts: Parts, size: int) -> Any:
@@ -305,6 +312,24 @@ def train_bpe(texts: Iterable[str], size: int, tell: Callable[..., None] = quiet
     size  int, tokens   of the whole vocabulary; fewer come out, and are told, when the text has no more pairs
     """
     return Tokenizer(bpe.train(texts, size, tell))
+
+
+def extend_bpe(tokenizer: Tokenizer, texts: Iterable[str], most: int, tell: Callable[..., None] = quiet) -> Tokenizer:
+    """Give a byte-level BPE tokenizer more pieces, of one's own or of an imported model; its ids and merges stay as they are.
+
+    most  int, tokens   that may be added; fewer are, and are told, when no other pair stands twice in the texts
+
+    Raises UsageError for a tokenizer of another sort.
+    """
+    value = json.loads(tokenizer.content)
+    extension.check_sort(value, tokenizer.sort)
+    parts = (part for text in texts for part in tokenizer.cut(text, extension.PIECE))
+    content = extension.extend(tokenizer.content, tokenizer.free_id(), parts, most, tell)
+    if tokenizer.settings is None:
+        return Tokenizer(content)
+    size = max(tokenizer.vocabulary_size, 1 + max(json.loads(content)["model"]["vocab"].values()))
+    about = tokenizer.settings[imported.ABOUT]
+    return Tokenizer(content, settings={**tokenizer.settings, imported.ABOUT: {**about, "vocabulary_size": size}})
 
 
 def train_unigram(texts: Iterable[str], size: int, tell: Callable[..., None] = quiet) -> Tokenizer:

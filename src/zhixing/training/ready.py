@@ -110,7 +110,7 @@ def ready(corpus: Corpus, settled: Settings, tokenizer: Tokenizer | None, tell: 
     def build(chosen: TrainSettings) -> nn.Module:
         torch.manual_seed(key(chosen.seed, "init"))
         vocabulary = task.vocabulary if tokenizer is None else tokenizer.vocabulary_size
-        body = start.body(chosen, vocabulary, chosen.window, task)
+        body = start.body(chosen, vocabulary, chosen.window, task, tokenizer)
         head = task.head(body.width)
         if chosen.lora:
             lora.attach(body, chosen.lora, chosen.lora_alpha or 2.0 * chosen.lora)

@@ -83,6 +83,7 @@ class TrainSettings:
     lora, lora_alpha          with start, rank of what is trained beside its linear maps, whose weights stay as they are (0: all are
                               trained), and how strongly it counts: alpha / rank; alpha 0: twice the rank
     lora_base                 "int8": weights that stay as they are lie in eight bits in training; "auto": as the precision says
+    extend_vocabulary         with start, how many pieces its byte-level BPE is given at most, learnt from the training split; 0: none
     teacher                   a Model folder whose probabilities of the training rows are learnt beside the labels; "": none
     teacher_weight, teacher_temperature   its share of the objective, 0..1, and what flattens both models' probabilities
     dropout                   -1: derived from the number of passes
@@ -137,6 +138,7 @@ class TrainSettings:
     lora: int = 0
     lora_alpha: float = 0.0
     lora_base: str = "auto"
+    extend_vocabulary: int = 0
     teacher: str = ""
     teacher_weight: float = 0.7
     teacher_temperature: float = 2.0
@@ -176,6 +178,7 @@ NOT_NEGATIVE = (
     *("accumulate", "negatives", "subsample", "minimum", "epsilon", "delta", "rollouts", "kl", "augment", "lora", "lora_alpha"),
 )
 MOST_AUGMENT = 2.0
+MOST_PIECES = 1 << 17  # added at once: as many as the largest vocabularies have
 LENGTHS = ("steps", "minutes", "core_seconds")  # of a training, of which one is given, or none
 PRIVATE_TASKS = ("classify", "multilabel")
 PRIVATE_MODEL = "hashed"
@@ -268,6 +271,7 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     if settled.value.start and (model in of.counted or model in TASK_OF):
         raise UsageError("settings.unused", setting="start", model=model)
     check_lora(settled.value)
+    check_extension(settled)
     if settled.value.teacher and (of.schema.told != ("label",) or of.reads != "text"):
         raise UsageError("settings.teacher", task=task, path=settled.value.teacher)
     check(settled)
@@ -288,6 +292,22 @@ def check_lora(value: TrainSettings) -> None:
         raise UsageError("settings.unused", setting="lora", model="epsilon")
     if open_folder(value.start, "model").kind != "model":
         raise UsageError("lora.on_adapter", path=value.start)
+
+
+def check_extension(settled: Settings) -> None:
+    """Refuse a number of new pieces that cannot be, or a training that could not learn them: of nothing, of no decoder, of an adapter."""
+    value = settled.value
+    if not value.extend_vocabulary and settled.origins["extend_vocabulary"] != "flag":
+        return
+    if not 1 <= value.extend_vocabulary <= MOST_PIECES:
+        raise UsageError("extend.size", size=value.extend_vocabulary, most=MOST_PIECES)
+    if not value.start:
+        raise UsageError("extend.start")
+    if value.lora:
+        raise UsageError("extend.lora", rank=value.lora)
+    family = catalog.find({"model_type": value.model})
+    if "causal" not in family.kinds or not hasattr(family, "from_config"):
+        raise UsageError("extend.model", path=value.start, model=value.model)
 
 
 def task_of(model: str, task: str) -> str:
@@ -398,8 +418,8 @@ def under_privacy(settled: Settings, task: str, counted: Container[str]) -> Sett
         raise UsageError("private.task", task=task, among=PRIVATE_TASKS)
     if value.model in counted or value.model in TASK_OF:
         raise UsageError("private.model", model=value.model)
-    if value.minutes or value.core_seconds or value.teacher:
-        named = next(name for name in ("minutes", "core_seconds", "teacher") if getattr(value, name))
+    if value.minutes or value.core_seconds or value.teacher or value.extend_vocabulary:
+        named = next(name for name in ("minutes", "core_seconds", "teacher", "extend_vocabulary") if getattr(value, name))
         raise UsageError("private.setting", setting=named, value=getattr(value, named))
     if not value.delta < 1:
         raise UsageError("settings.range", setting="delta", value=value.delta, origin=settled.origins["delta"])

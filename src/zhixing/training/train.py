@@ -53,7 +53,7 @@ def plan(corpus: str | Path, settings: dict[str, Any] | None = None, recipe: str
     if settled.value.model in task_class(opened.task).counted:
         return {"settings": shown, "task": opened.task}
     chosen = choose(settled.value, task_of(settled.value.model, opened.task))
-    made = ready(opened, Settings(chosen, settled.origins), make_tokenizer(opened, chosen), tell)
+    made = ready(opened, Settings(chosen, settled.origins), make_tokenizer(opened, chosen, tell), tell)
     cost = estimate(made, chosen)
     total = budget.whole(cost, budget.schedule(chosen, cost, made.tokens_a_step, made.train_tokens, (0.0, 0.0), made.held_batches))
     parameters = sum(p.numel() for p in made.build(replace(chosen, dropout=0.0)).parameters())
@@ -119,7 +119,8 @@ def _train(opened: Corpus, out: Path, settled: Settings, began: tuple[float, flo
     if settled.value.epsilon and settled.value.start:
         private.check_start(settled.value.start, opened)
     task = task_of(settled.value.model, opened.task)
-    tokenizer = Tokenizer.load(out) if continued and (out / "tokenizer.json").exists() else make_tokenizer(opened, settled.value)
+    held = continued and (out / "tokenizer.json").exists()
+    tokenizer = Tokenizer.load(out) if held else make_tokenizer(opened, settled.value, tell)
     made = ready(opened, Settings(choose(_as_begun(settled.value, out, continued), task), settled.origins), tokenizer, tell)
     if settled.value.epsilon and not continued:  # whatever it may refuse, before anything is replaced
         planned = budget.schedule(made.settings, None, made.tokens_a_step, made.train_tokens, (0.0, 0.0), 0)
@@ -336,6 +337,9 @@ def finish(
         about["teacher"] = teacher.origin(settings.teacher)
     if settings.start:
         about["start"] = start.origin(settings.start)
+    if settings.extend_vocabulary:
+        assert tokenizer is not None
+        about["extended"] = start.extended(settings.start, tokenizer, settings.extend_vocabulary)
     learned = about.get("teacher", {}).get("fitted_on", ())  # what a teacher has seen, its pupil has
     about["fitted_on"] = _fitted_on(corpus, settings.model == "mixture" or "validation" in learned)
     artefact.write(out, task, served, tokenizer, settings.start if settings.lora else "")
