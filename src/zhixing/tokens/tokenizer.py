@@ -226,11 +226,11 @@ class Tokenizer:
             raise DataError("tokens.id", id=int(id), size=self.vocabulary_size)
         return self._bytes[id]
 
-    def cut(self, text: str, longest: int = CHUNK) -> Iterator[str]:
+    def cut(self, text: str, longest: int | None = None) -> Iterator[str]:
         """Cut a long text where no token crosses; longest: in characters, of a part that can be cut so."""
         start = 0
         while start < len(text):
-            end = self._coder.cut(text, start, start + longest)
+            end = self._coder.cut(text, start, start + (longest or CHUNK))
             yield text[start:end]
             start = end
 
