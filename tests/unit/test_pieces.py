@@ -151,7 +151,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no mark": ({**spoilt(), "normalizer": None}, "makes ▁ of a space"),
     "merges of nothing": (spoilt(merges=[["a", "龘"]]), "out of vocabulary"),
     "no unknown token": (unigram(unk_id=None), "no unknown token"),
-    "an unknown token beyond": (unigram(unk_id=4000), "UnkId"),
+    "an unknown token beyond": (unigram(unk_id=4000), "no unknown token"),
     "a name twice": (unigram(vocab=[*unigram()["model"]["vocab"], ["▁The", -1.0]]), "two ids"),
     "a score that is none": (unigram(vocab=[["a", None], *unigram()["model"]["vocab"][1:]]), ""),
     "a score without end": (unigram(vocab=[["<s>", float("inf")], *unigram()["model"]["vocab"][1:]]), ""),
