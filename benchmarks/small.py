@@ -116,13 +116,8 @@ def main() -> None:
     same = [one.value == two.value for one, two in zip(before.predict(asked[:300]), after.predict(asked[:300]), strict=True)]
     forms: dict[str, Any] = {"torch": before.predict, "NumPy": after.predict}
     try:
-        from zhixing.exporting.onnx import Session
-
-        export_model(model, out / "model.onnx", tell=tell, force=True)
-        session = Session(out / "model.onnx", after.model.width, after.model.window)
-        forms["ONNX Runtime"] = lambda rows: list(
-            before.task.answers(session, [before.task.encode(row, before.tokenizer) for row in rows], before.tokenizer)
-        )
+        export_model(model, out / "onnx", "onnx", tell=tell, force=True)
+        forms["ONNX Runtime"] = load(out / "onnx").predict
     except UsageError:
         tell("benchmark.no_onnx")
     times = speed(forms, asked, runs)

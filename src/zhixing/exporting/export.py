@@ -21,6 +21,7 @@ from zhixing.core.files import atomic, read_json, sha256
 from zhixing.core.folder import MANIFEST, above, check_new, check_place, create, locked
 from zhixing.core.log import quiet
 from zhixing.data import gguf
+from zhixing.exporting.forms import FASTEST, FOLDERS, MERGED, NUMPY, PROGRAMS, TOLERANCES
 from zhixing.models import catalog
 from zhixing.models import gguf as names
 from zhixing.tasks import adapter, artefact, golden
@@ -28,9 +29,6 @@ from zhixing.tokens.gguf import from_gguf, to_gguf
 from zhixing.tokens.layout import Parts
 from zhixing.tokens.tokenizer import coder
 
-# How far log p may lie from the model's, relative to the largest of a text, by the form of the weights.
-TOLERANCES = {"F32": 1e-4, "F16": 1e-2, "BF16": 3e-2, "Q8_0": 5e-2}
-NUMPY, MERGED = "numpy", "merged"
 CARRIED = ("task", "model", "parameters", "fitted_on", "corpus", "training", "start", "teacher")  # what a card says of the model itself
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}  # what most of a file's matrices are, as programs show it
 
@@ -40,22 +38,23 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
 
     model  a Model folder: of the llama or qwen3 layout, with a BPE tokenizer, byte-level or SentencePiece's; or of one head over a text
     out    the new file, or the new folder
-    form   a name of `gguf.WRITTEN`: of the matrices; or "numpy"; or "merged": the Model folder of an adapter and its base in one.
-           Empty: F16 where the name ends in .gguf, else numpy
+    form   a name of `gguf.WRITTEN`: of the matrices; of a folder "numpy", "onnx" (computed by ONNX Runtime), "int8" (so, with weights in
+           eight bits; of an .onnx file too) or "fastest" of these, which is measured; or "merged": the Model folder of an adapter and its
+           base in one. Empty: F16 where the name ends in .gguf, else numpy
 
     Raises UsageError for a model or tokenizer that the form has no name for, or a place that is taken; DataError, and nothing is written,
     when the answers are not the model's.
     """
     out = check_place(out)
-    form = form.lower() if form.lower() in (NUMPY, MERGED) else form.upper()
-    if form and form not in (*gguf.WRITTEN, NUMPY, MERGED):
-        raise UsageError("export.form", name=form, among=[*gguf.WRITTEN, NUMPY, MERGED])
+    form = form.lower() if form.lower() in FOLDERS else form.upper()
+    if form and form not in (*gguf.WRITTEN, *FOLDERS):
+        raise UsageError("export.form", name=form, among=[*gguf.WRITTEN, *FOLDERS])
     if form == MERGED:
         return _merged(model, out, tell, force)
-    if form != NUMPY and out.suffix == ".onnx":
+    if form not in (NUMPY, FASTEST) and out.suffix == ".onnx":
         return _onnx(model, out, form, tell, force)
-    if form == NUMPY or (not form and out.suffix != ".gguf"):
-        return _arrays(model, out, tell, force)
+    if form in FOLDERS or (not form and out.suffix != ".gguf"):
+        return _arrays(model, out, form or NUMPY, tell, force)
     form = form or "F16"
     if out.exists() and (not force or out.is_dir()):
         raise UsageError("output.exists", path=str(out))
@@ -109,8 +108,8 @@ def _merged(model: str | Path, out: Path, tell: Callable[..., None], force: bool
 
 def _onnx(model: str | Path, out: Path, form: str, tell: Callable[..., None], force: bool) -> Path:
     """Write an ONNX file, whose golden answers ONNX Runtime gives again."""
-    if form not in ("", "F32"):
-        raise UsageError("export.form", name=form, among=["F32"])
+    if form not in ("", "F32", *PROGRAMS):
+        raise UsageError("export.form", name=form, among=["F32", *PROGRAMS])
     if out.exists() and (not force or out.is_dir()):
         raise UsageError("output.exists", path=str(out))
     opened = whole(model)
@@ -118,15 +117,15 @@ def _onnx(model: str | Path, out: Path, form: str, tell: Callable[..., None], fo
     from zhixing.exporting.replay import Writer
 
     with above(out), atomic(out) as handle:
-        found: Any = onnx.write(opened, Path(handle.name))
-        if writes(opened):
-            found = Writer(found.run, found.window)
-        golden.check(opened.folder.path, opened.task, found, opened.tokenizer, TOLERANCES["F32"])
-    tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form="F32")
+        made = onnx.session_of(opened, weights := PROGRAMS.get(form, "F32"))
+        handle.write(made.program.tobytes())
+        found = Writer(made.run, made.window) if writes(opened) else made
+        golden.check(opened.folder.path, opened.task, found, opened.tokenizer, TOLERANCES[weights])
+    tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form=weights)
     return out
 
 
-def _arrays(model: str | Path, out: Path, tell: Callable[..., None], force: bool) -> Path:
+def _arrays(model: str | Path, out: Path, form: str, tell: Callable[..., None], force: bool) -> Path:
     """Write a Model folder that needs no torch."""
     with locked(out):
         for source in adapter.sources(model):
@@ -134,19 +133,17 @@ def _arrays(model: str | Path, out: Path, tell: Callable[..., None], force: bool
         opened = whole(model)
         if writes(opened):
             raise UsageError("export.suffix", path=str(out))
-        from zhixing.exporting.graph import arrays_of
+        from zhixing.exporting.torchless import without_torch
 
-        found = arrays_of(opened)
-        golden.check(opened.folder.path, opened.task, found, opened.tokenizer, TOLERANCES["F32"])
+        found, form = without_torch(opened, form, tell)
         card: dict[str, Any] = {name: opened.folder.card[name] for name in CARRIED if name in opened.folder.card}
         origin = sha256(opened.folder.path / MANIFEST)
-        operations = sum(len(each.config.nodes) for each in getattr(found, "parts", {"": found}).values())
-        card["exported"] = {"from": Path(model).name, "manifest_sha256": origin, "operations": operations}
+        card["exported"] = {"from": Path(model).name, "manifest_sha256": origin, "form": form}
         card["versions"] = {"zhixing": zhixing.__version__, "numpy": np.__version__, "python": platform.python_version()}
         with create(out, "model", card, force) as building:
             artefact.write(building, opened.task, found, opened.tokenizer)
     size = sum(each.stat().st_size for each in out.iterdir() if each.is_file())
-    tell("export.done", path=str(out), mib=size / (1 << 20), form=NUMPY)
+    tell("export.done", path=str(out), mib=size / (1 << 20), form=form)
     return out
 
 

@@ -10,6 +10,7 @@ import logging
 import math
 import operator
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -61,15 +62,17 @@ class Whole(nn.Module):
         return tuple(self.made(tokens, lengths).values())
 
 
-def arrays_of(opened: Artefact) -> Graph | Several:
-    """Take a model apart; one of many tasks into one graph a task.
+def arrays_of(opened: Artefact, make: Callable[[Artefact], Any]) -> Any:
+    """Make a model's form that needs no torch; of one of many tasks one a task.
+
+    make  gives that of a model of one task, such as `graph_of`
 
     Raises UsageError for a model that cannot be taken apart; DataError when the operations give other numbers than the model.
     """
     if not hasattr(opened.task, "parts"):
-        return graph_of(opened)
+        return make(opened)
     seen = {str(number): see(opened.task, opened.model, name, opened.tokenizer) for number, name in enumerate(opened.task.parts)}
-    return Several("graph", {number: graph_of(replace(opened, model=each)) for number, each in seen.items()})
+    return Several("graph", {number: make(replace(opened, model=each)) for number, each in seen.items()})
 
 
 def graph_of(opened: Artefact) -> Graph:

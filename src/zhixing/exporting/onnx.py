@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -21,36 +22,17 @@ from zhixing.core.errors import UsageError
 from zhixing.exporting.graph import as_function, compare, trace, unlike, width_of, window_of
 from zhixing.exporting.recurrent import in_onnx
 from zhixing.models.graph import INPUTS
+from zhixing.models.session import Session, SessionConfig
 from zhixing.tasks.artefact import Artefact
 from zhixing.tasks.task import to_dict
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-class Session:
-    """An ONNX file, opened by ONNX Runtime, as read_out reads it.
+def session_of(opened: Artefact, weights: str = "F32") -> Session:
+    """Write a model as an ONNX program and open it.
 
-    width   int, outputs
-    window  int, tokens    None: any number
-    """
-
-    def __init__(self, path: Path, width: int, window: int | None) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.width, self.window = width, window
-
-    def run(self, tokens: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
-        """Compute what is made of rows, by name: of (B, T) int and (B,) int, as `layers.heads.named` says, float32."""
-        given = dict(zip(INPUTS, (np.asarray(each, np.int64) for each in (tokens, lengths)), strict=True))
-        names = [each.name for each in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, given), strict=True))
-
-
-def write(opened: Artefact, path: Path) -> Session:
-    """Write a model's ONNX file and open it again.
+    weights  a name of `models.session.FORMS`
 
     Raises UsageError when a package is missing, or for a model that cannot be written so; DataError when it computes other numbers.
     """
@@ -77,7 +59,30 @@ def write(opened: Artefact, path: Path) -> Session:
     if opened.tokenizer is not None:
         told["zhixing.tokenizer"] = opened.tokenizer.content.decode("utf-8")
         told["zhixing.frame"] = json.dumps({"frame": opened.tokenizer.frame, "pad": opened.tokenizer.pad_id})
-    made.save(str(path), external_data=False)
-    found = Session(path, width_of(whole), window_of(opened))
-    compare(whole, found, opened)
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "model.onnx"
+        made.save(str(path), external_data=False)
+        if weights == "INT8":
+            path = squeezed(path)
+        program = np.frombuffer(path.read_bytes(), np.uint8)
+    found = Session(SessionConfig(opened.family, width_of(whole), window_of(opened), weights), program)
+    if weights == "F32":
+        compare(whole, found, opened)
     return found
+
+
+def squeezed(path: Path) -> Path:
+    """Give a file's products of matrices weights of eight bits, a scale a column; what they read is rounded as it comes.
+
+    Of the eight bits seven are used: older processors add two products in sixteen bits, and would lose what does not fit.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    out = path.with_name("int8.onnx")
+    logging.disable(logging.WARNING)
+    try:
+        how = {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": True, "op_types_to_quantize": ["MatMul", "Gemm"]}
+        quantize_dynamic(str(path), str(out), **how)
+    finally:
+        logging.disable(logging.NOTSET)
+    return out

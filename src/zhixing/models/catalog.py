@@ -68,6 +68,7 @@ MODELS = {
     "trees": "zhixing.models.trees:Trees",
     "table_logistic": "zhixing.models.tables:TableLogistic",
     "graph": "zhixing.models.graph:Graph",
+    "session": "zhixing.models.session:Session",
     "overlap": "zhixing.models.overlap:Overlap",
     "majority": "zhixing.models.tables:Majority",
     "ridge": "zhixing.models.ridge:Ridge",

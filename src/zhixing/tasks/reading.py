@@ -11,6 +11,7 @@ from zhixing.data.batch import pad, size
 from zhixing.tasks.task import Item
 
 READ_BATCH = 64  # texts read at once
+LEAST, LONGER = 8, 1.25  # a processor reads so many at once, or more as long as none is that much longer than the shortest
 READ = ("tokens", "image", "picture", "frames")
 
 
@@ -31,11 +32,25 @@ def read(model: Any, items: Sequence[Item], pad_id: int) -> Iterator[tuple[np.nd
     items   as in `read_out`
     return  (B,) int, and what `layers.heads.named` says, of these B items
     """
-    order = np.argsort([size(each) for each in items], kind="stable")
-    for start in range(0, len(order), READ_BATCH):
-        chosen = order[start : start + READ_BATCH]
+    alone = not hasattr(model, "run") and next(model.parameters()).device.type != "cpu"
+    for chosen in alike([size(each) for each in items], READ_BATCH if alone else LEAST):
         batch = pad([{name: items[place][name] for name in READ if name in items[place]} for place in chosen], pad_id)
         yield chosen, model.run(batch["tokens"], batch["lengths"]) if hasattr(model, "run") else _by_torch(model, batch)
+
+
+def alike(sizes: Sequence[int], least: int = LEAST) -> Iterator[np.ndarray]:
+    """Divide items into groups of like length, the shortest first: what fills up the shorter ones of a group costs as much as they do.
+
+    least   int, items    that a group has before a longer one begins another
+    return  (B,) int places, of READ_BATCH items at most
+    """
+    order = np.argsort(sizes, kind="stable")
+    start = 0
+    for place in range(1, len(order) + 1):
+        full = place - start == READ_BATCH
+        if place == len(order) or full or (place - start >= least and sizes[order[place]] > LONGER * sizes[order[start]]):
+            yield order[start:place]
+            start = place
 
 
 def _by_torch(model: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,0 +1,103 @@
+"""A trained model as a program of the Open Neural Network Exchange, which ONNX Runtime computes; it answers and cannot be trained.
+
+The program lies among the folder's tensors as bytes. With weights in eight bits its answers to a row move a little with the rows beside it,
+whose values share one scale. Threads are as many as OMP_NUM_THREADS says, else as many as there are cores.
+Source: onnx.ai, the operator sets; ONNX Runtime's documentation. Leaves out: devices other than the processor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from zhixing.core.config import read
+from zhixing.core.errors import DataError, UsageError
+from zhixing.models.graph import INPUTS, MOST
+
+PROGRAM = "onnx"
+REMARKS = frozenset({"architectures"})
+FORMS = {"F32": "fp32", "INT8": "int8"}  # of the weights, and which of golden's forms that is
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """What is known of a program beside itself.
+
+    family  the model's own `model_type`
+    width   int, outputs     columns of what is given
+    window  int, tokens      the most it reads; None: any number
+    weights a name of FORMS
+    """
+
+    family: str
+    width: int
+    window: int | None
+    weights: str = "F32"
+    model_type: str = "session"
+
+
+class Session:
+    """A program, opened.
+
+    program  (N,) uint8    the bytes of an ONNX file
+
+    Raises UsageError where ONNX Runtime is not installed, DataError for bytes that it does not open or that read something else.
+    """
+
+    arrays = True
+
+    def __init__(self, config: SessionConfig, program: np.ndarray) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UsageError("extra.missing", package="onnxruntime", extra="onnx") from None
+        if not 0 < config.width <= MOST or (config.window is not None and not 0 < config.window <= MOST):
+            raise DataError("model.config_value", name="width, window", value=f"{config.width}, {config.window}", wanted=f"1 to {MOST}")
+        if config.weights not in FORMS:
+            raise DataError("model.config_value", name="weights", value=str(config.weights)[:40], wanted=" | ".join(FORMS))
+        self.config, self.program = config, program
+        self.width, self.window, self.form = config.width, config.window, FORMS[config.weights]
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what it cannot open is told as an error below
+        options.intra_op_num_threads = threads()
+        try:
+            self._session = onnxruntime.InferenceSession(program.tobytes(), options, providers=["CPUExecutionProvider"])
+        except Exception as problem:  # the library raises sorts of its own
+            raise DataError("model.session", problem=f"{type(problem).__name__}: {problem}"[:160]) from None
+        self.names = [each.name for each in self._session.get_outputs()]
+        if sorted(each.name for each in self._session.get_inputs()) != sorted(INPUTS):
+            raise DataError("model.session", problem=f"it reads {', '.join(each.name for each in self._session.get_inputs())}"[:160])
+
+    def run(self, tokens: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute what is made of rows, by name: of (B, T) int and (B,) int, as `layers.heads.named` says, float32."""
+        given = dict(zip(INPUTS, (np.asarray(each, np.int64) for each in (tokens, lengths)), strict=True))
+        try:
+            return dict(zip(self.names, self._session.run(self.names, given), strict=True))
+        except Exception as problem:
+            raise DataError("model.session", problem=f"{type(problem).__name__}: {problem}"[:160]) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the configuration as a JSON-able value."""
+        return asdict(self.config)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Give the program, to be saved."""
+        return {PROGRAM: self.program}
+
+    @classmethod
+    def from_tensors(cls, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> Session:
+        """Open a saved program again. Raises as the class does."""
+        program = np.asarray(tensors.get(PROGRAM, ()))
+        if program.dtype != np.uint8 or program.ndim != 1:
+            raise DataError("model.session", problem=f"no bytes of the name {PROGRAM!r}")
+        return cls(read(SessionConfig, config, REMARKS), program)
+
+
+def threads() -> int:
+    """Give how many threads the environment asks for; 0: as many as there are cores."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdecimal() else 0
