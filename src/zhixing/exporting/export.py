@@ -1,7 +1,7 @@
-"""A Model folder leaves in a form that needs less; what that answers is held against the model before it takes its name.
+"""A Model folder leaves in a form that needs less or that others read; what it answers then is held against the model before it has a name.
 
-A language model becomes a GGUF file, which other programs open; a model of rows becomes a Model folder that NumPy reads, without torch, or
-an ONNX file.
+A language model becomes a GGUF file; a model of rows becomes a Model folder that NumPy reads, without torch; both become an ONNX file, or a
+folder that transformers opens. `forms` says which task of which model leaves in which form.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from zhixing.core.files import atomic, read_json, sha256
 from zhixing.core.folder import MANIFEST, above, check_new, check_place, create, locked
 from zhixing.core.log import quiet
 from zhixing.data import gguf
+from zhixing.exporting.forms import GGUF, HUGGINGFACE, MERGED, NUMPY, ONNX, forms_of, writes
 from zhixing.models import catalog
 from zhixing.models import gguf as names
 from zhixing.tasks import adapter, artefact, golden
@@ -30,7 +31,7 @@ from zhixing.tokens.layout import Parts
 
 # How far log p may lie from the model's, relative to the largest of a text, by the form of the weights.
 TOLERANCES = {"F32": 1e-4, "F16": 1e-2, "BF16": 3e-2, "Q8_0": 5e-2}
-NUMPY, MERGED = "numpy", "merged"
+FOLDERS = (NUMPY, HUGGINGFACE, MERGED)
 CARRIED = ("task", "model", "parameters", "fitted_on", "corpus", "training", "start", "teacher")  # what a card says of the model itself
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}  # what most of a file's matrices are, as programs show it
 
@@ -38,30 +39,45 @@ FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}  # what most of a file'
 def export_model(model: str | Path, out: str | Path, form: str = "", tell: Callable[..., None] = quiet, force: bool = False) -> Path:
     """Write a language model's GGUF file; of a model that answers rows a Model folder without torch or, by its name, an .onnx file.
 
-    model  a Model folder: of the llama or qwen3 layout, with a byte-level BPE tokenizer; or of one head over a text
+    model  a Model folder, or an Adapter folder
     out    the new file, or the new folder
-    form   a name of `gguf.WRITTEN`: of the matrices; or "numpy"; or "merged": the Model folder of an adapter and its base in one.
-           Empty: F16 where the name ends in .gguf, else numpy
+    form   a name of `gguf.WRITTEN`: of the matrices; or "numpy"; or "huggingface"; or "merged": the Model folder of an adapter and its base
+           in one. Empty: by the name of what is written, F16 of .gguf, ONNX of .onnx, else numpy
 
     Raises UsageError for a model or tokenizer that the form has no name for, or a place that is taken; DataError, and nothing is written,
     when the answers are not the model's.
     """
     out = check_place(out)
-    form = form.lower() if form.lower() in (NUMPY, MERGED) else form.upper()
-    if form and form not in (*gguf.WRITTEN, NUMPY, MERGED):
-        raise UsageError("export.form", name=form, among=[*gguf.WRITTEN, NUMPY, MERGED])
+    form = form.lower() if form.lower() in FOLDERS else form.upper()
+    if form and form not in (*gguf.WRITTEN, *FOLDERS):
+        raise UsageError("export.form", name=form, among=[*gguf.WRITTEN, *FOLDERS])
     if form == MERGED:
         return _merged(model, out, tell, force)
+    if form == HUGGINGFACE:
+        return _huggingface(model, out, tell, force)
     if form != NUMPY and out.suffix == ".onnx":
         return _onnx(model, out, form, tell, force)
     if form == NUMPY or (not form and out.suffix != ".gguf"):
         return _arrays(model, out, tell, force)
-    form = form or "F16"
+    return _gguf(model, out, form or "F16", tell, force)
+
+
+def leaving(model: str | Path, form: str) -> artefact.Artefact:
+    """Open a model that is to leave in a form; raises UsageError, which names those that it can leave in, where it cannot."""
+    opened = whole(model)
+    if form in (found := forms_of(opened.task, opened.model)):
+        return opened
+    about = {"path": str(model), "task": opened.task.name, "model": opened.family, "form": form}
+    if getattr(opened.model, "arrays", False):
+        raise UsageError("export.no_torch", **about)
+    raise UsageError("export.task", **about, forms=", ".join(found)) if found else UsageError("export.nothing", **about)
+
+
+def _gguf(model: str | Path, out: Path, form: str, tell: Callable[..., None], force: bool) -> Path:
+    """Write a GGUF file, which is read again as any program would."""
     if out.exists() and (not force or out.is_dir()):
         raise UsageError("output.exists", path=str(out))
-    opened = whole(model)
-    if opened.task.name != "language" or not hasattr(opened.model, "states"):
-        raise UsageError("export.task", path=str(model), model=opened.family)
+    opened = leaving(model, GGUF)
     config = opened.model.to_dict()
     settings = {**names.settings_of(config), "general.name": Path(model).name, **to_gguf(opened.tokenizer)}
     settings |= {"general.file_type": FILE_TYPES[form], "general.quantization_version": 2}
@@ -76,11 +92,6 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
         replay(Path(handle.name), opened, TOLERANCES[form])
     tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form=form)
     return out
-
-
-def writes(opened: artefact.Artefact) -> bool:
-    """Say whether a model answers by writing on, token by token."""
-    return opened.task.reads == "text" and opened.task.head(1) is None
 
 
 def whole(model: str | Path) -> artefact.Artefact:
@@ -103,7 +114,7 @@ def _merged(model: str | Path, out: Path, tell: Callable[..., None], force: bool
         about = {name: value for name, value in opened.folder.card.items() if name not in ("kind", "format", "base", "trained")}
         with create(out, "model", {**about, "merged": opened.folder.card["base"]}, force) as building:
             artefact.write(building, opened.task, opened.model, opened.tokenizer)
-    tell("export.done", path=str(out), mib=sum(each.stat().st_size for each in out.iterdir() if each.is_file()) / (1 << 20), form=MERGED)
+    tell("export.done", path=str(out), mib=size_of(out), form=MERGED)
     return out
 
 
@@ -113,13 +124,13 @@ def _onnx(model: str | Path, out: Path, form: str, tell: Callable[..., None], fo
         raise UsageError("export.form", name=form, among=["F32"])
     if out.exists() and (not force or out.is_dir()):
         raise UsageError("output.exists", path=str(out))
-    opened = whole(model)
+    opened = leaving(model, ONNX)
     from zhixing.exporting import onnx
     from zhixing.exporting.replay import Writer
 
     with above(out), atomic(out) as handle:
         found: Any = onnx.write(opened, Path(handle.name))
-        if writes(opened):
+        if writes(opened.task):
             found = Writer(found.run, found.window)
         golden.check(opened.folder.path, opened.task, found, opened.tokenizer, TOLERANCES["F32"])
     tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form="F32")
@@ -131,23 +142,48 @@ def _arrays(model: str | Path, out: Path, tell: Callable[..., None], force: bool
     with locked(out):
         for source in adapter.sources(model):
             check_new(out, force, source)
-        opened = whole(model)
-        if writes(opened):
-            raise UsageError("export.suffix", path=str(out))
+        opened = leaving(model, NUMPY)
         from zhixing.exporting.graph import arrays_of
 
         found = arrays_of(opened)
         golden.check(opened.folder.path, opened.task, found, opened.tokenizer, TOLERANCES["F32"])
-        card: dict[str, Any] = {name: opened.folder.card[name] for name in CARRIED if name in opened.folder.card}
-        origin = sha256(opened.folder.path / MANIFEST)
+        card = provenance(opened, model)
         operations = sum(len(each.config.nodes) for each in getattr(found, "parts", {"": found}).values())
-        card["exported"] = {"from": Path(model).name, "manifest_sha256": origin, "operations": operations}
-        card["versions"] = {"zhixing": zhixing.__version__, "numpy": np.__version__, "python": platform.python_version()}
+        card["exported"] |= {"operations": operations}
         with create(out, "model", card, force) as building:
             artefact.write(building, opened.task, found, opened.tokenizer)
-    size = sum(each.stat().st_size for each in out.iterdir() if each.is_file())
-    tell("export.done", path=str(out), mib=size / (1 << 20), form=NUMPY)
+    tell("export.done", path=str(out), mib=size_of(out), form=NUMPY)
     return out
+
+
+def _huggingface(model: str | Path, out: Path, tell: Callable[..., None], force: bool) -> Path:
+    """Write a folder that transformers opens."""
+    with locked(out):
+        for source in adapter.sources(model):
+            check_new(out, force, source)
+        opened = leaving(model, HUGGINGFACE)
+        from zhixing.exporting import huggingface
+
+        card = provenance(opened, model)
+        with create(out, HUGGINGFACE, card, force) as building:
+            auto, versions = huggingface.write(opened, building)
+            card["exported"] |= {"opens": auto}
+            card["versions"] |= versions
+    tell("export.done", path=str(out), mib=size_of(out), form=auto)
+    return out
+
+
+def provenance(opened: artefact.Artefact, model: str | Path) -> dict[str, Any]:
+    """Give the card of what a model is exported to: what it was, and where it came from."""
+    card = {name: opened.folder.card[name] for name in CARRIED if name in opened.folder.card}
+    card["exported"] = {"from": Path(model).name, "manifest_sha256": sha256(opened.folder.path / MANIFEST)}
+    card["versions"] = {"zhixing": zhixing.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    return card
+
+
+def size_of(folder: Path) -> float:
+    """Give how large a folder is, in MiB."""
+    return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file()) / (1 << 20)
 
 
 def replay(path: Path, opened: artefact.Artefact, tolerance: float) -> None:

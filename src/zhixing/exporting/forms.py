@@ -1,0 +1,66 @@
+"""Which task of which model can leave in which form: looked up before anything is written, and named where one is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+GGUF, NUMPY, ONNX, HUGGINGFACE, MERGED = "gguf", "numpy", "onnx", "huggingface", "merged"
+OF_GGUF = ("llama", "qwen3")
+WRITERS = ("llama", "qwen3", "gpt2")  # which transformers has as they are
+CAUSAL, MASKED, PAIRS = "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM"
+LABELS, TAGS, BODY = "AutoModelForSequenceClassification", "AutoModelForTokenClassification", "AutoModel"
+
+
+def forms_of(task: Any, model: Any) -> tuple[str, ...]:
+    """Name the forms that a model can leave in; none of one that is made of arrays, which needs nothing else as it is."""
+    body = getattr(model, "body", model)
+    if not hasattr(body, "states"):
+        return ()
+    found = []
+    rows = reads_rows(task, body)
+    if writes(task) and "causal" in body.kinds:
+        found += [GGUF] * (family_of(body) in OF_GGUF) + [ONNX]
+    elif rows:
+        found += [NUMPY] if hasattr(task, "parts") else [NUMPY, ONNX]
+    return (*found, *([HUGGINGFACE] if auto_of(task, model) else []))
+
+
+def writes(task: Any) -> bool:
+    """Say whether a task's models answer by writing on, token by token."""
+    return task.reads == "text" and task.head(1) is None
+
+
+def reads_rows(task: Any, body: Any) -> bool:
+    """Say whether all that an answer is read out of is what a model makes of rows of tokens."""
+    if hasattr(body, "senses") or not hasattr(body, "window"):
+        return False
+    return task.head(1) is not None or (task.reads == "rows" and "causal" in body.kinds)
+
+
+def family_of(body: Any) -> str:
+    """Give the `model_type` of a model."""
+    return str(body.to_dict().get("model_type", ""))
+
+
+def auto_of(task: Any, model: Any) -> str:
+    """Name the class of transformers that computes the same as a model; empty: none does."""
+    from zhixing.layers.crf import Chain
+    from zhixing.layers.heads import Direction, Pooled
+
+    body, head = getattr(model, "body", model), getattr(model, "head", None)
+    family = family_of(body)
+    if head is None:
+        if not writes(task):
+            return ""
+        if family == "bert":
+            return MASKED if getattr(body, "mask_id", None) is not None else ""
+        return CAUSAL if family in WRITERS else PAIRS if family == "mbart" else ""
+    if family not in (*WRITERS, "bert"):
+        return ""
+    if isinstance(head, Chain):
+        return TAGS if family == "bert" else ""
+    if isinstance(head, Direction):
+        return BODY
+    if isinstance(head, Pooled) and list(task.schema.asked.fields) == ["text"]:
+        return LABELS if family == "bert" and head.pooling == "first" else BODY
+    return ""
