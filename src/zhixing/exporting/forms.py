@@ -26,8 +26,8 @@ def forms_of(task: Any, model: Any) -> tuple[str, ...]:
 
 
 def writes(task: Any) -> bool:
-    """Say whether a task's models answer by writing on, token by token."""
-    return task.reads == "text" and task.head(1) is None
+    """Say whether a task's models answer out of their own outputs over the vocabulary, token by token."""
+    return task.reads == "text" and task.head(1) is None and task.name != "embed"
 
 
 def reads_rows(task: Any, body: Any) -> bool:

@@ -39,6 +39,7 @@ from zhixing.tasks.task import to_dict
 from zhixing.tokens.tokenizer import SETTINGS, TOKENIZER
 
 SMALL = 2.0**-10  # what stands for tanh's place in BERT's head: states of 8 come back to 2e-5 of their size
+OURS = ("mask_token_id", "masked_head", "pooling")  # settings of BERT's that transformers has no use for
 POOLING, NORMALISE, DENSE = "1_Pooling", "2_Normalize", "2_Dense"
 MODULES = "sentence_transformers.models"
 ARCHITECTURES = {
@@ -61,6 +62,7 @@ def write(opened: Artefact, path: Path) -> tuple[str, dict[str, str]]:
     auto = auto_of(opened.task, opened.model)
     body = getattr(opened.model, "body", opened.model)
     config, tensors = catalog.config(body), dict(catalog.tensors(body))
+    config = {name: value for name, value in config.items() if name not in OURS}
     task = dataclasses.replace(opened.task, temperature=1.0) if hasattr(opened.task, "temperature") else opened.task
     if isinstance(opened.model, Headed):
         more, changes = headed(opened, auto, path)
@@ -132,29 +134,31 @@ def tokenizer(opened: Artefact, auto: str, path: Path) -> None:
     ends = sorted(given.ends)
     generation: dict[str, Any] = {"eos_token_id": ends if len(ends) > 1 else given.end_id, "pad_token_id": given.pad_id}
     if auto == PAIRS:
-        name = given.controls[given.end_id]
-        first, second = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))
-        end = {"SpecialToken": {"id": name, "type_id": 0}}
-        closing: dict[str, Any] = {"type": "TemplateProcessing", "single": [first, end], "pair": [first, end, second]}
-        closing["special_tokens"] = {name: {"id": name, "ids": [given.end_id], "tokens": [name]}}
-        before = content.get("post_processor")
-        content["post_processor"] = {"type": "Sequence", "processors": [before, closing]} if before else closing
+        content["post_processor"] = around(content, given, (), (given.end_id,))
         generation |= {"decoder_start_token_id": given.end_id, "num_beams": opened.task.beam}
+    elif auto == CAUSAL and given.settings is None:
+        content["post_processor"] = around(content, given, given.opening, ())
+        generation |= {"suppress_tokens": list(given.barred)}
     if auto == MASKED and given.mask_id == given.vocabulary_size:
-        mask = {
-            "id": given.mask_id,
-            "content": GAP,
-            "single_word": False,
-            "lstrip": given.sort != "characters",
-            "rstrip": False,
-            "normalized": False,
-        }
+        words = given.sort != "characters"  # then a space before a gap is the gap's own, as the task has it
+        mask = {"id": given.mask_id, "content": GAP, "single_word": False, "lstrip": words, "rstrip": False, "normalized": False}
         content["added_tokens"] = [*content.get("added_tokens", []), {**mask, "special": True}]
         settings |= {"mask_token": GAP, "split_special_tokens": False}
     write_bytes(path / TOKENIZER, json.dumps(content, ensure_ascii=False).encode())
     write_json(path / SETTINGS, settings)
     if auto in (CAUSAL, PAIRS):
         write_json(path / GENERATION, {**generation, "do_sample": auto == CAUSAL})
+
+
+def around(content: dict[str, Any], given: Any, before: tuple[int, ...], after: tuple[int, ...]) -> dict[str, Any]:
+    """Give the last step of a tokenizer.json with control tokens around a text; between two texts stands nothing."""
+    first, second = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))
+    opens, closes = ([{"SpecialToken": {"id": given.controls[each], "type_id": 0}} for each in ids] for ids in (before, after))
+    made: dict[str, Any] = {"type": "TemplateProcessing", "single": [*opens, first, *closes], "pair": [*opens, first, *closes, second]}
+    names = {id: given.controls[id] for id in (*before, *after)}
+    made["special_tokens"] = {name: {"id": name, "ids": [id], "tokens": [name]} for id, name in names.items()}
+    had = content.get("post_processor")
+    return {"type": "Sequence", "processors": [had, made]} if had else made
 
 
 def check(opened: Artefact, task: Any, auto: str, path: Path, transformers: Any) -> None:
@@ -190,11 +194,12 @@ def same_ids(opened: Artefact, auto: str, cutter: Any, text: str, path: Path) ->
         words = list(opened.task.schema.asked.fields["tokens"].probe(text))
         wanted = given.framed(np.concatenate([given.encode(each) for each in words] or [[]])).tolist()
         found = cutter(words, is_split_into_words=True)["input_ids"] if words else wanted
-    elif auto == CAUSAL:
+    elif auto == CAUSAL and given.settings is not None:
         wanted, found = given.encode(text).tolist(), cutter(text, add_special_tokens=False)["input_ids"]
     else:
         ids = given.encode(text)
-        wanted = [*ids.tolist(), given.end_id] if auto == PAIRS else given.framed(ids).tolist()
+        before, after = {PAIRS: ((), (given.end_id,)), CAUSAL: (given.opening, ())}.get(auto, given.frame)
+        wanted = [*before, *ids.tolist(), *after]
         found = cutter(text)["input_ids"]
     if found != wanted:
         raise DataError("golden.differs", path=str(path), text=text[:40], difference="token ids", tolerance=0)
