@@ -26,7 +26,7 @@ CARD = "card.json"
 MANIFEST = "manifest.json"
 OUTSIDE = ("checkpoints", "evaluation", "cache")
 RUN = "run.json"
-KINDS = ("adapter", "checkpoint", "comparison", "corpus", "model")
+KINDS = ("adapter", "checkpoint", "comparison", "corpus", "huggingface", "model")
 SERVES_AS = {"adapter": "model"}  # what is accepted wherever another kind is: an adapter is a model, less what its base holds
 WORKING = frozenset((  # what a folder may hold before its manifest says so
     CARD, RUN, "run.jsonl", "ledger.jsonl", "task.json", "config.json", "generation_config.json", "golden.json", "model.safetensors",

@@ -1,7 +1,7 @@
-"""A Model folder leaves in a form that needs less; what that answers is held against the model before it takes its name.
+"""A Model folder leaves in a form that needs less or that others read; what it answers then is held against the model before it has a name.
 
-A language model becomes a GGUF file, which other programs open; a model of rows becomes a Model folder that NumPy reads, without torch, or
-an ONNX file.
+A language model becomes a GGUF file; a model of rows becomes a Model folder that NumPy reads, without torch; both become an ONNX file, or a
+folder that transformers opens. `forms` says which task of which model leaves in which form.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zhixing.core.files import atomic, read_json, sha256
 from zhixing.core.folder import MANIFEST, above, check_new, check_place, create, locked
 from zhixing.core.log import quiet
 from zhixing.data import gguf
-from zhixing.exporting.forms import FASTEST, FOLDERS, MERGED, NUMPY, PROGRAMS, TOLERANCES
+from zhixing.exporting.forms import FASTEST, FOLDERS, GGUF, HUGGINGFACE, MERGED, NUMPY, ONNX, PROGRAMS, TOLERANCES, forms_of, writes
 from zhixing.models import catalog
 from zhixing.models import gguf as names
 from zhixing.tasks import adapter, artefact, golden
@@ -36,11 +36,11 @@ FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}  # what most of a file'
 def export_model(model: str | Path, out: str | Path, form: str = "", tell: Callable[..., None] = quiet, force: bool = False) -> Path:
     """Write a language model's GGUF file; of a model that answers rows a Model folder without torch or, by its name, an .onnx file.
 
-    model  a Model folder: of the llama or qwen3 layout, with a BPE tokenizer, byte-level or SentencePiece's; or of one head over a text
+    model  a Model folder, or an Adapter folder
     out    the new file, or the new folder
     form   a name of `gguf.WRITTEN`: of the matrices; of a folder "numpy", "onnx" (computed by ONNX Runtime), "int8" (so, with weights in
-           eight bits; of an .onnx file too) or "fastest" of these, which is measured; or "merged": the Model folder of an adapter and its
-           base in one. Empty: F16 where the name ends in .gguf, else numpy
+           eight bits; of an .onnx file too), "fastest" of these, which is measured, "huggingface", or "merged": the Model folder of an
+           adapter and its base in one. Empty: by the name of what is written, F16 of .gguf, ONNX of .onnx, else numpy
 
     Raises UsageError for a model or tokenizer that the form has no name for, or a place that is taken; DataError, and nothing is written,
     when the answers are not the model's.
@@ -51,16 +51,31 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
         raise UsageError("export.form", name=form, among=[*gguf.WRITTEN, *FOLDERS])
     if form == MERGED:
         return _merged(model, out, tell, force)
+    if form == HUGGINGFACE:
+        return _huggingface(model, out, tell, force)
     if form not in (NUMPY, FASTEST) and out.suffix == ".onnx":
         return _onnx(model, out, form, tell, force)
     if form in FOLDERS or (not form and out.suffix != ".gguf"):
         return _arrays(model, out, form or NUMPY, tell, force)
-    form = form or "F16"
+    return _gguf(model, out, form or "F16", tell, force)
+
+
+def leaving(model: str | Path, form: str) -> artefact.Artefact:
+    """Open a model that is to leave in a form; raises UsageError, which names those that it can leave in, where it cannot."""
+    opened = whole(model)
+    if form in (found := forms_of(opened.task, opened.model)):
+        return opened
+    about = {"path": str(model), "task": opened.task.name, "model": opened.family, "form": form}
+    if getattr(opened.model, "arrays", False):
+        raise UsageError("export.no_torch", **about)
+    raise UsageError("export.task", **about, forms=", ".join(found)) if found else UsageError("export.nothing", **about)
+
+
+def _gguf(model: str | Path, out: Path, form: str, tell: Callable[..., None], force: bool) -> Path:
+    """Write a GGUF file, which is read again as any program would."""
     if out.exists() and (not force or out.is_dir()):
         raise UsageError("output.exists", path=str(out))
-    opened = whole(model)
-    if opened.task.name != "language" or not hasattr(opened.model, "states"):
-        raise UsageError("export.task", path=str(model), model=opened.family)
+    opened = leaving(model, GGUF)
     config = opened.model.to_dict()
     settings = {**names.settings_of(config), "general.name": Path(model).name, **to_gguf(opened.tokenizer)}
     settings |= {"general.file_type": FILE_TYPES[form], "general.quantization_version": 2}
@@ -75,11 +90,6 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
         replay(Path(handle.name), opened, TOLERANCES[form])
     tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form=form)
     return out
-
-
-def writes(opened: artefact.Artefact) -> bool:
-    """Say whether a model answers by writing on, token by token."""
-    return opened.task.reads == "text" and opened.task.head(1) is None
 
 
 def whole(model: str | Path) -> artefact.Artefact:
@@ -102,7 +112,7 @@ def _merged(model: str | Path, out: Path, tell: Callable[..., None], force: bool
         about = {name: value for name, value in opened.folder.card.items() if name not in ("kind", "format", "base", "trained")}
         with create(out, "model", {**about, "merged": opened.folder.card["base"]}, force) as building:
             artefact.write(building, opened.task, opened.model, opened.tokenizer)
-    tell("export.done", path=str(out), mib=sum(each.stat().st_size for each in out.iterdir() if each.is_file()) / (1 << 20), form=MERGED)
+    tell("export.done", path=str(out), mib=size_of(out), form=MERGED)
     return out
 
 
@@ -112,14 +122,14 @@ def _onnx(model: str | Path, out: Path, form: str, tell: Callable[..., None], fo
         raise UsageError("export.form", name=form, among=["F32", *PROGRAMS])
     if out.exists() and (not force or out.is_dir()):
         raise UsageError("output.exists", path=str(out))
-    opened = whole(model)
+    opened = leaving(model, ONNX)
     from zhixing.exporting import onnx
     from zhixing.exporting.replay import Writer
 
     with above(out), atomic(out) as handle:
         made = onnx.session_of(opened, weights := PROGRAMS.get(form, "F32"))
         handle.write(made.program.tobytes())
-        found = Writer(made.run, made.window) if writes(opened) else made
+        found = Writer(made.run, made.window) if writes(opened.task) else made
         golden.check(opened.folder.path, opened.task, found, opened.tokenizer, TOLERANCES[weights])
     tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form=weights)
     return out
@@ -130,21 +140,46 @@ def _arrays(model: str | Path, out: Path, form: str, tell: Callable[..., None], 
     with locked(out):
         for source in adapter.sources(model):
             check_new(out, force, source)
-        opened = whole(model)
-        if writes(opened):
-            raise UsageError("export.suffix", path=str(out))
+        opened = leaving(model, NUMPY)
         from zhixing.exporting.torchless import without_torch
 
         found, form = without_torch(opened, form, tell)
-        card: dict[str, Any] = {name: opened.folder.card[name] for name in CARRIED if name in opened.folder.card}
-        origin = sha256(opened.folder.path / MANIFEST)
-        card["exported"] = {"from": Path(model).name, "manifest_sha256": origin, "form": form}
-        card["versions"] = {"zhixing": zhixing.__version__, "numpy": np.__version__, "python": platform.python_version()}
+        card = provenance(opened, model)
+        card["exported"] |= {"form": form}
         with create(out, "model", card, force) as building:
             artefact.write(building, opened.task, found, opened.tokenizer)
-    size = sum(each.stat().st_size for each in out.iterdir() if each.is_file())
-    tell("export.done", path=str(out), mib=size / (1 << 20), form=form)
+    tell("export.done", path=str(out), mib=size_of(out), form=form)
     return out
+
+
+def _huggingface(model: str | Path, out: Path, tell: Callable[..., None], force: bool) -> Path:
+    """Write a folder that transformers opens."""
+    with locked(out):
+        for source in adapter.sources(model):
+            check_new(out, force, source)
+        opened = leaving(model, HUGGINGFACE)
+        from zhixing.exporting import huggingface
+
+        card = provenance(opened, model)
+        with create(out, HUGGINGFACE, card, force) as building:
+            auto, versions = huggingface.write(opened, building)
+            card["exported"] |= {"opens": auto}
+            card["versions"] |= versions
+    tell("export.done", path=str(out), mib=size_of(out), form=auto)
+    return out
+
+
+def provenance(opened: artefact.Artefact, model: str | Path) -> dict[str, Any]:
+    """Give the card of what a model is exported to: what it was, and where it came from."""
+    card = {name: opened.folder.card[name] for name in CARRIED if name in opened.folder.card}
+    card["exported"] = {"from": Path(model).name, "manifest_sha256": sha256(opened.folder.path / MANIFEST)}
+    card["versions"] = {"zhixing": zhixing.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    return card
+
+
+def size_of(folder: Path) -> float:
+    """Give how large a folder is, in MiB."""
+    return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file()) / (1 << 20)
 
 
 def replay(path: Path, opened: artefact.Artefact, tolerance: float) -> None:

@@ -21,7 +21,7 @@ from torch import nn
 from zhixing.core.errors import DataError, UsageError
 from zhixing.exporting.recurrent import traceable
 from zhixing.layers.heads import named
-from zhixing.layers.kinds import Headed, Inputs, Led
+from zhixing.layers.kinds import Inputs
 from zhixing.models.graph import NAME, NUMBER, OPERATIONS, Graph, GraphConfig
 from zhixing.models.several import Several
 from zhixing.tasks.artefact import Artefact
@@ -78,8 +78,7 @@ def arrays_of(opened: Artefact, make: Callable[[Artefact], Any]) -> Any:
 def graph_of(opened: Artefact) -> Graph:
     """Take a model apart.
 
-    Raises UsageError for a model whose answers are not read out of rows of tokens, or that cannot be taken apart; DataError when the
-    operations give other numbers than the model.
+    Raises UsageError for a model that cannot be taken apart; DataError when the operations give other numbers than the model.
     """
     whole = as_function(opened)
     traced = trace(whole, opened)
@@ -103,16 +102,8 @@ def graph_of(opened: Artefact) -> Graph:
 
 
 def as_function(opened: Artefact) -> Whole:
-    """Give a model as a function of tokens and lengths; raises UsageError where answers are not read out of rows of tokens alone."""
+    """Give a model as a function of tokens and lengths."""
     model, task = opened.model, opened.task
-    about: dict[str, Any] = {"path": str(opened.folder.path), "model": opened.family}
-    if not isinstance(model, nn.Module):
-        raise UsageError("export.no_torch", **about)
-    body = getattr(model, "body", model)
-    reads = isinstance(model, Headed | Led) or (task.head(1) is None and "causal" in getattr(body, "kinds", ()))
-    apart = hasattr(task, "parts") and not isinstance(model, Led)  # each of many tasks by itself
-    if not reads or apart or hasattr(body, "senses") or not hasattr(body, "window"):
-        raise UsageError("export.apart", **about, problem=f"the task {task.name} reads its answers out of more than rows of tokens")
     return Whole(model, task.reads == "rows" and not task.schema.stepwise).eval()
 
 

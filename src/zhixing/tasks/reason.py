@@ -103,7 +103,6 @@ class Reason:
         The confidence is the geometric mean of the probabilities of its tokens; a copy has none.
         """
         from zhixing.decoding.asking import Sampling
-        from zhixing.decoding.generate import generate
 
         items = iter(items)
         how = decoding or Sampling(temperature=0.0, max_tokens=self.most)
@@ -111,6 +110,8 @@ class Reason:
             if hasattr(model, "write"):
                 yield from map(Answer, model.write([item["source"] for item in chunk]))
                 continue
+            from zhixing.decoding.generate import generate
+
             prompts = [self._asked(item) for item in chunk]
             for found in generate(model, tokenizer, prompts, how):
                 yield Answer(found.text.strip(), float(np.exp(np.mean(found.log_probabilities))))

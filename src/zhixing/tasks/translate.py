@@ -134,17 +134,16 @@ class Translate:
 
         The confidence is the geometric mean of the probabilities of its tokens, the end token among them; a copy has none.
         """
-        from zhixing.decoding.search import Beam, search
-
         items = iter(items)
-        beam = decoding or Beam(width=self.beam, alpha=self.alpha)
         while chunk := list(itertools.islice(items, READ_AHEAD)):
             sources = [item["source"] for item in chunk]
             if hasattr(model, "write"):
                 for text in model.write(sources):
                     yield Answer(text)
                 continue
-            end = tokenizer.end_id
+            from zhixing.decoding.search import Beam, search
+
+            beam, end = decoding or Beam(width=self.beam, alpha=self.alpha), tokenizer.end_id
             for found in search(model, [[end]] * len(chunk), end, beam, sources):
                 confidence = float(np.exp(np.mean(found.log_probabilities)))
                 yield Answer(tokenizer.decode(found.tokens), confidence)

@@ -1,0 +1,140 @@
+"""Every task, family and form: what leaves in which is what the table of ARCHITECTURE.md says, and what leaves answers equally.
+
+Models are of random weights, so that all of them can be tried.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from forms_maker import FLAGS, MADE, made, model_of
+
+from zhixing import export_model, load
+from zhixing.core.errors import DataError, UsageError
+from zhixing.exporting.forms import GGUF, HUGGINGFACE, NUMPY, ONNX, forms_of
+from zhixing.models import catalog, graph
+from zhixing.tasks.task import TASKS
+from zhixing.training.settings import settle
+
+COLUMNS = (NUMPY, ONNX, HUGGINGFACE, GGUF)
+WITHOUT_MODELS = ("judge", "risk")  # of one no folder is of its own, of the other none is trained by the loop
+# A family for each task, cheap to trace; what is asked of it, in several lengths.
+SERVED: dict[str, tuple[str, list[Any]]] = {
+    "classify": ("hashed", ["Ada says", "fine 好 " * 30, "龘"]),
+    "tag": ("bigru", [{"tokens": ["Ada", "in", "Chen"]}, {"tokens": ["fine", "好"] * 20}, {"tokens": ["."]}]),
+    "moderate": ("bilstm", [{"text": "Ada says"}, {"tokens": ["fine", "好"] * 20}, {"text": "."}]),
+    "recommend": ("gru", [{"items": ["a", "书"]}, {"items": ["b"] * 9}, {"items": ["a"]}]),
+    "trace": ("gru", [{"items": ["add"] * 5, "correct": [1, 0, 1, 1]}, {"items": ["乘"], "correct": []}]),
+    "many": ("textcnn", [{"task": "classify/c", "text": "Ada"}, {"task": "tag/t", "tokens": ["in", "Chen"]}]),
+}
+WITHOUT = "import sys; sys.modules['torch'] = sys.modules['sklearn'] = sys.modules['scipy'] = sys.modules['zstandard'] = None\n"
+
+
+def table() -> dict[str, dict[str, list[str]]]:
+    """Read the table of ARCHITECTURE.md: of each task, the families that leave in each form; all are those that serve it."""
+    text = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text[text.index("## What leaves") :].split("\n\n")[2].splitlines()[2:]]
+    found = {}
+    for tasks, *cells in rows:
+        for task in tasks.split(", "):
+            every = [name for name in catalog.trained(MADE[task].kinds) if can_train(task, name)]
+            lists = [every if cell == "all" else [] if cell == "-" else cell.split(", ") for cell in cells]
+            found[task] = dict(zip(COLUMNS, lists, strict=True))
+    return found
+
+
+def can_train(task: str, family: str) -> bool:
+    try:
+        settle(task, {"model": family, **FLAGS})
+    except UsageError:
+        return False
+    return family != "mixture"
+
+
+@pytest.mark.parametrize("task", sorted(set(TASKS) - set(WITHOUT_MODELS)))
+def test_what_leaves_is_what_the_table_says(task: str) -> None:
+    told = table()[task]
+    for family in (name for name in catalog.trained(MADE[task].kinds) if can_train(task, name)):
+        found = forms_of(MADE[task], model_of(MADE[task], family, 330))
+        assert set(found) == {form for form, families in told.items() if family in families}, family
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export a model of each task, and let a program in which there is no torch answer for all of them."""
+    where = tmp_path_factory.mktemp("forms")
+    for task, (family, _) in SERVED.items():
+        export_model(made(where / f"{task}-model", task, family), where / task, form="numpy")
+    rows = {str(where / task): rows for task, (_, rows) in SERVED.items()}
+    program = WITHOUT + f"import json\nfrom zhixing import load\nrows = json.loads({json.dumps(rows)!r})\n"
+    program += "print(json.dumps([[each.value for each in load(path).predict(some)] for path, some in rows.items()]))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (where / "said.json").write_text(json.dumps(dict(zip(SERVED, json.loads(done.stdout), strict=True))))
+    return where
+
+
+@pytest.mark.parametrize("task", sorted(SERVED))
+def test_it_answers_without_torch_as_it_did_with_it(task: str, place: Path) -> None:
+    before, after = load(place / f"{task}-model"), load(place / task)
+    said = json.loads((place / "said.json").read_text())[task]
+    for first, second, value in zip(*(each.predict(SERVED[task][1]) for each in (before, after)), said, strict=True):
+        assert second.value == value == (pytest.approx(first.value, abs=1e-4) if task == "trace" else first.value)
+        assert second.scores == (first.scores if first.scores is None else pytest.approx(first.scores, abs=1e-4))
+    assert after.task == before.task, "labels, thresholds and temperature travel along"
+
+
+def test_what_cannot_leave_says_what_can(tmp_path: Path) -> None:
+    for task, family, out, form, words in (
+        ("language", "gru", "out", "numpy", "onnx"),
+        ("language", "gru", "a.gguf", "", "onnx"),
+        ("grade", "textcnn", "out", "huggingface", "numpy, onnx"),
+        ("see", "vit", "out", "numpy", "nor in any other"),
+    ):
+        model = tmp_path / f"{task}-{family}"
+        model = model if model.exists() else made(model, task, family)
+        with pytest.raises(UsageError, match=words):
+            export_model(model, tmp_path / out, form=form)
+        assert not (tmp_path / out).exists()
+
+
+def test_other_answers_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red cases: a recurrent layer that computes otherwise, and a chain whose best path is another."""
+    model = made(tmp_path / "model", "tag", "bigru")
+    monkeypatch.setitem(graph.OPERATIONS, "zhixing.recurrence.default", lambda x, w, cell: 0.9 * graph.recurrence(x, w, cell))
+    with pytest.raises(DataError, match="tags"):
+        export_model(model, tmp_path / "out")
+    monkeypatch.undo()
+    run = graph.Graph.run
+    monkeypatch.setattr(graph.Graph, "run", lambda *given: {**(made := run(*given)), "transitions": made["transitions"].T})
+    with pytest.raises(DataError):
+        export_model(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_a_recurrent_layer_means_what_torch_means(cell: str) -> None:
+    import torch
+
+    from zhixing.exporting.recurrent import recurrence
+
+    layers = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[cell](5, 7, num_layers=2, batch_first=True)
+    x = torch.randn(3, 11, 5)
+    weights = [each for layer in layers.all_weights for each in layer]
+    with torch.no_grad():
+        wanted = layers(x)[0]
+        assert torch.equal(recurrence(x, weights, cell), wanted)
+    found = graph.recurrence(x.numpy(), [each.detach().numpy() for each in weights], cell)
+    assert found.dtype == np.float32 and np.allclose(found, wanted.numpy(), atol=1e-6)
+
+
+def test_a_folder_of_before_has_one_output() -> None:
+    config = {"family": "x", "width": 1, "window": None, "nodes": [["a", "neg.default", [{"$": "lengths"}], {}]], "output": "a"}
+    found = graph.Graph.from_tensors(config, {}).run(np.ones((2, 3), int), np.array([2, 3]))
+    assert found["answers"].tolist() == [-2, -3]
