@@ -18,7 +18,7 @@ from zhixing.core.errors import DataError, UsageError
 from zhixing.decoding.coding import pack, unpack
 from zhixing.evaluation.evaluate import score_text
 from zhixing.importing import vocabulary
-from zhixing.tokens import charsmap, tokenizer
+from zhixing.tokens import charsmap, pieces, tokenizer
 from zhixing.tokens.gguf import from_gguf, to_gguf
 from zhixing.tokens.template import chat_ids
 from zhixing.tokens.tokenizer import Decoder, Tokenizer
@@ -101,6 +101,19 @@ def test_a_long_text_is_cut_where_no_piece_crosses(form: str, monkeypatch: pytes
     assert len(list(ours._cuts(long))) > (2 if form == "unigram" else 5)
     assert ours.encode(long).tolist() == whole.tolist()
     assert len(ours.encode("a" * 500)), "one that cannot be cut is encoded whole"
+
+
+@pytest.mark.parametrize("flags", [{}, {"lstrip": True, "rstrip": True}, {"single_word": True}])
+@pytest.mark.parametrize("form", FORMS)
+def test_stretches_have_the_ids_of_the_whole(form: str, flags: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    value = bpe(form)
+    value["added_tokens"].append({**control(len(value["model"]["vocab"]), "<tool>", special=False), **flags})
+    ours, library = made(value), plain(value)
+    long = "".join(each for each in ALL) + "the <tool>the <tool> 大江<tool><tool> a<tool>b" * 9
+    monkeypatch.setattr(pieces, "STRETCH", 7)
+    assert (len(ours._coder._stretches(long)) > 30) != bool(flags)
+    assert ours.encode(long).tolist() == library.encode(long, add_special_tokens=False).ids
+    assert ours.encode_batch([long, "the"])[0].tolist() == ours.encode(long).tolist()
 
 
 def test_unigram_makes_letters_alike_and_reads_only() -> None:
