@@ -18,10 +18,11 @@ from zhixing.core.errors import DataError, UsageError
 from zhixing.decoding.coding import pack, unpack
 from zhixing.evaluation.evaluate import score_text
 from zhixing.importing import vocabulary
+from zhixing.serving.replies import token_text
 from zhixing.tokens import charsmap, pieces, tokenizer
 from zhixing.tokens.gguf import from_gguf, to_gguf
 from zhixing.tokens.template import chat_ids
-from zhixing.tokens.tokenizer import Decoder, Tokenizer
+from zhixing.tokens.tokenizer import Decoder, Tokenizer, train_characters, train_unigram, train_words
 
 SIZE = 600
 ALL = [*TEXTS, *ODD, " ".join(TEXTS), "\n".join(TEXTS * 3)]
@@ -255,6 +256,16 @@ def test_merges_that_no_scores_stand_for_are_refused() -> None:
     with pytest.raises(UsageError) as caught:
         to_gguf(made({**value, "model": {**value["model"], "merges": merges}}))
     assert caught.value.code == "export.tokenizer" and "scores" in str(caught.value)
+    for other in (made(unigram()), train_unigram(TEXTS, 270), train_characters(TEXTS), train_words(TEXTS, 300)):
+        with pytest.raises(UsageError) as caught:
+            to_gguf(other)
+        assert caught.value.code == "export.tokenizer" and "SentencePiece" in str(caught.value)
+
+
+def test_a_byte_and_its_letter_have_two_names() -> None:
+    ours = made(bpe("first"))
+    names = [token_text(ours, place)[0] for place in range(SIZE) if ours.token_bytes(place)]
+    assert len(set(names)) == len(names) and "a" in names and "bytes:\\x61" in names
 
 
 @pytest.mark.parametrize(
