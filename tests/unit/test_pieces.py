@@ -18,10 +18,11 @@ from zhixing.core.errors import DataError, UsageError
 from zhixing.decoding.coding import pack, unpack
 from zhixing.evaluation.evaluate import score_text
 from zhixing.importing import vocabulary
-from zhixing.tokens import charsmap, tokenizer
+from zhixing.serving.replies import token_text
+from zhixing.tokens import charsmap, pieces, tokenizer
 from zhixing.tokens.gguf import from_gguf, to_gguf
 from zhixing.tokens.template import chat_ids
-from zhixing.tokens.tokenizer import Decoder, Tokenizer
+from zhixing.tokens.tokenizer import Decoder, Tokenizer, train_characters, train_unigram, train_words
 
 SIZE = 600
 ALL = [*TEXTS, *ODD, " ".join(TEXTS), "\n".join(TEXTS * 3)]
@@ -101,6 +102,19 @@ def test_a_long_text_is_cut_where_no_piece_crosses(form: str, monkeypatch: pytes
     assert len(list(ours.cut(long))) > (2 if form == "unigram" else 5)
     assert ours.encode(long).tolist() == whole.tolist()
     assert len(ours.encode("a" * 500)), "one that cannot be cut is encoded whole"
+
+
+@pytest.mark.parametrize("flags", [{}, {"lstrip": True, "rstrip": True}, {"single_word": True}])
+@pytest.mark.parametrize("form", FORMS)
+def test_stretches_have_the_ids_of_the_whole(form: str, flags: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    value = bpe(form)
+    value["added_tokens"].append({**control(len(value["model"]["vocab"]), "<tool>", special=False), **flags})
+    ours, library = made(value), plain(value)
+    long = "".join(each for each in ALL) + "the <tool>the <tool> 大江<tool><tool> a<tool>b" * 9
+    monkeypatch.setattr(pieces, "STRETCH", 7)
+    assert (len(ours._coder._stretches(long)) > 30) != bool(flags)
+    assert ours.encode(long).tolist() == library.encode(long, add_special_tokens=False).ids
+    assert ours.encode_batch([long, "the"])[0].tolist() == ours.encode(long).tolist()
 
 
 def test_unigram_makes_letters_alike_and_reads_only() -> None:
@@ -242,6 +256,16 @@ def test_merges_that_no_scores_stand_for_are_refused() -> None:
     with pytest.raises(UsageError) as caught:
         to_gguf(made({**value, "model": {**value["model"], "merges": merges}}))
     assert caught.value.code == "export.tokenizer" and "scores" in str(caught.value)
+    for other in (made(unigram()), train_unigram(TEXTS, 270), train_characters(TEXTS), train_words(TEXTS, 300)):
+        with pytest.raises(UsageError) as caught:
+            to_gguf(other)
+        assert caught.value.code == "export.tokenizer" and "SentencePiece" in str(caught.value)
+
+
+def test_a_byte_and_its_letter_have_two_names() -> None:
+    ours = made(bpe("first"))
+    names = [token_text(ours, place)[0] for place in range(SIZE) if ours.token_bytes(place)]
+    assert len(set(names)) == len(names) and "a" in names and "bytes:\\x61" in names
 
 
 @pytest.mark.parametrize(

@@ -135,10 +135,11 @@ def to_gguf(tokenizer: Any) -> dict[str, Any]:
     Raises UsageError for a tokenizer of another sort, one whose split has no name there, or whose merges no scores stand for.
     """
     value = json.loads(tokenizer.content)
-    model, names = value["model"], {place: name for name, place in value["model"].get("vocab", {}).items()} if tokenizer.byte_ids else {}
+    model = value["model"]
     scored = tokenizer.sort == "imported" and bool(model.get("byte_fallback"))
-    if model["type"] != "BPE" or (model.get("byte_fallback") and not scored) or not names:
+    if model["type"] != "BPE" or (model.get("byte_fallback") and not scored):
         raise UsageError("export.tokenizer", sort=tokenizer.sort, problem="no byte-level BPE, and none of SentencePiece's")
+    names = {place: name for name, place in model["vocab"].items()}
     added = {each["id"]: each for each in value.get("added_tokens") or ()}
     tokens, sorts = [], []
     for place in range(tokenizer.vocabulary_size):

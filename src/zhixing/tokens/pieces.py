@@ -12,6 +12,7 @@ Source: Kudo and Richardson 2018, arXiv:1808.06226.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from zhixing.tokens.unigram import MOST_LETTERS
 
 SORT = "Unigram"
 MARK = "▁"
+STRETCH = 1 << 12  # characters that BPE merges within; a long text takes several times as long in one
 NONE, FIRST, EVERY = "", "first", "every"  # where a space is put: nowhere, before a text, or after a control token within it too
 # Normalizers and splits of Unigram that end in good time whatever the text; those of BPE are ▁ alone.
 NORMALIZERS = ("Precompiled", "Replace", "Prepend", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Strip", "StripAccents", "Lowercase")
@@ -192,10 +194,25 @@ class Pieces:
         if not self._joined:
             for name in self._stands.names.values():
                 self._joined.update(name[place : place + 2] for place in range(len(name) - 1))
-        for place in range(end, start, -1):
-            if text[place - 1 : place + 1].replace(" ", MARK) not in self._joined and text[place - 1 : place + 1] not in self._joined:
+        wide = any(each.get(name) for each in self._looked_for for name in ("lstrip", "rstrip", "single_word", "normalized"))
+        closing = {each["content"][-1] for each in self._looked_for}  # after one, a space may be put
+        for place in itertools.chain(range(end, start, -1), range(end + 1, len(text))) if not wide else ():
+            both = text[place - 1 : place + 1]
+            if both not in self._joined and both.replace(" ", MARK) not in self._joined and both[0] not in closing:
                 return place
         return len(text)
+
+    @property
+    def _looked_for(self) -> list[dict[str, Any]]:
+        """What is looked for in a text as it stands."""
+        return [each for each in self._stands.told if not each.get("special")]
+
+    def _stretches(self, text: str) -> list[str]:
+        """Cut a text so that its parts have the same ids as the whole; the first begins it."""
+        cuts = [0]
+        while self._bpe and len(text) - cuts[-1] > STRETCH:
+            cuts.append(self.cut(text, cuts[-1], cuts[-1] + STRETCH))
+        return [text[start:end] for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True) if end > start or not start]
 
     def encode(self, text: str, guarded: bool = False, begins: bool = True) -> np.ndarray:
         """Turn a text into (N,) int32 ids; no control token among them but the unknown one of Unigram.
@@ -205,10 +222,26 @@ class Pieces:
 
         Raises DataError for a text that the library takes for a control token.
         """
-        return self._safe(text, run(self._library(guarded, begins), [text])[0])
+        begun, going_on = [], self._stretches(text)
+        if begins:
+            begun, going_on = going_on[:1], going_on[1:]
+        found = run(self._library(guarded, True), begun) + self._run_on(going_on, guarded)
+        return self._safe(text, np.concatenate(found))
+
+    def _run_on(self, texts: list[str], guarded: bool) -> list[np.ndarray]:
+        """Encode texts that go on; where what follows a token that stands as it is begins with a space, it does so here too."""
+        names = "|".join(re.escape(each["content"]) for each in self._looked_for)
+        if guarded or self.prefix != EVERY or not names:
+            return run(self._library(guarded, False), texts)
+        cuts = [next((match.start() for match in re.finditer(names, text)), len(text)) for text in texts]
+        heads = run(self._library(False, False), [text[:cut] for text, cut in zip(texts, cuts, strict=True)])
+        tails = run(self._library(False, True), [text[cut:] for text, cut in zip(texts, cuts, strict=True)])
+        return [np.concatenate(both) for both in zip(heads, tails, strict=True)]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Turn texts into (N,) int32 ids."""
+        if any(len(text) > STRETCH for text in texts):
+            return [self.encode(text) for text in texts]
         return [self._safe(text, ids) for text, ids in zip(texts, run(self._library(False, True), list(texts)), strict=True)]
 
     def _safe(self, text: str, ids: np.ndarray) -> np.ndarray:
