@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,11 @@ from makers import MAKERS, SMALL
 
 from zhixing import export_model, load, prepare, train
 from zhixing.core.errors import DataError, UsageError
+from zhixing.core.files import read_json
 from zhixing.exporting import onnx as exporting
+from zhixing.exporting import torchless
+from zhixing.models import session as sessions
+from zhixing.models.session import Session, SessionConfig
 from zhixing.preparation.prepare import Prepare
 from zhixing.tasks.task import from_dict
 from zhixing.tokens.tokenizer import Tokenizer
@@ -48,17 +54,78 @@ def test_the_file_alone_answers_as_the_model_does(task: str, place: Path) -> Non
     opened = load(place / f"{task}-model")
     rows = [json.loads(line) for line in (place / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()]
     asked = [{name: each[name] for name in opened.task.schema.asked.fields if name in each} for each in rows]
-    found = exporting.Session(place / f"{task}.onnx", session.get_outputs()[0].shape[1], opened.model.body.window)
+    about_it = SessionConfig("bert", session.get_outputs()[0].shape[1], opened.model.body.window)
+    found = Session(about_it, np.fromfile(place / f"{task}.onnx", np.uint8))
     items = [read.encode(each, tokenizer) for each in asked]
     for first, second in zip(opened.predict(asked), read.answers(found, items, tokenizer), strict=True):
         assert first.scores == pytest.approx(second.scores, abs=1e-4)
     assert {each.name for each in session.get_inputs()} == {"tokens", "lengths"} and json.loads(about["zhixing.frame"])["pad"] == 0
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_folder_of_either_form_answers_without_torch(task: str, place: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (place / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()][:20]
+    opened = load(place / f"{task}-model")
+    asked = [{name: each[name] for name in opened.task.schema.asked.fields if name in each} for each in rows]
+    wanted = opened.predict(asked)
+    for form, gap in (("onnx", 1e-4), ("int8", 0.2)):
+        export_model(place / f"{task}-model", tmp_path / form, form)
+        card = read_json(tmp_path / form / "card.json")
+        assert card["exported"]["form"] == form
+        program = "import sys; sys.modules['torch'] = None\nimport json, zhixing\n"
+        program += f"found = zhixing.load({str(tmp_path / form)!r}).predict(json.loads(sys.argv[1]))\n"
+        program += "print(json.dumps([each.scores or {'': each.confidence or each.value} for each in found]))"
+        said = subprocess.run([sys.executable, "-c", program, json.dumps(asked)], capture_output=True, text=True, check=True)
+        for one, two in zip(wanted, json.loads(said.stdout), strict=True):
+            assert two == pytest.approx(one.scores or {"": one.confidence or one.value}, abs=gap)
+    sizes = [(tmp_path / form / "model.safetensors").stat().st_size for form in ("onnx", "int8")]
+    assert sizes[1] < sizes[0]
+    if task == "classify":
+        export_model(place / "classify-model", tmp_path / "eight.onnx", "int8")
+        assert (tmp_path / "eight.onnx").stat().st_size < (place / "classify.onnx").stat().st_size
+        told = runtime.InferenceSession(str(tmp_path / "eight.onnx"), providers=["CPUExecutionProvider"]).get_modelmeta()
+        assert from_dict(json.loads(told.custom_metadata_map["zhixing.task"])) == opened.task
+
+
+def test_the_fastest_form_is_the_one_that_was_measured_so(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paces = iter([[1.0, 9.0], [4.0, 4.0], [2.0, 3.0]])
+    monkeypatch.setattr(torchless, "pace", lambda _: next(paces))
+    told: list[str] = []
+    export_model(
+        place / "classify-model", tmp_path / "out", "fastest", tell=lambda code, **values: told.append(f"{code} {values.get('form')}")
+    )
+    assert read_json(tmp_path / "out" / "card.json")["exported"]["form"] == "onnx" and "export.pace int8" in told
+    assert len(load(tmp_path / "out").predict(["Ada says fine"])) == 1
+    monkeypatch.undo()
+    assert all(each > 0 for each in torchless.pace(load(tmp_path / "out").model))
+
+
+def test_what_is_no_program_is_refused(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = {"family": "bert", "width": 3, "window": None}
+    bytes_of = np.fromfile(place / "classify.onnx", np.uint8)
+    for config, tensors in (
+        (about, {}),
+        (about, {"onnx": bytes_of[:100]}),
+        (about, {"onnx": bytes_of.astype(np.float32)}),
+        ({**about, "width": 0}, {"onnx": bytes_of}),
+        ({**about, "weights": "Q2"}, {"onnx": bytes_of}),
+    ):
+        with pytest.raises(DataError):
+            Session.from_tensors(config, tensors)
+    found = Session.from_tensors(about, {"onnx": bytes_of})
+    with pytest.raises(DataError):
+        found.run(np.full((1, 3), 10**6), np.array([3]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert sessions.threads() == 3
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UsageError, match=r"zhixing\[onnx\]"):
+        Session.from_tensors(about, {"onnx": bytes_of})
+
+
 def test_one_that_answers_otherwise_takes_no_name(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = exporting.Session.run
+    run = Session.run
     half = np.float32(0.5)
-    monkeypatch.setattr(exporting.Session, "run", lambda self, *given: {name: each + half for name, each in run(self, *given).items()})
+    monkeypatch.setattr(Session, "run", lambda self, *given: {name: each + half for name, each in run(self, *given).items()})
     with pytest.raises(DataError):
         export_model(place / "classify-model", tmp_path / "out.onnx")
     assert not list(tmp_path.iterdir())
