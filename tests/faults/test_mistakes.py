@@ -243,7 +243,7 @@ CASES = [
     Case("dynamic-rows", "evaluate {k}/classifier {k}/other --dynamic", 2, "evaluate.reader_task", "--dynamic"),
     Case("chat-no-writer", "chat {k}/classifier", 2, "usage.not_language", "classifier"),
     Case("export-form", "export {k}/neural {p}/a.gguf --form Q4", 2, "export.form", "Q4"),
-    Case("export-counted", "export {k}/ngram {p}/a.gguf", 2, "export.task", "ngram"),
+    Case("export-counted", "export {k}/ngram {p}/a.gguf", 2, "export.nothing", "ngram"),
     Case("export-tokenizer", "export {k}/neural {p}/a.gguf", 2, "export.tokenizer", "characters"),
     Case("export-taken", "export {k}/neural {p}/a.gguf", 2, "output.exists", "a.gguf", {"a.gguf": b"mine"}),
     Case("import-nothing", "import {p}/nothing {p}/out", 2, "import.source", "nothing"),
