@@ -1,7 +1,7 @@
 """Chinese for a model of English: continued pre-training with and without pieces of its own for Chinese, and what is kept of English.
 
     ZHIXING_DATA=... python benchmarks/extend.py OUT --model MODEL
-        [--pieces 1000 --steps 40 --batch 4 --rate 1e-3 --threads 1] [--smoke]
+        [--pieces 300 --steps 20 --batch 2 --rate 5e-4 --threads 1] [--smoke]
 
 MODEL is a Model folder of an imported decoder with a byte-level BPE, such as SmolLM2-135M-Instruct. The text is the head of lctt_zh's
 training split, and two thirds of us_speeches beside it, so that English is kept. Both trainings take the same steps of the same number of
@@ -51,7 +51,7 @@ class Windowed:
 
         from zhixing.layers.scoring import score
 
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return score(model, tokens, self.window)
 
 
@@ -133,7 +133,7 @@ def figures(scores: dict[str, dict[str, dict[str, Any]]]) -> list[Measured]:
 
 
 def main() -> None:
-    given = arguments(__doc__, goes_on=True, model="", pieces=1000, steps=40, batch=4, rate=1e-3, threads=1)
+    given = arguments(__doc__, goes_on=True, model="", pieces=300, steps=20, batch=2, rate=5e-4, threads=1)
     peers.threads(given.threads)
     places = corpora(given.out, given.smoke)
     steps, pieces = (2, 50) if given.smoke else (given.steps, given.pieces)

@@ -267,6 +267,9 @@ def test_refusals(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         with pytest.raises(UsageError, match=name):
             extension.check_sort({"model": {"type": "BPE", name: "##"}}, "imported")
+    for model in ({"type": "BPE", "byte_fallback": True}, {"type": "Unigram"}, {"type": "WordPiece"}):
+        with pytest.raises(UsageError, match=model["type"]):
+            extension.check_sort({"model": model}, "imported")
     with pytest.raises(UsageError):
         extend_bpe(make_bytes(), [TEXT], 3)
     words = ["train", str(place / "corpus"), str(tmp_path / "out"), "--extend-vocabulary", "5"]
