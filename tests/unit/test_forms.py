@@ -28,10 +28,10 @@ WITHOUT_MODELS = ("judge", "risk")  # of one no folder is of its own, of the oth
 SERVED: dict[str, tuple[str, list[Any]]] = {
     "classify": ("hashed", ["Ada says", "fine 好 " * 30, "龘"]),
     "tag": ("bigru", [{"tokens": ["Ada", "in", "Chen"]}, {"tokens": ["fine", "好"] * 20}, {"tokens": ["."]}]),
-    "moderate": ("bilstm", [{"text": "Ada says"}, {"tokens": ["fine", "好"] * 20}, {"text": "."}]),
+    "moderate": ("feedforward", [{"text": "Ada says"}, {"tokens": ["fine", "好"] * 20}, {"text": "."}]),
     "recommend": ("gru", [{"items": ["a", "书"]}, {"items": ["b"] * 9}, {"items": ["a"]}]),
-    "trace": ("gru", [{"items": ["add"] * 5, "correct": [1, 0, 1, 1]}, {"items": ["乘"], "correct": []}]),
-    "many": ("textcnn", [{"task": "classify/c", "text": "Ada"}, {"task": "tag/t", "tokens": ["in", "Chen"]}]),
+    "trace": ("lstm", [{"items": ["add"] * 5, "correct": [1, 0, 1, 1]}, {"items": ["乘"], "correct": []}]),
+    "many": ("rnn", [{"task": "classify/c", "text": "Ada"}, {"task": "tag/t", "tokens": ["in", "Chen"]}]),
 }
 WITHOUT = "import sys; sys.modules['torch'] = sys.modules['sklearn'] = sys.modules['scipy'] = sys.modules['zstandard'] = None\n"
 
@@ -106,7 +106,7 @@ def test_what_cannot_leave_says_what_can(tmp_path: Path) -> None:
 
 def test_other_answers_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Red cases: a recurrent layer that computes otherwise, and a chain whose best path is another."""
-    model = made(tmp_path / "model", "tag", "bigru")
+    model = made(tmp_path / "model", "tag", "rnn")
     monkeypatch.setitem(graph.OPERATIONS, "zhixing.recurrence.default", lambda x, w, cell: 0.9 * graph.recurrence(x, w, cell))
     with pytest.raises(DataError, match="tags"):
         export_model(model, tmp_path / "out")
