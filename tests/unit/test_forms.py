@@ -17,8 +17,11 @@ from forms_maker import FLAGS, MADE, made, model_of
 
 from zhixing import export_model, load
 from zhixing.core.errors import DataError, UsageError
+from zhixing.core.folder import seal
 from zhixing.exporting.forms import GGUF, HUGGINGFACE, NUMPY, ONNX, forms_of
 from zhixing.models import catalog, graph
+from zhixing.models.copying import Copy
+from zhixing.tasks import artefact
 from zhixing.tasks.task import TASKS
 from zhixing.training.settings import settle
 
@@ -71,12 +74,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("forms")
     for task, (family, _) in SERVED.items():
         export_model(made(where / f"{task}-model", task, family), where / task, form="numpy")
-    rows = {str(where / task): rows for task, (_, rows) in SERVED.items()}
+    (where / "copy").mkdir()
+    artefact.write(where / "copy", MADE["translate"], Copy(), None)
+    seal(where / "copy", "model", {"task": "translate", "model": "copy"})
+    rows = {str(where / task): rows for task, (_, rows) in SERVED.items()} | {str(where / "copy"): [{"source": "a b"}]}
     program = WITHOUT + f"import json\nfrom zhixing import load\nrows = json.loads({json.dumps(rows)!r})\n"
     program += "print(json.dumps([[each.value for each in load(path).predict(some)] for path, some in rows.items()]))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (where / "said.json").write_text(json.dumps(dict(zip(SERVED, json.loads(done.stdout), strict=True))))
+    (where / "said.json").write_text(json.dumps(dict(zip([*SERVED, "copy"], json.loads(done.stdout), strict=True))))
     return where
 
 
@@ -88,6 +94,13 @@ def test_it_answers_without_torch_as_it_did_with_it(task: str, place: Path) -> N
         assert second.value == value == (pytest.approx(first.value, abs=1e-4) if task == "trace" else first.value)
         assert second.scores == (first.scores if first.scores is None else pytest.approx(first.scores, abs=1e-4))
     assert after.task == before.task, "labels, thresholds and temperature travel along"
+
+
+def test_what_is_made_of_arrays_needs_no_torch_as_it_is(place: Path) -> None:
+    assert json.loads((place / "said.json").read_text())["copy"] == ["a b"]
+    for form in ("numpy", "huggingface"):
+        with pytest.raises(UsageError, match="needs no torch as it is"):
+            export_model(place / "copy", place / "out", form=form)
 
 
 def test_what_cannot_leave_says_what_can(tmp_path: Path) -> None:
