@@ -70,7 +70,7 @@ def test_a_file_that_answers_otherwise_is_not_written(place: Path, tmp_path: Pat
     with pytest.raises(UsageError):
         export_model(place / "llama", tmp_path / "a.gguf")
     export_model(place / "llama", tmp_path / "a.gguf", force=True)
-    assert (tmp_path / "a.gguf").read_bytes()[:4] == b"GGUF" and export.TOLERANCES.keys() == set(gguf.WRITTEN)
+    assert (tmp_path / "a.gguf").read_bytes()[:4] == b"GGUF" and export.TOLERANCES.keys() >= set(gguf.WRITTEN)
 
 
 def test_a_tokenizer_that_comes_back_otherwise_is_not_written(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

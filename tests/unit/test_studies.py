@@ -113,7 +113,7 @@ def test_the_table_holds_what_evaluation_finds(climbed: tuple[Path, list[str]], 
     assert len(by_name["grammar"]["curve"]) == 1
     assert by_name["mixture"]["core_seconds"] > by_name["qwen3"]["core_seconds"]
     for name in ("lstm", "qwen3"):
-        assert by_name[name]["core_seconds"] < 3 * SECONDS and by_name[name]["curve"]
+        assert by_name[name]["core_seconds"] < 6 * SECONDS and by_name[name]["curve"]
 
 
 def test_the_written_table_is_in_the_true_order(climbed: tuple[Path, list[str]]) -> None:
@@ -286,7 +286,7 @@ def test_a_counted_winner_has_counted_validation_as_well(text: Path, tmp_path: P
 
 
 def test_the_best_of_a_table_is_the_highest_on_validation(table: Path, tmp_path: Path) -> None:
-    folder = best(table, tmp_path / "made", 0.05)
+    folder = best(table, tmp_path / "made", 0.15)
     check_choice(folder.card, lower=False)
     told = folder.card["best"]
     assert {each["name"] for each in told["candidates"]} == {"majority", "naive_bayes", "logistic"} and told["figure"] == "accuracy"
