@@ -24,12 +24,15 @@ from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import sha256
 from zhixing.core.folder import open_folder
 from zhixing.core.stop import Stop, Stopped
+from zhixing.data.corpus import open_corpus
 from zhixing.layers import lora
 from zhixing.layers.kinds import Inputs
 from zhixing.models import catalog
 from zhixing.preparation.prepare import Prepare
 from zhixing.serving.served import open_models
 from zhixing.tasks import adapter
+from zhixing.training.settings import LATER, as_dict, settle
+from zhixing.training.train import fingerprint, identify
 
 TEXT = "the old river runs by the old mill\n" * 300
 SETTINGS: dict[str, Any] = {"lora": 4, "steps": 12, "precision": "fp32", "threads": 1, "window": 32, "batch": 4, "learning_rate": 0.01}
@@ -418,3 +421,14 @@ def test_no_rows_and_rows_read_without_gradients_are_mapped_as_they_are() -> Non
     before = adapted(z)
     z.add_(1)
     assert not torch.allclose(adapted(z), before)
+
+
+def test_a_run_that_an_earlier_version_began_is_known_again(place: Path, tmp_path: Path) -> None:
+    """Settings that came later count in what a run is known by only where they are given."""
+    corpus = open_corpus(place / "corpus")
+    settings = {**SETTINGS, "start": str(place / "base")}
+    before = {name: value for name, value in as_dict(settle("language", settings).value).items() if name not in LATER}
+    known = identify(corpus, settle("language", settings))
+    hashes = [sha256(place / each / "manifest.json") for each in ("corpus", "base")]
+    assert known == fingerprint([before, *hashes])
+    assert known != identify(corpus, settle("language", {**settings, "lora_base": "int8"}))

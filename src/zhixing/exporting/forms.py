@@ -8,7 +8,8 @@ GGUF, NUMPY, ONNX, HUGGINGFACE, MERGED = "gguf", "numpy", "onnx", "huggingface",
 FASTEST = "fastest"
 PROGRAMS = {ONNX: "F32", "int8": "INT8"}  # what ONNX Runtime computes, and the form of its weights
 FOLDERS = (NUMPY, *PROGRAMS, FASTEST, HUGGINGFACE, MERGED)
-# How far log p may lie from the model's, relative to the largest of a text, by the form of the weights; in eight bits only a sure answer must stay.
+# How far log p may lie from the model's, relative to the largest of a text, by the form of the weights: of eight bits only a sure answer
+# must stay.
 TOLERANCES = {"F32": 1e-4, "F16": 1e-2, "BF16": 3e-2, "Q8_0": 5e-2, "INT8": 0.5}
 OF_GGUF = ("llama", "qwen3")
 WRITERS = ("llama", "qwen3", "gpt2")  # which transformers has as they are

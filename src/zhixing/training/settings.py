@@ -177,6 +177,7 @@ NOT_NEGATIVE = (
     *("table_decay", "clip", "evaluations", "patience", "saves", "threads", "classes", "order", "strength", "seed"),
     *("accumulate", "negatives", "subsample", "minimum", "epsilon", "delta", "rollouts", "kl", "augment", "lora", "lora_alpha"),
 )
+LATER = ("lora_base", "extend_vocabulary")
 MOST_AUGMENT = 2.0
 MOST_PIECES = 1 << 17  # added at once: as many as the largest vocabularies have
 LENGTHS = ("steps", "minutes", "core_seconds")  # of a training, of which one is given, or none
@@ -481,6 +482,11 @@ def check(settled: Settings) -> None:
         raise UsageError("settings.groups", groups=value.groups, heads=value.heads)
     if value.accumulate and value.batch % value.accumulate:
         raise UsageError("settings.accumulate", batch=value.batch, accumulate=value.accumulate)
+
+
+def known_by(settings: TrainSettings) -> dict[str, Any]:
+    """Give the settings that a run is known by: one that came later counts where it is not as it always was, so that old runs go on."""
+    return {name: value for name, value in as_dict(settings).items() if name not in LATER or value != getattr(TrainSettings, name)}
 
 
 def as_dict(settings: TrainSettings) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from zhixing.tokens.tokenizer import Tokenizer
 from zhixing.training import budget, counted, optim, private, probe, start, teacher, trainer
 from zhixing.training.checkpoint import Checkpoints, State
 from zhixing.training.ready import Plan, Tell, choose, device, dropout_for, estimate, ready
-from zhixing.training.settings import TrainSettings, as_dict, settle, task_of
+from zhixing.training.settings import TrainSettings, as_dict, known_by, settle, task_of
 from zhixing.training.start import make_tokenizer
 
 CHECKPOINTS_KEPT = 4
@@ -132,9 +132,10 @@ def _train(opened: Corpus, out: Path, settled: Settings, began: tuple[float, flo
 def identify(corpus: Corpus, settled: Settings) -> str:
     """Name a training by what was asked for: the settled settings and the corpus; run.json holds it as "request"."""
     others = [sha256(Path(each) / MANIFEST) for each in (settled.value.teacher, settled.value.start) if each]
+    asked = known_by(settled.value)
     if settled.value.epsilon:  # a hash of private rows would let one be guessed and proven
-        return fingerprint([as_dict(settled.value), str(corpus.path.absolute()), *others])
-    return fingerprint([as_dict(settled.value), sha256(corpus.path / MANIFEST), *others])
+        return fingerprint([asked, str(corpus.path.absolute()), *others])
+    return fingerprint([asked, sha256(corpus.path / MANIFEST), *others])
 
 
 def _origin(corpus: Corpus, settings: TrainSettings) -> dict[str, Any]:
