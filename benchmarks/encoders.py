@@ -1,6 +1,6 @@
 """The speed of an encoder in every form that it is served in, beside ONNX Runtime's own eight-bit form of the same weights.
 
-    ZHIXING_DATA=... python benchmarks/encoders.py OUT [--rounds 7] [--rows 256] [--threads 1] [--smoke]
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 ZHIXING_DATA=... python benchmarks/encoders.py OUT [--rounds 7] [--rows 256] [--threads 1] [--smoke]
 
 The classifier begins with all-MiniLM-L6-v2 and is trained on 10 rows of each intent of banking77. Documents a second are from texts to
 labels, tokenizing included, one at a time and 32 at a time, as the test split has them; ours by `load(folder).predict`. The rival is what
@@ -25,6 +25,7 @@ from transfer import drawn, pretrained, read
 
 from zhixing import export_model, import_model, load, prepare, train
 from zhixing.core.files import read_json
+from zhixing.models import session
 from zhixing.preparation.prepare import Prepare
 
 FORMS = ("numpy", "onnx", "int8", "fastest")
@@ -81,6 +82,8 @@ def ours(folder: Path) -> Predict:
 def main() -> None:
     given = arguments(__doc__, goes_on=True, rounds=7, rows=256, threads=1)
     peers.threads(given.threads)
+    if session.threads() != given.threads:
+        raise SystemExit(f"Threads are not held: set OMP_NUM_THREADS and OPENBLAS_NUM_THREADS to {given.threads} and run again.")
     out, smoke = given.out, given.smoke
     parts = [read(find("banking77") / f"{part}.jsonl.gz") for part in ("train", "test")]
     model = made(out, drawn(parts[0], 1 if smoke else 10, 0), smoke)
