@@ -1,6 +1,7 @@
 """The speed of an encoder in every form that it is served in, beside ONNX Runtime's own eight-bit form of the same weights.
 
-    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 ZHIXING_DATA=... python benchmarks/encoders.py OUT [--rounds 7] [--rows 256] [--threads 1] [--smoke]
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 ZHIXING_DATA=... python benchmarks/encoders.py OUT
+        [--rounds 7] [--rows 256] [--threads 1] [--smoke]
 
 The classifier begins with all-MiniLM-L6-v2 and is trained on 10 rows of each intent of banking77. Documents a second are from texts to
 labels, tokenizing included, one at a time and 32 at a time, as the test split has them; ours by `load(folder).predict`. The rival is what
