@@ -63,9 +63,11 @@ def test_a_text_is_translated_as_here(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["classify", "multilabel"])
 def test_labels_of_the_first_state_are_a_pipeline(task: str, tmp_path: Path) -> None:
     model, folder = out(tmp_path, task, "bert", pooling="first")
-    answer = transformers.pipeline("text-classification", model=str(folder), top_k=None, truncation=True, max_length=40)
-    theirs = [{each["label"]: each["score"] for each in found} for found in answer(TEXTS, batch_size=3)]
-    for first, second in zip(model.predict(TEXTS), theirs, strict=True):
+    answer = transformers.pipeline("text-classification", model=str(folder), top_k=None, truncation=True)
+    texts = [*TEXTS, "awful 差 Bo " * 60]
+    assert len(model.tokenizer.encode(texts[-1])) > model.model.body.window > model.task.longest
+    theirs = [{each["label"]: each["score"] for each in found} for found in answer(texts, batch_size=3)]
+    for first, second in zip(model.predict(texts), theirs, strict=True):
         assert first.scores == pytest.approx(second, abs=1e-4), "the temperature is in the weights, and padding changes nothing"
     assert json.loads((folder / "task.json").read_text()).get("cuts", [0.4, 0.6]) == [0.4, 0.6]
 

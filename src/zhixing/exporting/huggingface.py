@@ -99,9 +99,7 @@ def headed(opened: Artefact, auto: str, path: Path) -> tuple[dict[str, Tensor], 
     steps = [("", "Transformer"), (POOLING, "Pooling"), (DENSE, "Dense") if head_pools(head) else (NORMALISE, "Normalize")]
     modules = [{"idx": n, "name": str(n), "path": where, "type": f"{MODULES}.{kind}"} for n, (where, kind) in enumerate(steps)]
     write_json(path / "modules.json", modules)
-    write_json(
-        path / "sentence_bert_config.json", {"max_seq_length": min(task.longest, body.window or task.longest), "do_lower_case": False}
-    )
+    write_json(path / "sentence_bert_config.json", {"max_seq_length": longest_of(opened), "do_lower_case": False})
     for where, _ in steps[1:]:
         (path / where).mkdir()
     ways = {"cls_token": "first", "mean_tokens": "mean", "max_tokens": "max"}
@@ -115,6 +113,12 @@ def headed(opened: Artefact, auto: str, path: Path) -> tuple[dict[str, Tensor], 
         write_json(path / DENSE / CONFIG, {**shape, "activation_function": "torch.nn.modules.linear.Identity"})
         write_bytes(path / DENSE / WEIGHTS, save({name: value.contiguous().cpu() for name, value in held.items()}, {"format": "pt"}))
     return {}, told
+
+
+def longest_of(opened: Artefact) -> int:
+    """Give how many tokens of a text a model with a head reads."""
+    longest: int = opened.task.longest
+    return min(longest, opened.model.body.window or longest)
 
 
 def head_pools(head: nn.Module) -> bool:
@@ -131,6 +135,8 @@ def tokenizer(opened: Artefact, auto: str, path: Path) -> None:
     given.save(path)
     settings, content = read_json(path / SETTINGS), json.loads(given.content)
     settings.pop("zhixing", None)
+    if isinstance(opened.model, Headed):
+        settings["model_max_length"] = longest_of(opened)
     ends = sorted(given.ends)
     generation: dict[str, Any] = {"eos_token_id": ends if len(ends) > 1 else given.end_id, "pad_token_id": given.pad_id}
     if auto == PAIRS:
