@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import gguf_maker
 import numpy as np
 import pytest
 import torch
@@ -36,6 +37,22 @@ def test_what_writes_goes_on_as_here(tmp_path: Path) -> None:
     write = transformers.pipeline("text-generation", model=str(folder))
     said = write("the old", max_new_tokens=8, do_sample=False, return_full_text=False)[0]["generated_text"]
     assert said == model.generate("the old", temperature=0.0, max_tokens=8).text
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_what_opens_a_text_and_what_is_never_written_leave_with_an_imported_model(opens: bool, tmp_path: Path) -> None:
+    settings, tensors = gguf_maker.llama()
+    gguf_maker.write(tmp_path / "model.gguf", {**settings, "tokenizer.ggml.add_bos_token": opens}, tensors)
+    model = load(import_model(tmp_path / "model.gguf", tmp_path / "model").path)
+    folder = export_model(tmp_path / "model", tmp_path / "out", form="huggingface")
+    cut, theirs = (getattr(transformers, name).from_pretrained(folder) for name in ("AutoTokenizer", "AutoModelForCausalLM"))
+    assert model.tokenizer.opening == (1,) * opens and model.tokenizer.barred == (1,)
+    assert cut("the old")["input_ids"] == [*model.tokenizer.opening, *model.tokenizer.encode("the old").tolist()]
+    assert theirs.generation_config.suppress_tokens == [1]
+    read = cut("the old", return_tensors="pt")
+    said = theirs.generate(**read, max_new_tokens=8, do_sample=False)[0, read["input_ids"].shape[1] :].tolist()
+    assert said == model.generate("the old", temperature=0.0, max_tokens=8).tokens
+    assert load(import_model(folder, tmp_path / "again").path).tokenizer.opening == model.tokenizer.opening, "and it comes back"
 
 
 def test_gaps_are_filled_as_here(tmp_path: Path) -> None:

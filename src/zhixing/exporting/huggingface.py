@@ -11,7 +11,9 @@ Config, weights and tokenizer have Hugging Face's names already; here the head g
 
 A temperature is in the head's weights; labels, thresholds and all else that the task settled are in task.json beside.
 transformers' BERT has a layer with tanh before its head. Where ours has none it is a map so small that tanh does nothing, and the head is
-as much larger. Leaves out: heads of other models, which no class of transformers computes from the mean of states.
+as much larger. Of translations transformers divides log p by length ** alpha, ours by
+((5 + length) / 6) ** alpha: of several beams another may be the best there.
+Leaves out: heads of other models, which no class of transformers computes from the mean of states.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json, write_bytes, write_json
+from zhixing.decoding.search import Beam, limit
 from zhixing.exporting.forms import BODY, CAUSAL, LABELS, MASKED, PAIRS, TAGS, auto_of
 from zhixing.exporting.replay import Answering, Translator, Writer
 from zhixing.layers.kinds import Headed, Inputs
@@ -36,6 +39,7 @@ from zhixing.tasks import golden
 from zhixing.tasks.artefact import CONFIG, GENERATION, TASK, WEIGHTS, Artefact
 from zhixing.tasks.masked import GAP
 from zhixing.tasks.task import to_dict
+from zhixing.tokens.layout import Parts
 from zhixing.tokens.tokenizer import SETTINGS, TOKENIZER
 
 SMALL = 2.0**-10  # what stands for tanh's place in BERT's head: states of 8 come back to 2e-5 of their size
@@ -116,9 +120,9 @@ def headed(opened: Artefact, auto: str, path: Path) -> tuple[dict[str, Tensor], 
 
 
 def longest_of(opened: Artefact) -> int:
-    """Give how many tokens of a text a model with a head reads."""
+    """Give how many tokens of a text a model with a head, or one that translates, reads."""
     longest: int = opened.task.longest
-    return min(longest, opened.model.body.window or longest)
+    return min(longest, getattr(opened.model, "body", opened.model).window or longest)
 
 
 def head_pools(head: nn.Module) -> bool:
@@ -135,16 +139,18 @@ def tokenizer(opened: Artefact, auto: str, path: Path) -> None:
     given.save(path)
     settings, content = read_json(path / SETTINGS), json.loads(given.content)
     settings.pop("zhixing", None)
-    if isinstance(opened.model, Headed):
+    if isinstance(opened.model, Headed) or auto == PAIRS:
         settings["model_max_length"] = longest_of(opened)
     ends = sorted(given.ends)
     generation: dict[str, Any] = {"eos_token_id": ends if len(ends) > 1 else given.end_id, "pad_token_id": given.pad_id}
+    generation |= {"suppress_tokens": list(given.barred), "do_sample": auto == CAUSAL}
     if auto == PAIRS:
-        content["post_processor"] = around(content, given, (), (given.end_id,))
-        generation |= {"decoder_start_token_id": given.end_id, "num_beams": opened.task.beam}
-    elif auto == CAUSAL and given.settings is None:
-        content["post_processor"] = around(content, given, given.opening, ())
-        generation |= {"suppress_tokens": list(given.barred)}
+        task, most = opened.task, limit(opened.model, Beam(), 1, longest_of(opened))
+        generation |= {"decoder_start_token_id": given.end_id, "max_new_tokens": most, "num_beams": task.beam, "length_penalty": task.alpha}
+    library, before, after = Parts(given.content, content, []).library(), *beside(given, auto)
+    plain, whole = (library.encode("a", add_special_tokens=each).ids for each in (False, True))
+    if whole != [*before, *plain, *after]:
+        content["post_processor"] = around(content if whole == plain else {}, library, before, after)
     if auto == MASKED and given.mask_id == given.vocabulary_size:
         words = given.sort != "characters"  # then a space before a gap is the gap's own, as the task has it
         mask = {"id": given.mask_id, "content": GAP, "single_word": False, "lstrip": words, "rstrip": False, "normalized": False}
@@ -153,15 +159,21 @@ def tokenizer(opened: Artefact, auto: str, path: Path) -> None:
     write_bytes(path / TOKENIZER, json.dumps(content, ensure_ascii=False).encode())
     write_json(path / SETTINGS, settings)
     if auto in (CAUSAL, PAIRS):
-        write_json(path / GENERATION, {**generation, "do_sample": auto == CAUSAL})
+        write_json(path / GENERATION, generation)
 
 
-def around(content: dict[str, Any], given: Any, before: tuple[int, ...], after: tuple[int, ...]) -> dict[str, Any]:
+def beside(given: Any, auto: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Give what a model reads before a text and after it: two runs of control tokens."""
+    found: tuple[tuple[int, ...], tuple[int, ...]] = {PAIRS: ((), (given.end_id,)), CAUSAL: (given.opening, ())}.get(auto, given.frame)
+    return found
+
+
+def around(content: dict[str, Any], library: Any, before: tuple[int, ...], after: tuple[int, ...]) -> dict[str, Any]:
     """Give the last step of a tokenizer.json with control tokens around a text; between two texts stands nothing."""
     first, second = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))
-    opens, closes = ([{"SpecialToken": {"id": given.controls[each], "type_id": 0}} for each in ids] for ids in (before, after))
+    names = {each: library.id_to_token(each) or str(each) for each in (*before, *after)}
+    opens, closes = ([{"SpecialToken": {"id": names[each], "type_id": 0}} for each in ids] for ids in (before, after))
     made: dict[str, Any] = {"type": "TemplateProcessing", "single": [*opens, first, *closes], "pair": [*opens, first, *closes, second]}
-    names = {id: given.controls[id] for id in (*before, *after)}
     made["special_tokens"] = {name: {"id": name, "ids": [id], "tokens": [name]} for id, name in names.items()}
     had = content.get("post_processor")
     return {"type": "Sequence", "processors": [had, made]} if had else made
@@ -200,12 +212,9 @@ def same_ids(opened: Artefact, auto: str, cutter: Any, text: str, path: Path) ->
         words = list(opened.task.schema.asked.fields["tokens"].probe(text))
         wanted = given.framed(np.concatenate([given.encode(each) for each in words] or [[]])).tolist()
         found = cutter(words, is_split_into_words=True)["input_ids"] if words else wanted
-    elif auto == CAUSAL and given.settings is not None:
-        wanted, found = given.encode(text).tolist(), cutter(text, add_special_tokens=False)["input_ids"]
     else:
-        ids = given.encode(text)
-        before, after = {PAIRS: ((), (given.end_id,)), CAUSAL: (given.opening, ())}.get(auto, given.frame)
-        wanted = [*before, *ids.tolist(), *after]
+        before, after = beside(given, auto)
+        wanted = [*before, *given.encode(text).tolist(), *after]
         found = cutter(text)["input_ids"]
     if found != wanted:
         raise DataError("golden.differs", path=str(path), text=text[:40], difference="token ids", tolerance=0)
