@@ -10,13 +10,17 @@ import gguf_maker
 import numpy as np
 import pytest
 import torch
+from forms_maker import MADE, TEXTS, model_of
 
 from zhixing import export_model, import_model, load, prepare, train
 from zhixing.core.errors import DataError, UsageError
+from zhixing.core.folder import seal
 from zhixing.data import gguf
 from zhixing.exporting import export
 from zhixing.layers.kinds import Inputs
 from zhixing.models import gguf as names
+from zhixing.tasks import artefact
+from zhixing.tokens.tokenizer import train_words
 
 TEXT = "Once upon a time, 42 hens ran past the 大江东去 hills.\n"
 
@@ -94,6 +98,20 @@ def test_a_tokenizer_that_changes_texts_is_refused_by_name(place: Path) -> None:
     with pytest.raises(UsageError) as caught:
         export.to_gguf(tokenizer)
     assert caught.value.code == "export.tokenizer"
+
+
+@pytest.mark.parametrize(("form", "name"), [("huggingface", "out"), ("", "out.onnx"), ("int8", "out.onnx")])
+def test_words_no_other_program_cuts_by_stay_here(form: str, name: str, tmp_path: Path) -> None:
+    task, tokenizer = MADE["classify"], train_words(TEXTS, 330)
+    (tmp_path / "model").mkdir()
+    artefact.write(tmp_path / "model", task, model_of(task, "bert", tokenizer.vocabulary_size, pooling="first"), tokenizer)
+    seal(tmp_path / "model", "model", {"task": task.name, "model": "bert"})
+    with pytest.raises(UsageError) as caught:
+        export_model(tmp_path / "model", tmp_path / name, form)
+    assert caught.value.code == "export.portable" and "words" in str(caught.value) and not (tmp_path / name).exists()
+    asked = ["Ada says 3: fine 好"]
+    folder = load(export_model(tmp_path / "model", tmp_path / "arrays"))
+    assert folder.predict(asked)[0].scores == pytest.approx(load(tmp_path / "model").predict(asked)[0].scores, abs=1e-4), "as it may"
 
 
 @pytest.mark.parametrize("form", gguf.WRITTEN)

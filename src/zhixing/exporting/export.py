@@ -61,9 +61,14 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
 
 
 def leaving(model: str | Path, form: str) -> artefact.Artefact:
-    """Open a model that is to leave in a form; raises UsageError, which names those that it can leave in, where it cannot."""
+    """Open a model that is to leave in a form.
+
+    Raises UsageError, which names those that it can leave in, where it cannot, or where other programs cannot cut texts as it does.
+    """
     opened = whole(model)
     if form in (found := forms_of(opened.task, opened.model)):
+        if form in (ONNX, HUGGINGFACE) and opened.tokenizer is not None and not opened.tokenizer.portable:
+            raise UsageError("export.portable", path=str(model), sort=opened.tokenizer.sort, form=form)
         return opened
     about = {"path": str(model), "task": opened.task.name, "model": opened.family, "form": form}
     if getattr(opened.model, "arrays", False):
