@@ -156,6 +156,9 @@ def test_recurrent_layers_chains_and_next_tokens_are_onnx_own(task: str, family:
         with torch.no_grad():
             wanted = opened.model.logits(opened.model.states(Inputs(torch.from_numpy(tokens)))).numpy()
         assert np.allclose(session.run(tokens, np.array([4, 4]))["next"], wanted, atol=1e-4)
+        about = {each.key: each.value for each in onnx.load(tmp_path / "out.onnx").metadata_props}
+        told, given = json.loads(about["zhixing.frame"]), opened.tokenizer
+        assert told["opening"] == list(given.opening) and told["ends"] == sorted(given.ends) and told["barred"] == list(given.barred)
         return
     rows = [{"tokens": ["Ada", "in", "Chen"]}, {"tokens": ["fine", "好"] * 9}]
     items = [opened.task.encode(each, opened.tokenizer) for each in rows]

@@ -56,9 +56,10 @@ def session_of(opened: Artefact, weights: str = "F32") -> Session:
     assert made is not None
     told = made.model.metadata_props
     told["zhixing.task"] = json.dumps(to_dict(opened.task), ensure_ascii=False)
-    if opened.tokenizer is not None:
-        told["zhixing.tokenizer"] = opened.tokenizer.content.decode("utf-8")
-        told["zhixing.frame"] = json.dumps({"frame": opened.tokenizer.frame, "pad": opened.tokenizer.pad_id})
+    if (given := opened.tokenizer) is not None:
+        told["zhixing.tokenizer"] = given.content.decode("utf-8")
+        writes = {"opening": given.opening, "ends": sorted(given.ends), "barred": given.barred}
+        told["zhixing.frame"] = json.dumps({"frame": given.frame, "pad": given.pad_id, **writes})
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "model.onnx"
         made.save(str(path), external_data=False)
