@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from zhixing import evaluate, export_model, import_model, load
 from zhixing.core.errors import DataError, UsageError
+from zhixing.decoding.search import Beam
 from zhixing.exporting import huggingface
 from zhixing.models.chain import follow
 
@@ -67,14 +68,19 @@ def test_gaps_are_filled_as_here(tmp_path: Path) -> None:
 
 
 def test_a_text_is_translated_as_here(tmp_path: Path) -> None:
+    """As far as by one beam: nothing is told but the text, of which no more is read than here."""
     model, folder = out(tmp_path, "translate", "mbart")
     cut, theirs = (getattr(transformers, name).from_pretrained(folder) for name in ("AutoTokenizer", "AutoModelForSeq2SeqLM"))
-    from zhixing.decoding.search import Beam
-
-    items = [model.task.encode({"source": each}, model.tokenizer) for each in TEXTS[:2]]
-    wanted = [each.value for each in model.task.answers(model.model, items, model.tokenizer, Beam(1, 0.0, 0.0, 9))]
-    made_by_them = theirs.generate(**cut(TEXTS[:2], return_tensors="pt", padding=True), max_new_tokens=9, num_beams=1, do_sample=False)
-    assert cut.batch_decode(made_by_them, skip_special_tokens=True) == wanted
+    about, barred = theirs.generation_config, model.tokenizer.barred
+    assert about.max_new_tokens == min(int(1.5 * model.task.longest) + 10, model.model.window) and about.length_penalty == model.task.alpha
+    assert about.suppress_tokens == list(barred)
+    texts = [*TEXTS[:2], "awful 差 Bo " * 60]
+    items = [model.task.encode({"source": each}, model.tokenizer) for each in texts]
+    most = Beam(1, 0.0, 0.0, about.max_new_tokens, barred=barred)
+    wanted = [each.value for each in model.task.answers(model.model, items, model.tokenizer, most)]
+    read = cut(texts, return_tensors="pt", padding=True, truncation=True)
+    assert read["attention_mask"].sum(1).tolist() == [len(each["source"]) for each in items]
+    assert cut.batch_decode(theirs.generate(**read, num_beams=1), skip_special_tokens=True) == wanted
 
 
 @pytest.mark.parametrize("task", ["classify", "multilabel"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import sys
@@ -149,9 +150,20 @@ def test_answers_are_those_of_the_search_in_the_order_of_the_items(family: str) 
             parameter.add_(0.1 * torch.randn(parameter.shape))
     items = [task.encode({"source": row["source"]}, TOKENIZER) for row in rows]
     answers = list(task.answers(model, iter(items), TOKENIZER))
-    alone = [next(task.answers(model, iter([item]), TOKENIZER, Beam(2, 1.0))) for item in items]
+    alone = [next(task.answers(model, iter([item]), TOKENIZER, Beam(2, 1.0, barred=TOKENIZER.barred))) for item in items]
     assert [each.value for each in answers] == [each.value for each in alone]
     assert all(isinstance(each.value, str) and 0 < each.confidence <= 1 and each.scores is None for each in answers)
+
+
+def test_what_is_never_written_is_no_part_of_an_answer() -> None:
+    task, model = Translate(beam=2), built("lstm_attention").eval()
+    items = [task.encode({"source": row["source"]}, TOKENIZER) for row in pairs(3)]
+    fewer = copy.copy(TOKENIZER)
+    before = [each.value for each in task.answers(model, iter(items), TOKENIZER)]
+    fewer.barred = tuple(sorted({*TOKENIZER.barred, *(id for each in before for id in TOKENIZER.encode(each).tolist())}))
+    asked = [each.value for each in task.answers(model, iter(items), fewer)]
+    beam = Beam(2, 1.0, barred=fewer.barred)
+    assert asked == [each.value for each in task.answers(model, iter(items), TOKENIZER, beam)] != before
 
 
 def test_a_few_pairs_are_learnt_by_heart_and_answered() -> None:

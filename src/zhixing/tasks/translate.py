@@ -143,7 +143,7 @@ class Translate:
                 continue
             from zhixing.decoding.search import Beam, search
 
-            beam, end = decoding or Beam(width=self.beam, alpha=self.alpha), tokenizer.end_id
+            beam, end = decoding or Beam(width=self.beam, alpha=self.alpha, barred=tokenizer.barred), tokenizer.end_id
             for found in search(model, [[end]] * len(chunk), end, beam, sources):
                 confidence = float(np.exp(np.mean(found.log_probabilities)))
                 yield Answer(tokenizer.decode(found.tokens), confidence)
