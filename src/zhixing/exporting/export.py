@@ -60,15 +60,28 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
     return _gguf(model, out, form or "F16", tell, force)
 
 
-def leaving(model: str | Path, form: str) -> artefact.Artefact:
-    """Open a model that is to leave in a form; raises UsageError, which names those that it can leave in, where it cannot."""
+def leaving(model: str | Path, form: str, asked: str = "") -> artefact.Artefact:
+    """Open a model that is to leave in a form; raises UsageError, which names those that it can leave in, where it cannot.
+
+    asked  what that form was called; empty: as it is
+    """
     opened = whole(model)
     if form in (found := forms_of(opened.task, opened.model)):
         return opened
-    about = {"path": str(model), "task": opened.task.name, "model": opened.family, "form": form}
+    about = {"path": str(model), "task": opened.task.name, "model": opened.family, "form": asked or form}
     if getattr(opened.model, "arrays", False):
         raise UsageError("export.no_torch", **about)
+    if asked in PROGRAMS and ONNX in found:
+        raise UsageError("export.one_file", **about)
     raise UsageError("export.task", **about, forms=", ".join(found)) if found else UsageError("export.nothing", **about)
+
+
+def _done(tell: Callable[..., None], out: Path, mib: float, form: str) -> None:
+    """Tell that a form is written, and how near its answers are."""
+    if form.upper() == "INT8":
+        tell("export.rounded", path=str(out), mib=mib, form=form)
+    else:
+        tell("export.done", path=str(out), mib=mib, form=form)
 
 
 def _gguf(model: str | Path, out: Path, form: str, tell: Callable[..., None], force: bool) -> Path:
@@ -125,13 +138,16 @@ def _onnx(model: str | Path, out: Path, form: str, tell: Callable[..., None], fo
     opened = leaving(model, ONNX)
     from zhixing.exporting import onnx
     from zhixing.exporting.replay import Writer
+    from zhixing.exporting.torchless import agreement
 
     with above(out), atomic(out) as handle:
         made = onnx.session_of(opened, weights := PROGRAMS.get(form, "F32"))
         handle.write(made.program.tobytes())
         found = Writer(made.run, made.window) if writes(opened.task) else made
         golden.check(opened.folder.path, opened.task, found, opened.tokenizer, TOLERANCES[weights])
-    tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form=weights)
+        if weights == "INT8":
+            agreement(opened, found, tell)
+    _done(tell, out, out.stat().st_size / (1 << 20), weights)
     return out
 
 
@@ -140,7 +156,7 @@ def _arrays(model: str | Path, out: Path, form: str, tell: Callable[..., None], 
     with locked(out):
         for source in adapter.sources(model):
             check_new(out, force, source)
-        opened = leaving(model, NUMPY)
+        opened = leaving(model, NUMPY, form)
         from zhixing.exporting.torchless import without_torch
 
         found, form = without_torch(opened, form, tell)
@@ -148,7 +164,7 @@ def _arrays(model: str | Path, out: Path, form: str, tell: Callable[..., None], 
         card["exported"] |= {"form": form}
         with create(out, "model", card, force) as building:
             artefact.write(building, opened.task, found, opened.tokenizer)
-    tell("export.done", path=str(out), mib=size_of(out), form=form)
+    _done(tell, out, size_of(out), form)
     return out
 
 

@@ -32,6 +32,7 @@ UNTAKEN = {
     "attribute": {6: WITHIN, 11: WITHIN, 22: SPARSE, 23: SPARSE},
     "tensor": {13: ELSEWHERE},
 }
+MOST_THREADS = 1024
 FORMS = {"F32": "fp32", "INT8": "int8"}  # of the weights, and which of golden's forms that is
 
 
@@ -160,6 +161,7 @@ def _number(held: memoryview, place: int) -> tuple[int, int]:
 
 
 def threads() -> int:
-    """Give how many threads the environment asks for; 0: as many as there are cores."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdecimal() else 0
+    """Give how many threads the environment asks for, of a list the first number; 0: as many as there are cores."""
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    found = int(told) if told.isdecimal() and len(told) <= len(str(MOST_THREADS)) else 0
+    return found if found <= MOST_THREADS else 0
