@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from makers import MAKERS, SMALL
 from zhixing import export_model, load, prepare, train
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json
+from zhixing.core.messages import text
 from zhixing.exporting import onnx as exporting
 from zhixing.exporting import torchless
 from zhixing.layers.kinds import Inputs
@@ -25,6 +28,7 @@ from zhixing.models.session import Session, SessionConfig
 from zhixing.preparation.prepare import Prepare
 from zhixing.tasks.task import from_dict
 from zhixing.tokens.tokenizer import Tokenizer
+from zhixing.training.settings import settle
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: no such file can be written")
 runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: there is nothing to read such a file with")
@@ -121,8 +125,9 @@ def test_what_is_no_program_is_refused(place: Path, tmp_path: Path, monkeypatch:
     found = Session.from_tensors(about, {"onnx": bytes_of})
     with pytest.raises(DataError):
         found.run(np.full((1, 3), 10**6), np.array([3]))
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert sessions.threads() == 3
+    for said, threads in {"3": 3, "4,2": 4, " 2 ": 2, "99999999": 0, "2000": 0, "many": 0, "": 0}.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert sessions.threads() == threads
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UsageError, match=r"zhixing\[onnx\]"):
         Session.from_tensors(about, {"onnx": bytes_of})
@@ -169,3 +174,78 @@ def test_recurrent_layers_chains_and_next_tokens_are_onnx_own(task: str, family:
 def test_many_tasks_do_not_fit_into_one_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="numpy"):
         export_model(made(tmp_path / "model", "many", "textcnn"), tmp_path / "out.onnx")
+
+
+def heard() -> tuple[list[str], Any]:
+    """Give what is told, and who hears it: by the program's own words, so that a value that is missing is a mistake."""
+    told: list[str] = []
+    return told, lambda code, **values: told.append(f"{code} {text(f'story.{code}', 'en', **values)}")
+
+
+def test_of_several_forms_those_that_fail_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, failing = torchless.made, {"numpy", "int8"}
+
+    def some(opened: Any, form: str, tell: Any) -> Any:
+        if form in failing:
+            raise UsageError("export.apart", path="", model="", problem="odd") if form == "numpy" else DataError("golden.missing", path="")
+        return make(opened, form, tell)
+
+    monkeypatch.setattr(torchless, "made", some)
+    model = made(tmp_path / "model", "grade", "textcnn")
+    told, tell = heard()
+    export_model(model, tmp_path / "out", "fastest", tell)
+    assert read_json(tmp_path / "out" / "card.json")["exported"]["form"] == "onnx"
+    assert [each.split(":")[0] for each in told if "no_form" in each] == ["export.no_form numpy", "export.no_form int8"]
+    failing.add("onnx")
+    with pytest.raises(DataError):
+        export_model(model, tmp_path / "none", "fastest", tell)
+    assert not (tmp_path / "none").exists()
+
+
+def test_weights_in_eight_bits_are_named_so(tmp_path: Path) -> None:
+    """Of a file as of a folder, of many tasks as of one; nobody is told that they answer as before."""
+    for task, family, name in (
+        ("grade", "textcnn", "a"),
+        ("grade", "textcnn", "b.onnx"),
+        ("language", "gru", "c.onnx"),
+        ("many", "textcnn", "d"),
+    ):
+        model = tmp_path / f"{task}-{family}"
+        told, tell = heard()
+        export_model(model if model.exists() else made(model, task, family), tmp_path / name, "int8", tell)
+        assert [each.split()[0] for each in told if "export.pace" not in each][-2:] == ["export.agreement", "export.rounded"]
+        if not name.endswith(".onnx"):
+            assert read_json(tmp_path / name / "golden.json")["form"] == "int8"
+
+
+def test_what_does_not_fit_is_refused_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(tmp_path / "model", "grade", "textcnn")
+    with monkeypatch.context() as there:
+        there.setattr(exporting, "MOST_MIB", 0)
+        with pytest.raises(UsageError, match="too many for one ONNX file"):
+            export_model(model, tmp_path / "out.onnx")
+    monkeypatch.setattr(exporting, "squeezed", lambda _: 1 / 0)
+    with pytest.raises(UsageError, match="division"):
+        export_model(model, tmp_path / "out.onnx", "int8")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_what_is_no_folder_or_no_start_says_what_to_do(tmp_path: Path) -> None:
+    model = made(tmp_path / "language", "language", "gru")
+    for form in ("onnx", "int8"):
+        with pytest.raises(UsageError, match=rf"OUT.onnx --form {form}"):
+            export_model(model, tmp_path / "out", form)
+    for form in ("numpy", "onnx"):
+        export_model(made(tmp_path / f"grade-{form}", "grade", "textcnn"), tmp_path / form, form)
+        with pytest.raises(UsageError, match=f"exported from, 'grade-{form}'"):
+            settle("grade", {"start": str(tmp_path / form)})
+        with pytest.raises(UsageError, match=r"zhixing\[onnx\]"):
+            export_model(tmp_path / form, tmp_path / "again")
+
+
+def test_threads_are_given_where_there_is_no_torch() -> None:
+    program = "import os, sys; sys.modules['torch'] = None\nfrom pathlib import Path\nfrom zhixing.cli.serve import serve\n"
+    program += "import zhixing.serving.run as run\nrun.serve = lambda *given: print(os.environ['OMP_NUM_THREADS'])\n"
+    program += "serve([Path('model')], threads=1)"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    assert said.stdout.split() == ["1"], said.stderr

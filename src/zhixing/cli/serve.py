@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from zhixing.cli.console import Console
@@ -53,9 +54,11 @@ def serve(
     )
     door = Door(host, read_key(key_file, os.environ.get(KEY)), tuple(allow_host or ()), tuple(allow_origin or ()))
     if threads is not None:
-        import torch
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of what is served without torch
+        with suppress(ImportError):
+            import torch
 
-        torch.set_num_threads(threads)
+            torch.set_num_threads(threads)
 
     def ready(url: str, models: list[str]) -> None:
         console.answer(url, {"url": url, "models": models})

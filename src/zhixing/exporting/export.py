@@ -60,8 +60,10 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
     return _gguf(model, out, form or "F16", tell, force)
 
 
-def leaving(model: str | Path, form: str) -> artefact.Artefact:
+def leaving(model: str | Path, form: str, asked: str = "") -> artefact.Artefact:
     """Open a model that is to leave in a form.
+
+    asked  what that form was called; empty: as it is
 
     Raises UsageError, which names those that it can leave in, where it cannot, or where other programs cannot cut texts as it does.
     """
@@ -70,16 +72,25 @@ def leaving(model: str | Path, form: str) -> artefact.Artefact:
         if form in (ONNX, HUGGINGFACE) and opened.tokenizer is not None and not opened.tokenizer.portable:
             raise UsageError("export.portable", path=str(model), sort=opened.tokenizer.sort, form=form)
         return opened
-    about = {"path": str(model), "task": opened.task.name, "model": opened.family, "form": form}
+    about = {"path": str(model), "task": opened.task.name, "model": opened.family, "form": asked or form}
     if getattr(opened.model, "arrays", False):
         raise UsageError("export.no_torch", **about)
+    if asked in PROGRAMS and ONNX in found:
+        raise UsageError("export.one_file", **about)
     raise UsageError("export.task", **about, forms=", ".join(found)) if found else UsageError("export.nothing", **about)
+
+
+def _done(tell: Callable[..., None], out: Path, mib: float, form: str) -> None:
+    """Tell that a form is written, and how near its answers are."""
+    if form.upper() == "INT8":
+        tell("export.rounded", path=str(out), mib=mib, form=form)
+    else:
+        tell("export.done", path=str(out), mib=mib, form=form)
 
 
 def _gguf(model: str | Path, out: Path, form: str, tell: Callable[..., None], force: bool) -> Path:
     """Write a GGUF file, which is read again as any program would."""
-    if out.exists() and (not force or out.is_dir()):
-        raise UsageError("output.exists", path=str(out))
+    check_file(out, force)
     opened = leaving(model, GGUF)
     config = opened.model.to_dict()
     settings = {**names.settings_of(config), "general.name": Path(model).name, **to_gguf(opened.tokenizer)}
@@ -125,18 +136,20 @@ def _onnx(model: str | Path, out: Path, form: str, tell: Callable[..., None], fo
     """Write an ONNX file, whose golden answers ONNX Runtime gives again."""
     if form not in ("", "F32", *PROGRAMS):
         raise UsageError("export.form", name=form, among=["F32", *PROGRAMS])
-    if out.exists() and (not force or out.is_dir()):
-        raise UsageError("output.exists", path=str(out))
+    check_file(out, force)
     opened = leaving(model, ONNX)
     from zhixing.exporting import onnx
     from zhixing.exporting.replay import Writer
+    from zhixing.exporting.torchless import agreement
 
     with above(out), atomic(out) as handle:
         made = onnx.session_of(opened, weights := PROGRAMS.get(form, "F32"))
         handle.write(made.program.tobytes())
         found = Writer(made.run, made.window) if writes(opened.task) else made
         golden.check(opened.folder.path, opened.task, found, opened.tokenizer, TOLERANCES[weights])
-    tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form=weights)
+        if weights == "INT8":
+            agreement(opened, found, tell)
+    _done(tell, out, out.stat().st_size / (1 << 20), weights)
     return out
 
 
@@ -145,7 +158,7 @@ def _arrays(model: str | Path, out: Path, form: str, tell: Callable[..., None], 
     with locked(out):
         for source in adapter.sources(model):
             check_new(out, force, source)
-        opened = leaving(model, NUMPY)
+        opened = leaving(model, NUMPY, form)
         from zhixing.exporting.torchless import without_torch
 
         found, form = without_torch(opened, form, tell)
@@ -153,7 +166,7 @@ def _arrays(model: str | Path, out: Path, form: str, tell: Callable[..., None], 
         card["exported"] |= {"form": form}
         with create(out, "model", card, force) as building:
             artefact.write(building, opened.task, found, opened.tokenizer)
-    tell("export.done", path=str(out), mib=size_of(out), form=form)
+    _done(tell, out, size_of(out), form)
     return out
 
 
@@ -172,6 +185,18 @@ def _huggingface(model: str | Path, out: Path, tell: Callable[..., None], force:
             card["versions"] |= versions
     tell("export.done", path=str(out), mib=size_of(out), form=auto)
     return out
+
+
+def check_file(out: Path, force: bool) -> None:
+    """Refuse a place that is taken: with force too where what lies there is a folder, or a file that no export wrote."""
+    if not out.exists():
+        return
+    if not force or out.is_dir():
+        raise UsageError("output.exists", path=str(out))
+    with open(out, "rb") as handle:
+        head = handle.read(4)
+    if head != b"GGUF" and not (out.suffix == ".onnx" and b"zhixing.task" in out.read_bytes()):
+        raise UsageError("output.not_ours", path=str(out))
 
 
 def provenance(opened: artefact.Artefact, model: str | Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from zhixing.models.session import Session, SessionConfig
 from zhixing.tasks.artefact import Artefact
 from zhixing.tasks.task import to_dict
 
+MOST_MIB = 1536  # of weights: beyond 2 GiB a file of this sort keeps them beside itself
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -34,13 +35,17 @@ def session_of(opened: Artefact, weights: str = "F32") -> Session:
 
     weights  a name of `models.session.FORMS`
 
-    Raises UsageError when a package is missing, or for a model that cannot be written so; DataError when it computes other numbers.
+    Raises UsageError when a package is missing, or for a model that is too large or cannot be written so; DataError when it computes other
+    numbers.
     """
     for package in PACKAGES:
         try:
             importlib.import_module(package)
         except ImportError:
             raise UsageError("extra.missing", package=package, extra="onnx") from None
+    size = sum(each.numel() * each.element_size() for each in {*opened.model.parameters(), *opened.model.buffers()}) / (1 << 20)
+    if size > MOST_MIB:
+        raise UsageError("export.large", path=str(opened.folder.path), model=opened.family, mib=f"{size:.0f}", most=MOST_MIB)
     whole = as_function(opened)
     traced = trace(whole, opened)
     for name in ("torch.onnx", "onnxscript"):
@@ -62,9 +67,12 @@ def session_of(opened: Artefact, weights: str = "F32") -> Session:
         told["zhixing.frame"] = json.dumps({"frame": given.frame, "pad": given.pad_id, **writes})
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "model.onnx"
-        made.save(str(path), external_data=False)
-        if weights == "INT8":
-            path = squeezed(path)
+        try:
+            made.save(str(path), external_data=False)
+            if weights == "INT8":
+                path = squeezed(path)
+        except Exception as problem:  # as above
+            raise unlike(opened, problem) from None
         program = np.frombuffer(path.read_bytes(), np.uint8)
     found = Session(SessionConfig(opened.family, width_of(whole), window_of(opened), weights), program)
     if weights == "F32":

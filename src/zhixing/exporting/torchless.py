@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from zhixing.core.errors import UsageError
+from zhixing.core.errors import DataError, UsageError, ZhixingError
 from zhixing.core.files import read_json
 from zhixing.exporting.forms import FASTEST, NUMPY, PROGRAMS, TOLERANCES
 from zhixing.exporting.graph import arrays_of, graph_of
@@ -24,27 +24,30 @@ def without_torch(opened: Artefact, form: str, tell: Callable[..., None]) -> tup
 
     form  "numpy", "onnx", "int8" or "fastest"
 
-    Raises UsageError for a model that cannot be taken apart, or a package that is missing; DataError for other answers.
+    Raises UsageError for a model that cannot be taken apart, or a package that is missing; DataError for other answers. Of several, those
+    that fail are left out, which is told; the last one's error is raised where none is left.
     """
     if form != FASTEST:
         return made(opened, form, tell), form
     found, paces = {}, {}
+    failed: ZhixingError | None = None
     for each in (NUMPY, *PROGRAMS):
         try:
             found[each] = made(opened, each, tell)
-        except UsageError as problem:
-            if problem.code != "extra.missing":
-                raise
-            tell("export.no_form", form=each, package=problem.values["package"])
+        except (UsageError, DataError) as problem:
+            tell("export.no_form", form=each, reason=problem.parts()["what"])
+            failed = problem
             continue
         paces[each] = pace(found[each])
         tell("export.pace", form=each, **{f"at_{rows}": value for rows, value in zip(ROWS, paces[each], strict=True)})
+    if failed is not None and not found:
+        raise failed
     best = max(paces, key=lambda name: float(np.prod(paces[name])))
     return found[best], best
 
 
 def made(opened: Artefact, form: str, tell: Callable[..., None]) -> Any:
-    """Make one form. Rounded weights may move numbers: how many golden answers are the same is told."""
+    """Make one form, its golden answers asked again."""
     if form == NUMPY:
         found, tolerance = arrays_of(opened, graph_of), TOLERANCES["F32"]
     else:
@@ -54,10 +57,16 @@ def made(opened: Artefact, form: str, tell: Callable[..., None]) -> Any:
         found, tolerance = arrays_of(opened, lambda each: session_of(each, weights)), TOLERANCES[weights]
     golden.check(opened.folder.path, opened.task, found, opened.tokenizer, tolerance)
     if form == "int8":
-        before = read_json(opened.folder.path / golden.GOLDEN)["answers"]
-        now = golden.ask(opened.task, found, opened.tokenizer, before)
-        tell("export.agreement", same=sum(one["value"] == two["value"] for one, two in zip(before, now, strict=True)), of=len(before))
+        agreement(opened, found, tell)
     return found
+
+
+def agreement(opened: Artefact, found: Any, tell: Callable[..., None]) -> None:
+    """Tell how many golden answers are the same: rounded weights may move numbers. Of a model that writes, all that it continues with."""
+    before = read_json(opened.folder.path / golden.GOLDEN)["answers"]
+    now = golden.ask(opened.task, found, opened.tokenizer, before)
+    name = "greedy" if "greedy" in before[0] else "value"
+    tell("export.agreement", same=sum(one[name] == two[name] for one, two in zip(before, now, strict=True)), of=len(before))
 
 
 def pace(found: Any) -> list[float]:

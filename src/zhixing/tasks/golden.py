@@ -51,6 +51,8 @@ def form_of(model: Any) -> str:
     """Name the numeric form of a model's weights, a key of TOLERANCES; a counted model's numbers leave it as float32."""
     if hasattr(model, "form"):
         return model.form
+    if parts := getattr(model, "parts", None):
+        return max((form_of(each) for each in parts.values()), key=TOLERANCES.__getitem__)
     dtypes = {str(p.dtype) for p in model.parameters()} if hasattr(model, "parameters") else set()
     return "bf16" if "torch.bfloat16" in dtypes else "fp32"
 

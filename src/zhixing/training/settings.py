@@ -332,6 +332,8 @@ def of_start(place: str, task: str, model: str, flags: dict[str, Any], recipe: d
     folder = open_folder(place, "model")
     if folder.kind == adapter.KIND:
         adapter.base_of(folder)
+    elif "exported" in folder.card and getattr(catalog.find(read_json(folder.path / "config.json")), "arrays", False):
+        raise UsageError("train.start_exported", path=place, source=folder.card["exported"]["from"])
     settings = folder.card.get("settings")
     if not settings:  # one that was imported was trained by another program
         config = read_json(folder.path / "config.json")
