@@ -70,11 +70,11 @@ def test_a_file_that_answers_otherwise_is_not_written(place: Path, tmp_path: Pat
         export_model(place / "llama", tmp_path / "a.gguf")
     assert caught.value.code == "golden.differs" and not list(tmp_path.iterdir())
     monkeypatch.undo()
-    (tmp_path / "a.gguf").write_bytes(b"mine")
+    (tmp_path / "a.gguf").write_bytes(b"GGUF of yesterday")
     with pytest.raises(UsageError):
         export_model(place / "llama", tmp_path / "a.gguf")
     export_model(place / "llama", tmp_path / "a.gguf", force=True)
-    assert (tmp_path / "a.gguf").read_bytes()[:4] == b"GGUF" and export.TOLERANCES.keys() >= set(gguf.WRITTEN)
+    assert (tmp_path / "a.gguf").stat().st_size > 100 and export.TOLERANCES.keys() >= set(gguf.WRITTEN)
 
 
 def test_a_tokenizer_that_comes_back_otherwise_is_not_written(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,3 +122,10 @@ def test_numbers_are_rounded_to_the_nearest(form: str) -> None:
     step = np.abs(numbers.reshape(-1, 32)).max(1).repeat(32).reshape(5, 64) / 127
     bound = {"F32": 0 * step, "F16": 2**-11 * np.abs(numbers), "BF16": 2**-8 * np.abs(numbers), "Q8_0": 0.56 * step}[form]
     assert (np.abs(found - numbers) <= bound + 1e-9).all()
+
+
+def test_force_replaces_no_file_that_no_export_wrote(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.gguf").write_text("my notes")
+    with pytest.raises(UsageError) as caught:
+        export_model(place / "llama", tmp_path / "notes.gguf", force=True)
+    assert caught.value.code == "output.not_ours" and (tmp_path / "notes.gguf").read_text() == "my notes"
