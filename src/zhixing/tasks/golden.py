@@ -11,7 +11,7 @@ scores. Leaves out: exported forms, which replay the same file by loaders of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def form_of(model: Any) -> str:
     """Name the numeric form of a model's weights, a key of TOLERANCES; a counted model's numbers leave it as float32."""
     if hasattr(model, "form"):
         return model.form
-    if parts := getattr(model, "parts", None):
+    if isinstance(parts := getattr(model, "parts", None), Mapping):
         return max((form_of(each) for each in parts.values()), key=TOLERANCES.__getitem__)
     dtypes = {str(p.dtype) for p in model.parameters()} if hasattr(model, "parameters") else set()
     return "bf16" if "torch.bfloat16" in dtypes else "fp32"
