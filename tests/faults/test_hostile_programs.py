@@ -17,6 +17,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: there i
 pytestmark = pytest.mark.interop
 
 INT, FLOAT, TRUE = 7, 1, 9
+MANY = 4096
 ABOUT = {"family": "bert", "width": 1, "window": None}
 
 
@@ -29,8 +30,8 @@ def program(nodes: list[Any], held: list[Any]) -> np.ndarray:
 
 
 def elsewhere(place: str) -> Any:
-    """Give a number that lies in a file."""
-    tensor = onnx.TensorProto(name="secret", data_type=FLOAT, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    """Give numbers that lie in a file: so many that the library does not look at them before it opens the file."""
+    tensor = onnx.TensorProto(name="secret", data_type=FLOAT, dims=[MANY], data_location=onnx.TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value=place)
     return tensor
 
@@ -47,7 +48,7 @@ def endless(steps: int) -> np.ndarray:
 
 
 def test_a_program_reads_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "secret.bin").write_bytes(np.float32([42.0]).tobytes())
+    (tmp_path / "secret.bin").write_bytes(np.full(MANY, 42, np.float32).tobytes())
     monkeypatch.chdir(tmp_path)
     same = [onnx.helper.make_node("Sub", ["lengths"] * 2, ["x"]), onnx.helper.make_node("Gather", ["secret", "x"], ["answers"])]
     constant = onnx.helper.make_node("Constant", [], ["answers"], value=elsewhere("secret.bin"))
