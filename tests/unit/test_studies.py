@@ -181,7 +181,9 @@ def test_every_era_stands_on_the_ladder(text: Path, tmp_path: Path) -> None:
     found = {each["name"]: each for each in read_table(compare(text, tmp_path / "out", SECONDS, rungs, TINY).path)["rungs"]}
     assert list(found) == list(rungs)
     assert all(each["curve"] for each in found.values())
-    assert max(found, key=lambda name: found[name]["bits_per_byte"]) == "unigram", found
+    # How far a rung of seconds comes is the machine's affair; that counts help what was trained is not.
+    bits = {name: each["bits_per_byte"] for name, each in found.items()}
+    assert bits["mixture"] < min(bits["gpt2"], bits["unigram"]), found
     assert load(tmp_path / "out" / "rungs" / "mixture").model.parts[0].to_dict()["model_type"] == "gpt2"
 
 
