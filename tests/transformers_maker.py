@@ -46,3 +46,16 @@ def saved(name: str, where: Path, shards: str = "1GB") -> Any:
             parameter.add_(0.2 * torch.randn(parameter.shape))
     model.save_pretrained(where, max_shard_size=shards)
     return model
+
+
+def saved_encoder(config: Any, head: bool, where: Path) -> Any:
+    """Let transformers save an encoder of random weights, with or without the head of masked language; gives the model."""
+    import transformers
+
+    torch.manual_seed(3)
+    model = (transformers.AutoModelForMaskedLM if head else transformers.AutoModel).from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    model.save_pretrained(where)
+    return model

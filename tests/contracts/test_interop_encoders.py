@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers_maker import saved_encoder
 from wordpiece_maker import pieces
 
 from zhixing import import_model, load
@@ -40,12 +41,7 @@ def saved(kind: str, head: bool, where: Path) -> tuple[Any, Any]:
     spoken.save_pretrained(where)
     padding = {"pad_token_id": 1, "type_vocab_size": 1} if kind == "roberta" else {"pad_token_id": 0}
     config = transformers.AutoConfig.for_model(kind, **SHAPE, vocab_size=library.get_vocab_size(), **padding)
-    torch.manual_seed(3)
-    model = (transformers.AutoModelForMaskedLM if head else transformers.AutoModel).from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape))
-    model.save_pretrained(where)
+    model = saved_encoder(config, head, where)
     return model, spoken
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pieces_maker import CONTROLS, FORMS, ODD, TEXTS, bpe, decoder, unigram
+from transformers_maker import saved_encoder
 
 from zhixing import export_model, import_model, load
 from zhixing.layers.kinds import Inputs
@@ -67,12 +68,7 @@ def saved(kind: str, head: bool, where: Path) -> Any:
     shape = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 66}
     own = {"pad_token_id": 1, "type_vocab_size": 1} if kind == "xlm-roberta" else {"pad_token_id": 0}
     config = transformers.AutoConfig.for_model(kind, **shape, **own, vocab_size=len(value["model"]["vocab"]))
-    torch.manual_seed(3)
-    model = (transformers.AutoModelForMaskedLM if head else transformers.AutoModel).from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape))
-    model.save_pretrained(where)
+    model = saved_encoder(config, head, where)
     (where / "tokenizer.json").write_text(json.dumps(value, ensure_ascii=False))
     names = {
         "bos_token": "<s>",

@@ -175,7 +175,7 @@ def test_in_bfloat16_large_weights_are_halves_and_answers_are_of_whole_ones(plac
     assert model.states(Inputs(torch.tensor([[3, 4]]))).dtype == torch.float32
 
 
-def test_over_eight_bits_answers_are_of_whole_ones_and_memory_is_a_quarter(place: Path, tmp_path: Path) -> None:
+def test_over_eight_bits_answers_are_of_whole_ones(place: Path, tmp_path: Path) -> None:
     settings = {**SETTINGS, "start": str(place / "base"), "lora_base": "int8"}
     train(place / "corpus", tmp_path / "squeezed", settings)
     one, other = (
