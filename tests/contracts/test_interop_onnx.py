@@ -243,9 +243,12 @@ def test_what_is_no_folder_or_no_start_says_what_to_do(tmp_path: Path) -> None:
             export_model(tmp_path / form, tmp_path / "again")
 
 
-def test_threads_are_given_where_there_is_no_torch() -> None:
+def test_threads_are_given_where_there_is_no_torch(tmp_path: Path) -> None:
+    export_model(made(tmp_path / "made", "classify", "textcnn"), tmp_path / "numpy", "numpy")
     program = "import os, sys; sys.modules['torch'] = None\nfrom pathlib import Path\nfrom zhixing.cli.serve import serve\n"
-    program += "import zhixing.serving.run as run\nrun.serve = lambda *given: print(os.environ['OMP_NUM_THREADS'])\n"
-    program += "serve([Path('model')], threads=1)"
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
-    assert said.stdout.split() == ["1"], said.stderr
+    program += "assert 'numpy' not in sys.modules  # else its threads are settled already\nimport zhixing.serving.run as run\n"
+    program += "run.serve = lambda *given: print(os.environ['OMP_NUM_THREADS'], os.environ['OPENBLAS_NUM_THREADS'])\n"
+    program += f"serve([Path({str(tmp_path / 'numpy')!r})], threads=1)"
+    given = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=given)
+    assert said.stdout.split() == ["1", "1"], said.stderr

@@ -20,6 +20,7 @@ from zhixing.layers.kinds import Inputs
 from zhixing.serving.guard import Door
 from zhixing.serving.limits import Limits
 from zhixing.serving.run import Server
+from zhixing.serving.served import open_models
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: there is nothing to compare with")
 pytest.importorskip("gguf", reason="gguf is not installed: transformers reads no such file without it")
@@ -57,7 +58,7 @@ def test_it_answers_by_python_by_command_and_over_http(folder: Path, capsys: pyt
     assert load(folder).generate(PROMPT, temperature=0, max_tokens=2).text == SAID
     assert main(["generate", str(folder), "--prompt", PROMPT, "--temperature", "0", "--max-tokens", "2"]) == 0
     assert capsys.readouterr().out.strip() == PROMPT + SAID
-    server = Server([folder], Door(), Limits(), 0)
+    server = Server(open_models([folder]), Door(), Limits(), 0)
     host, port = server.start()
     try:
         import urllib.request

@@ -17,6 +17,7 @@ from zhixing.cli.app import main
 from zhixing.serving.guard import Door
 from zhixing.serving.limits import Limits
 from zhixing.serving.run import Server
+from zhixing.serving.served import open_models
 
 WORDS = "the old boat drifts along a quiet river while children count the stones and evening comes 船 河 石 头 月".split()
 SHAPE = "layers = 1\nwidth = 16\nheads = 2\ngroups = 1\nevaluations = 1\nsaves = 1\n"
@@ -134,7 +135,7 @@ def start(kit: Path) -> Iterator[Callable[..., Running]]:
     def begin(*names: str, door: Door | None = None, limits: Limits | None = None) -> Running:
         told: list[tuple[str, dict[str, Any]]] = []
         paths = [kit / name for name in names or ("ngram", "neural", "classifier")]
-        server = Server(paths, door or Door(), limits or Limits(), 0, lambda code, **values: told.append((code, values)))
+        server = Server(open_models(paths), door or Door(), limits or Limits(), 0, lambda code, **values: told.append((code, values)))
         started.append(Running(server, *server.start(), told))
         return started[-1]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,13 +39,21 @@ def serve(
         raise UsageError("serve.limit_setting", name="--threads", value=threads)
     console = Console(json)
     console.tell("cli.serve.will", models=", ".join(map(str, models)), host=host, port=port or "?")
+    if threads is not None:
+        for library in ("OMP", "OPENBLAS"):  # of what is served without torch; read when NumPy is imported
+            os.environ[f"{library}_NUM_THREADS"] = str(threads)
     from zhixing.core.stop import Stop
-    from zhixing.serving.guard import Door
-    from zhixing.serving.limits import Limits
-    from zhixing.serving.run import read_key
-    from zhixing.serving.run import serve as run
+    from zhixing.serving.served import open_models
 
     stop = Stop().install()
+    gc.disable()  # what is made from here on stays to the end
+    with ThreadPoolExecutor(1) as beside:  # models are opened while the web's modules are imported, which takes about as long
+        opened = beside.submit(open_models, models)
+        from zhixing.serving.guard import Door
+        from zhixing.serving.limits import Limits
+        from zhixing.serving.run import read_key
+        from zhixing.serving.run import serve as run
+
     limits = Limits(
         rows=rows,
         queue=queue,
@@ -52,9 +62,10 @@ def serve(
         body_bytes=body_bytes,
         drain_seconds=drain_seconds,
     )
+    gc.freeze()
+    gc.enable()
     door = Door(host, read_key(key_file, os.environ.get(KEY)), tuple(allow_host or ()), tuple(allow_origin or ()))
     if threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # of what is served without torch
         with suppress(ImportError):
             import torch
 
@@ -65,5 +76,5 @@ def serve(
         console.tell("cli.serve.ready", url=url, models=", ".join(models))
         console.tell("cli.serve.locked" if door.key else "cli.serve.open")
 
-    run(models, door, limits, port, console.tell, stop, ready)
+    run(opened.result(), door, limits, port, console.tell, stop, ready)
     console.tell("cli.serve.done")

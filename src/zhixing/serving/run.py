@@ -8,7 +8,7 @@ from __future__ import annotations
 import stat
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from zhixing.serving.engine import Engine
 from zhixing.serving.guard import Door
 from zhixing.serving.limits import Limits
 from zhixing.serving.meter import Meter
-from zhixing.serving.served import open_models
+from zhixing.serving.served import Served
 
 POLL_SECONDS = 0.1
 SWEEP_SECONDS = 1
@@ -36,12 +36,13 @@ SHORTEST_KEY = 16
 class Server:
     """A server under way in threads of its own.
 
+    models   what `open_models` gives
     address  (host, port): where it listens
     """
 
-    def __init__(self, paths: Sequence[Path], door: Door, limits: Limits, port: int, tell: Callable[..., None] = quiet) -> None:
+    def __init__(self, models: dict[str, Served], door: Door, limits: Limits, port: int, tell: Callable[..., None] = quiet) -> None:
         self.meter = Meter()
-        self.models = open_models(paths)
+        self.models = models
         kinds = [kind for each in self.models.values() for kind in each.artefact.task.schema.fields.values()]
         if any(isinstance(kind, Sound | Image) for kind in kinds):  # as large a file as elsewhere, written as a data URL
             limits = replace(limits, predict_bytes=limits.sound_bytes * 4 // 3 + (1 << 12))
@@ -123,15 +124,16 @@ class Server:
 
 
 def serve(
-    paths: Sequence[Path], door: Door, limits: Limits, port: int, tell: Callable[..., None], stop: Stop, ready: Callable[..., Any]
+    models: dict[str, Served], door: Door, limits: Limits, port: int, tell: Callable[..., None], stop: Stop, ready: Callable[..., Any]
 ) -> None:
     """Serve models until asked to stop.
 
-    ready  called with the url and the models' names, once requests are answered
+    models  what `open_models` gives
+    ready   called with the url and the models' names, once requests are answered
 
     Raises Stopped when the stop cut something off; RunError when the address cannot be had or the server ended by itself.
     """
-    server = Server(paths, door, limits, port, tell)
+    server = Server(models, door, limits, port, tell)
     host, port = server.start()
     ready(url=url(host, port), models=list(server.models))
     while not stop and server.alive:
