@@ -6,6 +6,7 @@ cells); and says in JSON Schema what `/v1/predict` takes for it.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -433,7 +434,7 @@ class Schema:
         """Whether equal questions are different cases, whose answers may differ: rows of a table, histories."""
         return any(isinstance(each, Record | Items) for each in self.fields.values())
 
-    @property
+    @functools.cached_property
     def asked(self) -> Schema:
         """The schema of what is asked: every field but the answers, of which one that is given step by step is asked as well."""
         return Schema({name: field for name, field in self.fields.items() if self.stepwise or name not in self.told})

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from zhixing.core.errors import DataError, UsageError
-from zhixing.exporting.recurrent import traceable
+from zhixing.exporting import recurrent
 from zhixing.layers.heads import named
 from zhixing.layers.kinds import Inputs
 from zhixing.models.graph import NAME, NUMBER, OPERATIONS, Graph, GraphConfig
@@ -43,7 +43,7 @@ class Whole(nn.Module):
 
     def __init__(self, model: nn.Module, last: bool = False) -> None:
         super().__init__()
-        self.model, self.last = traceable(model), last
+        self.model, self.last = recurrent.traceable(model), last
         with torch.no_grad():
             self.names = tuple(self.made(torch.ones(1, 2, dtype=torch.long), torch.tensor([2])))
 
@@ -81,7 +81,7 @@ def graph_of(opened: Artefact) -> Graph:
     Raises UsageError for a model that cannot be taken apart; DataError when the operations give other numbers than the model.
     """
     whole = as_function(opened)
-    traced = trace(whole, opened)
+    traced = trace(whole, opened).run_decompositions()
     nodes, tensors, outputs = [], {}, {}
     held = {**traced.state_dict, **traced.constants}
     for spec in traced.graph_signature.input_specs:
@@ -128,12 +128,12 @@ def dynamic(opened: Artefact) -> dict[str, Any]:
 
 
 def trace(whole: nn.Module, opened: Artefact) -> Any:
-    """Trace a model for any number of rows and tokens."""
+    """Trace a model for any number of rows and tokens, in torch's own operations: `run_decompositions` leaves the core ones."""
     logging.getLogger("torch.export").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            return torch.export.export(whole, sample(opened), dynamic_shapes=dynamic(opened)).run_decompositions()
+            return torch.export.export(whole, sample(opened), dynamic_shapes=dynamic(opened))
         except Exception as problem:  # torch raises many sorts, none of them a promise
             raise unlike(opened, problem) from None
 

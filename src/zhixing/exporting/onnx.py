@@ -14,13 +14,14 @@ import logging
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from zhixing.core.errors import UsageError
+from zhixing.exporting import attention, recurrent
 from zhixing.exporting.graph import as_function, compare, trace, unlike, width_of, window_of
-from zhixing.exporting.recurrent import in_onnx
 from zhixing.models.graph import INPUTS
 from zhixing.models.session import Session, SessionConfig
 from zhixing.tasks.artefact import Artefact
@@ -47,13 +48,14 @@ def session_of(opened: Artefact, weights: str = "F32") -> Session:
     if size > MOST_MIB:
         raise UsageError("export.large", path=str(opened.folder.path), model=opened.family, mib=f"{size:.0f}", most=MOST_MIB)
     whole = as_function(opened)
+    attention.in_one(whole)
     traced = trace(whole, opened)
     for name in ("torch.onnx", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            said = {torch.ops.zhixing.recurrence.default: in_onnx}
+            said = {torch.ops.zhixing.recurrence.default: recurrent.in_onnx}
             named = {"input_names": list(INPUTS), "output_names": list(whole.names), "custom_translation_table": said}
             made = torch.onnx.export(traced, dynamo=True, verbose=False, **named)
         except Exception as problem:  # torch raises many sorts, none of them a promise
@@ -85,13 +87,15 @@ def squeezed(path: Path) -> Path:
 
     Of the eight bits seven are used: older processors add two products in sixteen bits, and would lose what does not fit.
     """
+    from onnx import TensorProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     out = path.with_name("int8.onnx")
     logging.disable(logging.WARNING)
     try:
-        how = {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": True, "op_types_to_quantize": ["MatMul", "Gemm"]}
-        quantize_dynamic(str(path), str(out), **how)
+        how: dict[str, Any] = {"weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": True}
+        what = {"op_types_to_quantize": ["MatMul", "Gemm", "Attention"], "extra_options": {"DefaultTensorType": TensorProto.FLOAT}}
+        quantize_dynamic(str(path), str(out), **how, **what)
     finally:
         logging.disable(logging.NOTSET)
     return out

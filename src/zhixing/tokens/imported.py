@@ -150,12 +150,12 @@ class Imported:
             raw = text.encode("utf-8")
             if (kept := raw.translate(None, self._missing)) != raw:
                 raise unwritable(next(byte for byte in raw if byte in self._missing), len(raw) - len(kept))
-        if not self.controls or not np.isin(ids, list(self.controls)).any():
+        if self.controls.keys().isdisjoint(ids.tolist()):
             return ids
         library: Library = self._guarded if guarded else self._library
         cuts = [0, *(match.start() + 1 for match in self._names.finditer(text)), len(text)]
         parts = run(library, [text[start:end] for start, end in zip(cuts, cuts[1:], strict=False)])
         found = np.concatenate(parts).astype(np.int32)
-        if np.isin(found, list(self.controls)).any():
+        if not self.controls.keys().isdisjoint(found.tolist()):
             raise DataError("tokens.control", text=text[:40])
         return found

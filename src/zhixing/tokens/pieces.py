@@ -119,7 +119,7 @@ class Pieces:
         self.unknown = self._unknown(model, ids)
         unspelt = {} if self.unknown is None else {self.unknown: stands.names[self.unknown]}
         self.controls = dict(sorted({**stands.controls, **unspelt}.items()))
-        self._never = [place for place in self.controls if self._bpe or place != self.unknown]
+        self._never = frozenset(place for place in self.controls if self._bpe or place != self.unknown)
         of_bytes = {place: byte for byte, place in enumerate(self.byte_ids) if place is not None}
         self.pieces = [b""] * size
         for place, name in stands.names.items():
@@ -246,6 +246,6 @@ class Pieces:
 
     def _safe(self, text: str, ids: np.ndarray) -> np.ndarray:
         """Refuse control tokens, which no text should lead to."""
-        if np.isin(ids, self._never).any():
+        if not self._never.isdisjoint(ids.tolist()):
             raise DataError("tokens.control", text=text[:40])
         return ids

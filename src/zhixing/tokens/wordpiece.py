@@ -36,7 +36,7 @@ class WordPiece:
         self.added, self.controls, self.nameless = stands.added, stands.controls, stands.nameless
         self.byte_ids: list[int | None] = [None] * 256
         self.unknown = model["vocab"][model["unk_token"]]
-        self._never = [place for place in self.controls if place != self.unknown]
+        self._never = frozenset(self.controls) - {self.unknown}
         inside = model.get("continuing_subword_prefix") or "##"
         self.pieces = [b""] * size
         for place, name in stands.names.items():
@@ -66,6 +66,6 @@ class WordPiece:
 
     def _safe(self, text: str, ids: np.ndarray) -> np.ndarray:
         """Refuse control tokens: names in brackets are cut at the brackets, so that only a made-up file can lead to one."""
-        if np.isin(ids, self._never).any():
+        if not self._never.isdisjoint(ids.tolist()):
             raise DataError("tokens.control", text=text[:40])
         return ids
