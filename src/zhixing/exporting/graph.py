@@ -81,7 +81,7 @@ def graph_of(opened: Artefact) -> Graph:
     Raises UsageError for a model that cannot be taken apart; DataError when the operations give other numbers than the model.
     """
     whole = as_function(opened)
-    traced = trace(whole, opened).run_decompositions()
+    traced = trace(whole, opened, core=True)
     nodes, tensors, outputs = [], {}, {}
     held = {**traced.state_dict, **traced.constants}
     for spec in traced.graph_signature.input_specs:
@@ -127,13 +127,14 @@ def dynamic(opened: Artefact) -> dict[str, Any]:
     return {"tokens": {0: B, 1: T}, "lengths": {0: B}}
 
 
-def trace(whole: nn.Module, opened: Artefact) -> Any:
-    """Trace a model for any number of rows and tokens, in torch's own operations: `run_decompositions` leaves the core ones."""
+def trace(whole: nn.Module, opened: Artefact, core: bool = False) -> Any:
+    """Trace a model for any number of rows and tokens, in torch's operations or, taken further apart, its core ones."""
     logging.getLogger("torch.export").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            return torch.export.export(whole, sample(opened), dynamic_shapes=dynamic(opened))
+            traced = torch.export.export(whole, sample(opened), dynamic_shapes=dynamic(opened))
+            return traced.run_decompositions() if core else traced
         except Exception as problem:  # torch raises many sorts, none of them a promise
             raise unlike(opened, problem) from None
 
