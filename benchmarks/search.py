@@ -2,11 +2,11 @@
 
     ZHIXING_DATA=... python benchmarks/search.py OUT [--rows 4000] [--asked 1000] [--beside 3000] [--epochs 2] [--chinese MODEL] [--smoke]
 
-medquad: each question that is asked finds its own answer among those of all of them and of --beside more; recall@5 is the share whose own is
-among the five nearest. None of these questions and answers is in training, which sees --rows pairs without scores. all-MiniLM-L6-v2 as it is, then
-trained on; BM25 of words by Robertson's formula (k1 1.2, b .75), its weights counted on the answers that are searched; `overlap` is the
-counted model that `train` gives. stsb_zh: Spearman of the test split, from nothing, and with --chinese, a Model folder that has read
-Chinese, begun with that. Begun again in the same folder, what is there is not done again.
+medquad: each question that is asked finds its own answer among those of all of them and of --beside more; recall@5 is the share whose own
+is among the five nearest. None of these questions and answers is in training, which sees --rows pairs without scores. all-MiniLM-L6-v2 as
+it is, then trained on; BM25 of words by Robertson's formula (k1 1.2, b .75), its weights counted on the answers that are searched;
+`overlap` is the counted model that `train` gives. stsb_zh: Spearman of the test split, from nothing and, with --chinese, begun with a Model
+folder that has read Chinese. Begun again in the same folder, what is there is not done again.
 """
 
 from __future__ import annotations
