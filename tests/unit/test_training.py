@@ -459,3 +459,25 @@ def test_every_recipe_is_one_of_its_task(path) -> None:
     assert {key: getattr(settled.value, key) for key in tomllib.loads(path.read_text(encoding="utf-8"))} == tomllib.loads(
         path.read_text(encoding="utf-8")
     )
+
+
+def test_moments_of_what_is_met_seldom_fade_to_zero_and_weights_are_those_of_torch() -> None:
+    draw = torch.Generator().manual_seed(0)
+    start = torch.randn(40, 8, generator=draw)
+    mine, theirs = (nn.Parameter(start.clone()) for _ in range(2))
+    ours = optim.AdamW([{"params": [mine], "weight_decay": 0.01}], lr=1e-3, betas=(0.9, 0.98), eps=1e-9, fused=True)
+    other = torch.optim.AdamW([theirs], lr=1e-3, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.01, fused=True)
+    faded = 0
+    for step in range(1100):
+        slope = torch.zeros_like(start)
+        slope[step % 4 if step % 40 < 4 or step < 40 else 3] = torch.randn(8, generator=draw)
+        if step == 0:
+            slope = torch.randn(40, 8, generator=draw)  # each row is met once, most of them never again
+        mine.grad, theirs.grad = slope, slope.clone()
+        ours.step()
+        other.step()
+        faded += int(((other.state[theirs]["exp_avg"] != 0) & (other.state[theirs]["exp_avg"].abs() < 1.2e-38)).sum())
+        moment = ours.state[mine]["exp_avg"]
+        assert not ((moment != 0) & (moment.abs() < 1.2e-38)).any()
+    assert faded > 0  # so that torch's own do fade
+    assert torch.equal(mine, theirs)

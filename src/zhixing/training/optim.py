@@ -37,6 +37,11 @@ def orthogonalize(matrices: Tensor, low_precision: bool) -> Tensor:
     return (x.mT if tall else x).float()
 
 
+# The moments of a row that is met seldom fade below what float32 holds in full, and a processor takes 15 times as long over such numbers:
+# 11.7 million of them .45 s a step for .03. They are zero before that; no weight is another for it.
+FORGOTTEN, FORGET_EVERY = 1e-30, 50
+
+
 def groups_of(groups: list[dict[str, Any]], **defaults: Any) -> list[dict[str, Any]]:
     """Give groups of parameters with what they do not say for themselves; groups without parameters are left out."""
     return [{**defaults, **group} for group in groups if group["params"]]
@@ -70,6 +75,10 @@ class AdamW:
                 params, [p.grad for p in params], first, second, [], steps, fused=self.fused, foreach=False, amsgrad=False,
                 beta1=self.betas[0], beta2=self.betas[1], lr=group["lr"], weight_decay=group["weight_decay"], eps=self.eps, maximize=False,
             )  # fmt: skip
+            for p, *moments in zip(params, first, second, strict=True):
+                if p.device.type == "cpu" and self.state[p]["step"] % FORGET_EVERY == 0:
+                    for each in moments:
+                        each.masked_fill_(each.abs() < FORGOTTEN, 0.0)
 
 
 class Muon:
