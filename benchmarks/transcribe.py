@@ -5,9 +5,9 @@
 
 FOLDER of --packed is a Whisper in CTranslate2's layout; it is imported first. --clips is a folder of .wav files with .txt or .lab files
 beside them. Digits are fsdd's test recordings, brought from 8 to 16 kHz; Chinese words are dspspeech20's; Chinese sentences are stsb_zh's,
-said by espeak-ng where it is installed: a machine's voice, so that their errors are high and only the difference says something. Texts are
-judged in small letters, without marks, digits as words; of Chinese, characters. The language is told to both. Both run on one thread in
-fp32, one set after the other, each sound on its own.
+said by espeak-ng from what pypinyin makes of them, where both are installed: a machine's voice, so that their errors are high and only the
+difference says something. Texts are judged in small letters, without marks, digits as words; of Chinese, characters. The language is told to
+both. Both run on one thread in fp32, one set after the other, each sound on its own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import subprocess
 import tempfile
 import time
 import unicodedata
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ from zhixing.tasks.transcribe import RATE, item_of
 
 POINTS = 0.5
 NAMES = dict(zip("0123456789", "zero one two three four five six seven eight nine".split(), strict=True))
-VOICE = "cmn"
+VOICE = "cmn-latn-pinyin"  # of characters the voice for Mandarin says the tones as English numbers
 
 
 def plain(text: str) -> list[str]:
@@ -78,16 +80,25 @@ def spoken(count: int) -> dict[str, tuple[np.ndarray, str]]:
     return found
 
 
+def pinyin() -> Callable[[str], list[str]] | None:
+    """Give what writes Chinese as syllables with the number of their tone; None where it is not installed."""
+    try:
+        from pypinyin import Style, lazy_pinyin
+    except ImportError:
+        return None
+    return partial(lazy_pinyin, style=Style.TONE3, neutral_tone_with_five=True)
+
+
 def chinese(count: int) -> dict[str, tuple[np.ndarray, str]]:
-    """Let espeak-ng say sentences; nothing where it is not installed."""
-    if not shutil.which("espeak-ng"):
+    """Let espeak-ng say sentences, by their syllables; nothing where it is not installed."""
+    if not shutil.which("espeak-ng") or (lazy_pinyin := pinyin()) is None:
         return {}
     with gzip.open(find("stsb_zh") / "test.jsonl.gz", "rt", encoding="utf-8") as handle:
         texts = sorted({json.loads(line)["text1"] for line in handle})
     found = {}
     for place, text in enumerate(texts[:: max(1, len(texts) // count)][:count]):
         with tempfile.NamedTemporaryFile(suffix=".wav") as handle:
-            subprocess.run(["espeak-ng", "-v", VOICE, "-s", "140", "-w", handle.name, text], check=True)
+            subprocess.run(["espeak-ng", "-v", VOICE, "-s", "140", "-w", handle.name, " ".join(lazy_pinyin(text))], check=True)
             content, rate = soundfile.read(io.BytesIO(Path(handle.name).read_bytes()), dtype="float32")
         found[str(place)] = resample(content, rate, RATE, raised=True), text
     return found
