@@ -6,8 +6,8 @@
 FOLDER of --packed is a Whisper in CTranslate2's layout; it is imported first. --clips is a folder of .wav files with .txt or .lab files
 beside them. Digits are fsdd's test recordings, brought from 8 to 16 kHz; Chinese words are dspspeech20's; Chinese sentences are stsb_zh's,
 said by espeak-ng from what pypinyin makes of them, where both are installed: a machine's voice, so that their errors are high and only the
-difference says something. Texts are judged in small letters, without marks, digits as words; of Chinese, characters. The language is told to
-both. Both run on one thread in fp32, one set after the other, each sound on its own.
+difference says something. Texts are judged in small letters, without marks, digits as words; of Chinese, characters. The language is told
+to both. Both run on one thread in fp32, one set after the other, each sound on its own.
 """
 
 from __future__ import annotations
