@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 import torch
 import whisper_maker
 
-from zhixing import import_model, load
+from zhixing import export_model, import_model, load
+from zhixing.core.errors import DataError
 from zhixing.data import sound
 from zhixing.decoding.search import Beam, search
+from zhixing.exporting import huggingface
 from zhixing.layers.kinds import Inputs
+from zhixing.tasks.transcribe import item_of
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: there is nothing to compare with")
 pytestmark = pytest.mark.interop
@@ -68,3 +72,28 @@ def test_frames_are_the_same() -> None:
         samples = np.random.default_rng(0).normal(0, 0.1, int(seconds * 16000)).astype(np.float32)
         there = theirs(samples, sampling_rate=16000, return_tensors="np")["input_features"][0].T
         assert np.abs(sound.whisper_frames(samples, 16000, 80, 30.0) - there).max() < 1e-5
+
+
+def test_what_leaves_writes_down_in_transformers_what_it_writes_down_here(
+    theirs: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_model(theirs[1], tmp_path / "ours")
+    export_model(tmp_path / "ours", tmp_path / "left", "huggingface")
+    opened = load(tmp_path / "ours")
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "left")
+    model = transformers.AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "left").eval()
+    samples = np.random.default_rng(3).normal(0, 0.1, 12_000).astype(np.float32)
+    read = processor(samples, sampling_rate=16000, return_tensors="pt")
+    item = item_of(opened.task, samples, 16000, language="zh")
+    assert np.abs(read["input_features"][0].T.numpy() - item["frames"]).max() < TOLERANCE
+    made = model.generate(read["input_features"], language="zh", task="transcribe", num_beams=1, max_new_tokens=12)
+    (answer,) = replace(opened.task, beam=1).answers(opened.model, [item], opened.tokenizer)
+    there = processor.batch_decode(made, skip_special_tokens=True)[0]
+    assert there and there.strip() == answer.value[: len(there.strip())]
+    assert model.generation_config.begin_suppress_tokens == [3] and 11 in model.generation_config.suppress_tokens
+    right = huggingface.catalog.tensors
+    name = "model.decoder.layer_norm.weight"
+    monkeypatch.setattr(huggingface.catalog, "tensors", lambda body: {**right(body), name: right(body)[name] * 1.5})
+    with pytest.raises(DataError, match="answers differently"):
+        export_model(tmp_path / "ours", tmp_path / "wrong", "huggingface")
+    assert not (tmp_path / "wrong").exists()

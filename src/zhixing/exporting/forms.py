@@ -14,6 +14,7 @@ TOLERANCES = {"F32": 1e-4, "F16": 1e-2, "BF16": 3e-2, "Q8_0": 5e-2, "INT8": 0.5}
 OF_GGUF = ("llama", "qwen3")
 WRITERS = ("llama", "qwen3", "gpt2")  # which transformers has as they are
 CAUSAL, MASKED, PAIRS = "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForSeq2SeqLM"
+HEARD = "AutoModelForSpeechSeq2Seq"
 LABELS, TAGS, BODY = "AutoModelForSequenceClassification", "AutoModelForTokenClassification", "AutoModel"
 
 
@@ -58,6 +59,8 @@ def auto_of(task: Any, model: Any) -> str:
     if head is None:
         if not writes(task):
             return ""
+        if family == "whisper":  # one that was imported, or begun with one, is asked as transformers asks it
+            return HEARD if task.opening else ""
         if family == "bert":
             return MASKED if getattr(body, "mask_id", None) is not None else ""
         return CAUSAL if family in WRITERS else PAIRS if family == "mbart" else ""

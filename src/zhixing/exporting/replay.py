@@ -19,7 +19,10 @@ Run = Callable[..., Mapping[str, np.ndarray]]
 
 @dataclass
 class Read:
-    """What a model has read: of each row its tokens and, where it is given a source, that one's (B, S) int tokens and (B,) int lengths."""
+    """What a model has read: of each row its tokens and, where it is given a source, that one's arrays.
+
+    source  (B, S) int tokens and (B,) int lengths, or (B, F, C) float frames
+    """
 
     rows: list[list[int]]
     source: tuple[np.ndarray, ...] = ()
@@ -28,7 +31,7 @@ class Read:
 class Writer:
     """A model that writes.
 
-    run     (tokens (B, T) int, lengths (B,) int) -> {"next": (B, T, V)}; of one that is given a source, its tokens and lengths come after
+    run     (tokens (B, T) int, lengths (B,) int) -> {"next": (B, T, V)}; of one that is given a source, its arrays come after
     window  int, tokens    None: any number
     """
 
@@ -51,13 +54,15 @@ class Writer:
 
 
 class Translator:
-    """A model that writes a text given another; as `Writer`."""
+    """A model that writes a text given another, or given a sound; as `Writer`, with `senses` as a model has them."""
 
-    def __init__(self, run: Run, window: int | None) -> None:
-        self.window, self.log_probabilities = window, Writer(run, window).log_probabilities
+    def __init__(self, run: Run, window: int | None, senses: tuple[str, ...] = ()) -> None:
+        self.window, self.senses, self.log_probabilities = window, senses, Writer(run, window).log_probabilities
 
     def open(self, source: Inputs) -> Read:
         """Take sources; nothing of their translations has been read."""
+        if source.frames is not None:
+            return Read([[] for _ in range(len(source.frames))], (source.frames.numpy(),))
         assert source.tokens is not None and source.lengths is not None
         return Read([[] for _ in range(len(source.tokens))], (source.tokens.numpy(), source.lengths.numpy()))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,11 @@ from zhixing.tasks import adapter, artefact
 from zhixing.tasks.language import Language
 from zhixing.tasks.masked import MaskedLanguage
 from zhixing.tasks.similar import Similar
-from zhixing.tasks.transcribe import RATE, Transcribe
+from zhixing.tasks.transcribe import LANGUAGE, RATE, STARTS, TRANSCRIBES, UNTIMED, Transcribe
 from zhixing.tokens.tokenizer import Tokenizer
 
 CARRIED = ("task", "model", "versions", "fitted_on", "corpus", "training")  # what an adapter's card says of its base
-# Whisper's control tokens, the vocabulary that holds one language, and prefixes kept when it answers.
-STARTS, TRANSCRIBES, UNTIMED = "<|startoftranscript|>", "<|transcribe|>", "<|notimestamps|>"
-LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
-ENGLISH_ONLY, BEAM = 51864, 5
+ENGLISH_ONLY, BEAM = 51864, 5  # the vocabulary of a Whisper that holds one language, and prefixes kept when it answers
 
 
 def import_model(

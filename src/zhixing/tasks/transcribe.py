@@ -35,6 +35,9 @@ MOST_TOKENS = 224  # that it writes of one
 MARGIN_SECONDS = 0.25  # of silence after the longest sound of training
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")
 READ_AHEAD = 256  # sounds sorted by length before that
+# Whisper's control tokens.
+STARTS, TRANSCRIBES, TRANSLATES, UNTIMED = "<|startoftranscript|>", "<|transcribe|>", "<|translate|>", "<|notimestamps|>"
+LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
 
 
 @dataclass(frozen=True)
