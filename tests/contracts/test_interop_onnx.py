@@ -218,6 +218,15 @@ def test_weights_in_eight_bits_are_named_so(tmp_path: Path) -> None:
             assert read_json(tmp_path / name / "golden.json")["form"] == "int8"
 
 
+@pytest.mark.parametrize("form", ["", "int8"])
+def test_a_file_has_only_the_operations_of_the_standard_and_a_folder_those_of_its_reader(place: Path, tmp_path: Path, form: str) -> None:
+    export_model(place / "classify-model", tmp_path / "a.onnx", form)
+    export_model(place / "classify-model", tmp_path / "b", form or "onnx")
+    folder = onnx.load_from_string(load(tmp_path / "b").model.program.tobytes()).graph.node
+    assert {each.domain for each in onnx.load(tmp_path / "a.onnx").graph.node} == {""}
+    assert {each.op_type for each in folder if each.domain == "com.microsoft"} == {"QAttention" if form else "Attention"}
+
+
 def test_what_does_not_fit_is_refused_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = made(tmp_path / "model", "grade", "textcnn")
     with monkeypatch.context() as there:

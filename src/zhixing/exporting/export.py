@@ -143,7 +143,7 @@ def _onnx(model: str | Path, out: Path, form: str, tell: Callable[..., None], fo
     from zhixing.exporting.torchless import agreement
 
     with above(out), atomic(out) as handle:
-        made = onnx.session_of(opened, weights := PROGRAMS.get(form, "F32"))
+        made = onnx.session_of(opened, weights := PROGRAMS.get(form, "F32"), portable=True)
         handle.write(made.program.tobytes())
         found = Writer(made.run, made.window) if writes(opened.task) else made
         golden.check(opened.folder.path, opened.task, found, opened.tokenizer, TOLERANCES[weights])

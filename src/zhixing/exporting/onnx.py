@@ -31,10 +31,11 @@ MOST_MIB = 1536  # of weights: beyond 2 GiB a file of this sort keeps them besid
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-def session_of(opened: Artefact, weights: str = "F32") -> Session:
+def session_of(opened: Artefact, weights: str = "F32", portable: bool = False) -> Session:
     """Write a model as an ONNX program and open it.
 
-    weights  a name of `models.session.FORMS`
+    weights   a name of `models.session.FORMS`
+    portable  only ONNX's own operations, for any program that reads them; else ONNX Runtime's as well, which are faster there
 
     Raises UsageError when a package is missing, or for a model that is too large or cannot be written so; DataError when it computes other
     numbers.
@@ -48,7 +49,8 @@ def session_of(opened: Artefact, weights: str = "F32") -> Session:
     if size > MOST_MIB:
         raise UsageError("export.large", path=str(opened.folder.path), model=opened.family, mib=f"{size:.0f}", most=MOST_MIB)
     whole = as_function(opened)
-    attention.in_one(whole)
+    if not portable:
+        attention.in_one(whole)
     traced = trace(whole, opened)
     for name in ("torch.onnx", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)
