@@ -15,17 +15,19 @@ import numpy as np
 import pytest
 from forms_maker import FLAGS, MADE, made, model_of
 
-from zhixing import export_model, load
+from zhixing import export_model, load, prepare, train
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.folder import seal
-from zhixing.exporting.forms import GGUF, HUGGINGFACE, NUMPY, ONNX, forms_of
+from zhixing.exporting import export as exported
+from zhixing.exporting.forms import GGUF, HUGGINGFACE, NUMPY, ONNX, VECTORS, forms_of
 from zhixing.models import catalog, graph
 from zhixing.models.copying import Copy
+from zhixing.preparation.prepare import Prepare
 from zhixing.tasks import artefact
 from zhixing.tasks.task import TASKS
 from zhixing.training.settings import settle
 
-COLUMNS = (NUMPY, ONNX, HUGGINGFACE, GGUF)
+COLUMNS = (NUMPY, ONNX, HUGGINGFACE, GGUF, VECTORS)
 WITHOUT_MODELS = ("judge", "risk")  # of one no folder is of its own, of the other none is trained by the loop
 # A family for each task, cheap to trace; what is asked of it, in several lengths.
 SERVED: dict[str, tuple[str, list[Any]]] = {
@@ -109,6 +111,8 @@ def test_what_cannot_leave_says_what_can(tmp_path: Path) -> None:
         ("language", "gru", "a.gguf", "", "onnx"),
         ("grade", "textcnn", "out", "huggingface", "numpy, onnx"),
         ("see", "vit", "out", "numpy", "nor in any other"),
+        ("embed", "skipgram", "out", "numpy", "word2vec"),
+        ("grade", "textcnn", "a.vec", "", "numpy, onnx"),
     ):
         model = tmp_path / f"{task}-{family}"
         model = model if model.exists() else made(model, task, family)
@@ -151,3 +155,28 @@ def test_a_folder_of_before_has_one_output() -> None:
     config = {"family": "x", "width": 1, "window": None, "nodes": [["a", "neg.default", [{"$": "lengths"}], {}]], "output": "a"}
     found = graph.Graph.from_tensors(config, {}).run(np.ones((2, 3), int), np.array([2, 3]))
     assert found["answers"].tolist() == [-2, -3]
+
+
+def test_vectors_of_words_leave_as_word2vec_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": f"the river and the bridge 春天 的 雨 and the river {number}"} for number in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows), encoding="utf-8")
+    prepare(tmp_path / "rows.jsonl", tmp_path / "corpus", Prepare(task="language", validation=0.1, test=0.1))
+    train(tmp_path / "corpus", tmp_path / "model", {"model": "skipgram", "size": "tiny", "steps": 5, "minimum": 1})
+    export_model(tmp_path / "model", tmp_path / "out.vec")
+    opened = load(tmp_path / "model")
+    head, *lines = (tmp_path / "out.vec").read_text(encoding="utf-8").splitlines()
+    words = [line.split(" ")[0] for line in lines]
+    assert head == f"{len(words)} 50" and {"river", "春天"} <= set(words)
+    vectors = np.array([[float(each) for each in line.split(" ")[1:]] for line in lines], np.float32)
+    assert np.array_equal(vectors, opened.model.embeddings.weight.detach().numpy())
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    order = [words[place] for place in np.argsort(-(unit @ unit[words.index("river")])) if words[place] != "river"]
+    assert order[:3] == [word for word, _ in opened.nearest("river", 3)]
+    export_model(tmp_path / "model", tmp_path / "out.vec", force=True)
+    (tmp_path / "notes.vec").write_text("my own notes\n")
+    with pytest.raises(UsageError, match="notes"):
+        export_model(tmp_path / "model", tmp_path / "notes.vec", force=True)
+    monkeypatch.setattr(exported, "words_of", lambda *_: ["two words", *words[1:]])
+    with pytest.raises(DataError, match="two words"):
+        export_model(tmp_path / "model", tmp_path / "wrong.vec")
+    assert not (tmp_path / "wrong.vec").exists()

@@ -1,7 +1,7 @@
 """A Model folder leaves in a form that needs less or that others read; what it answers then is held against the model before it has a name.
 
 A language model becomes a GGUF file; a model of rows becomes a Model folder that NumPy reads, without torch; both become an ONNX file, or a
-folder that transformers opens. `forms` says which task of which model leaves in which form.
+folder that transformers opens; vectors of words become a file of theirs. `forms` says which task of which model leaves in which form.
 """
 
 from __future__ import annotations
@@ -21,10 +21,25 @@ from zhixing.core.files import atomic, read_json, sha256
 from zhixing.core.folder import MANIFEST, above, check_new, check_place, create, locked
 from zhixing.core.log import quiet
 from zhixing.data import gguf
-from zhixing.exporting.forms import FASTEST, FOLDERS, GGUF, HUGGINGFACE, MERGED, NUMPY, ONNX, PROGRAMS, TOLERANCES, forms_of, writes
+from zhixing.exporting import words
+from zhixing.exporting.forms import (
+    FASTEST,
+    FOLDERS,
+    GGUF,
+    HUGGINGFACE,
+    MERGED,
+    NUMPY,
+    ONNX,
+    PROGRAMS,
+    TOLERANCES,
+    VECTORS,
+    forms_of,
+    writes,
+)
 from zhixing.models import catalog
 from zhixing.models import gguf as names
 from zhixing.tasks import adapter, artefact, golden
+from zhixing.tasks.embed import words_of
 from zhixing.tokens.gguf import from_gguf, to_gguf
 from zhixing.tokens.layout import Parts
 from zhixing.tokens.tokenizer import coder
@@ -35,6 +50,8 @@ FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}  # what most of a file'
 
 def export_model(model: str | Path, out: str | Path, form: str = "", tell: Callable[..., None] = quiet, force: bool = False) -> Path:
     """Write a language model's GGUF file; of a model that answers rows a Model folder without torch or, by its name, an .onnx file.
+
+    Vectors of words become a file whose name ends in .vec, word2vec's text.
 
     model  a Model folder, or an Adapter folder
     out    the new file, or the new folder
@@ -53,6 +70,8 @@ def export_model(model: str | Path, out: str | Path, form: str = "", tell: Calla
         return _merged(model, out, tell, force)
     if form == HUGGINGFACE:
         return _huggingface(model, out, tell, force)
+    if not form and out.suffix == ".vec":
+        return _vectors(model, out, tell, force)
     if form not in (NUMPY, FASTEST) and out.suffix == ".onnx":
         return _onnx(model, out, form, tell, force)
     if form in FOLDERS or (not form and out.suffix != ".gguf"):
@@ -153,6 +172,22 @@ def _onnx(model: str | Path, out: Path, form: str, tell: Callable[..., None], fo
     return out
 
 
+def _vectors(model: str | Path, out: Path, tell: Callable[..., None], force: bool) -> Path:
+    """Write words and their vectors, read again and compared."""
+    check_file(out, force)
+    opened = leaving(model, VECTORS)
+    spelt, array = words_of(opened.model, opened.tokenizer), opened.model.embeddings.weight.detach().float().cpu().numpy()
+    with above(out), atomic(out) as handle:
+        words.write(handle, spelt, array)
+        handle.flush()
+        again, vectors = words.read(Path(handle.name))
+        wrong = [word for word, other in zip(spelt, again, strict=True) if word != other or word.split() != [word]]  # a blank ends a word
+        if wrong or not np.array_equal(vectors, array):
+            raise DataError("golden.differs", path=str(out), text=(wrong or spelt)[0][:40], difference="words or vectors", tolerance=0)
+    tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form=VECTORS)
+    return out
+
+
 def _arrays(model: str | Path, out: Path, form: str, tell: Callable[..., None], force: bool) -> Path:
     """Write a Model folder that needs no torch."""
     with locked(out):
@@ -194,8 +229,9 @@ def check_file(out: Path, force: bool) -> None:
     if not force or out.is_dir():
         raise UsageError("output.exists", path=str(out))
     with open(out, "rb") as handle:
-        head = handle.read(4)
-    if head != b"GGUF" and not (out.suffix == ".onnx" and b"zhixing.task" in out.read_bytes()):
+        head = handle.read(64)
+    ours = {".onnx": lambda: b"zhixing.task" in out.read_bytes(), ".vec": lambda: words.is_head(head)}
+    if not head.startswith(b"GGUF") and not (out.suffix in ours and ours[out.suffix]()):
         raise UsageError("output.not_ours", path=str(out))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 GGUF, NUMPY, ONNX, HUGGINGFACE, MERGED = "gguf", "numpy", "onnx", "huggingface", "merged"
 FASTEST = "fastest"
+VECTORS = "word2vec"
 PROGRAMS = {ONNX: "F32", "int8": "INT8"}  # what ONNX Runtime computes, and the form of its weights
 FOLDERS = (NUMPY, *PROGRAMS, FASTEST, HUGGINGFACE, MERGED)
 # How far log p may lie from the model's, relative to the largest of a text, by the form of the weights: of eight bits only a sure answer
@@ -23,6 +24,8 @@ def forms_of(task: Any, model: Any) -> tuple[str, ...]:
     body = getattr(model, "body", model)
     if not hasattr(body, "states"):
         return ()
+    if task.name == "embed":
+        return (VECTORS,)
     found = []
     rows = reads_rows(task, body)
     if writes(task) and "causal" in body.kinds:
