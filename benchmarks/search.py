@@ -86,7 +86,7 @@ def medquad(given: Any, start: Path) -> tuple[dict[str, np.ndarray], float]:
         given.asked, given.beside, given.rows = 20, 20, 64
     last = given.asked + given.beside
     questions, answers = [row["text"] for row in rows[: given.asked]], [row["other"] for row in rows[:last]]
-    place = given.out / "medquad"
+    place = given.out / f"medquad-{given.rows}-{given.asked}-{given.beside}-{given.epochs}"
     kept = place / "result.json"
     if not kept.exists():
         place.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def medquad(given: Any, start: Path) -> tuple[dict[str, np.ndarray], float]:
 
 def stsb(given: Any) -> dict[str, Any]:
     """Judge pairs of Chinese: from nothing, and begun with a model that has read Chinese."""
-    place = given.out / "stsb_zh"
+    place = given.out / f"stsb_zh-{Path(given.chinese).name}"
     kept = place / "result.json"
     if kept.exists():
         return read_json(kept)

@@ -142,7 +142,7 @@ def main() -> None:
         sounds = {key: sound for key, (sound, _) in rows.items()}
         short = name.split()[0].strip(",")
         language = "en" if short in ("clips", "fsdd") else "zh"
-        kept = out / f"{short}.kept.json"
+        kept = out / f"{short}-{len(rows)}.kept.json"
         if not kept.exists():
             write_json(kept, {"ours": ours(opened, sounds, language), "theirs": theirs(out, given.packed, short, sounds, language)})
         both = read_json(kept)

@@ -274,6 +274,16 @@ def test_weights_that_answer_differently_are_refused(tmp_path: Path, name: str) 
     assert caught.value.code == "golden.differs", str(caught.value)
 
 
+def test_a_folder_is_not_judged_by_the_form_that_its_golden_answers_name(tmp_path: Path) -> None:
+    save(tmp_path / "a", "qwen3")
+    change(tmp_path / "a", "golden.json", form="int8", tolerance=1e-6)
+    load(tmp_path / "a")
+    nudge(tmp_path / "a", 0.01)
+    with pytest.raises(DataError) as caught:
+        load(tmp_path / "a")
+    assert caught.value.code == "golden.differs"
+
+
 @pytest.mark.parametrize(("name", "tensor"), [*((name, "2.counts") for name in COUNTS), ("naive_bayes", None), ("logistic", None)])
 def test_counts_that_answer_differently_are_refused(tmp_path: Path, name: str, tensor: str | None) -> None:
     from safetensors.numpy import load_file

@@ -13,10 +13,12 @@ import whisper_maker
 
 from zhixing import export_model, import_model, load
 from zhixing.core.errors import DataError
+from zhixing.core.folder import seal
 from zhixing.data import sound
 from zhixing.decoding.search import Beam, search
-from zhixing.exporting import huggingface
+from zhixing.exporting import hearing, huggingface
 from zhixing.layers.kinds import Inputs
+from zhixing.tasks import artefact
 from zhixing.tasks.transcribe import item_of
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: there is nothing to compare with")
@@ -74,26 +76,54 @@ def test_frames_are_the_same() -> None:
         assert np.abs(sound.whisper_frames(samples, 16000, 80, 30.0) - there).max() < 1e-5
 
 
-def test_what_leaves_writes_down_in_transformers_what_it_writes_down_here(
+@pytest.mark.parametrize("trained_on", [False, True])
+def test_what_leaves_writes_in_transformers_what_it_writes_here(theirs: tuple[Any, Path], tmp_path: Path, trained_on: bool) -> None:
+    import_model(theirs[1], tmp_path / "ours")
+    opened = load(tmp_path / "ours")
+    task = replace(opened.task, beam=1)
+    if trained_on:
+        task = replace(task, filled=0.5, barred=(262,), unopened=(), languages=("zh",))
+    with torch.no_grad():  # so that what is written depends on the sound and on the language
+        for name, parameter in opened.model.named_parameters():
+            parameter.mul_(3.0 if "embed" in name or "attn" in name else 1.0)
+    (tmp_path / "wilder").mkdir()
+    artefact.write(tmp_path / "wilder", task, opened.model, opened.tokenizer)
+    seal(tmp_path / "wilder", "model", {"task": "transcribe", "model": "whisper"})
+    told: list[str] = []
+    export_model(tmp_path / "wilder", tmp_path / "left", "huggingface", lambda code, **values: told.append(code))
+    assert ("export.filled" in told) == trained_on
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "left")
+    model = transformers.AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "left").eval()
+    ids = {name: place for place, name in opened.tokenizer.controls.items()}
+    written = set()
+    for seed, language in ((0, "zh"), (1, "zh"), *(() if trained_on else ((0, "en"), (1, "en")))):
+        samples = np.random.default_rng(seed).normal(0, 10.0 ** (-1 - seed), 12_000).astype(np.float32)
+        read = processor(samples, sampling_rate=16000, return_tensors="pt")["input_features"]
+        item = item_of(replace(task, filled=0.0), samples, 16000)
+        assert np.abs(read[0].T.numpy() - item["frames"]).max() < TOLERANCE
+        made = model.generate(read, language=language, task="transcribe", max_new_tokens=12)[0].tolist()
+        opening = [ids["<|startoftranscript|>"], ids[f"<|{language}|>"], ids["<|transcribe|>"], ids["<|notimestamps|>"]]
+        cache = opened.model.open(Inputs(None, frames=torch.from_numpy(item["frames"])[None]))
+        barred = [each for each in task.barred if each <= opening[-1]]
+        beam = Beam(1, ratio=0.0, extra=12, barred=tuple(barred), unopened=task.unopened)
+        (found,) = search(opened.model, [opening], 256, beam, opened=cache)
+        assert [each for each in made if each not in (*opening, 256)] == [each for each in found.tokens if each != 256]
+        written.add(tuple(found.tokens))
+    assert len(written) == (2 if trained_on else 4)
+
+
+def test_a_whisper_that_answers_otherwise_in_transformers_is_not_written(
     theirs: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import_model(theirs[1], tmp_path / "ours")
-    export_model(tmp_path / "ours", tmp_path / "left", "huggingface")
-    opened = load(tmp_path / "ours")
-    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "left")
-    model = transformers.AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "left").eval()
-    samples = np.random.default_rng(3).normal(0, 0.1, 12_000).astype(np.float32)
-    read = processor(samples, sampling_rate=16000, return_tensors="pt")
-    item = item_of(opened.task, samples, 16000, language="zh")
-    assert np.abs(read["input_features"][0].T.numpy() - item["frames"]).max() < TOLERANCE
-    made = model.generate(read["input_features"], language="zh", task="transcribe", num_beams=1, max_new_tokens=12)
-    (answer,) = replace(opened.task, beam=1).answers(opened.model, [item], opened.tokenizer)
-    there = processor.batch_decode(made, skip_special_tokens=True)[0]
-    assert there and there.strip() == answer.value[: len(there.strip())]
-    assert model.generation_config.begin_suppress_tokens == [3] and 11 in model.generation_config.suppress_tokens
-    right = huggingface.catalog.tensors
-    name = "model.decoder.layer_norm.weight"
-    monkeypatch.setattr(huggingface.catalog, "tensors", lambda body: {**right(body), name: right(body)[name] * 1.5})
-    with pytest.raises(DataError, match="answers differently"):
+    right, name = huggingface.catalog.tensors, "model.decoder.layer_norm.weight"
+    with monkeypatch.context() as there:
+        there.setattr(huggingface.catalog, "tensors", lambda body: {**right(body), name: right(body)[name] * 1.5})
+        with pytest.raises(DataError, match="answers differently"):
+            export_model(tmp_path / "ours", tmp_path / "wrong", "huggingface")
+    rightly = hearing.write_json
+    wrongly = lambda path, value: rightly(path, {**value, "hop_length": 320} if path.name == hearing.EXTRACTOR else value)  # noqa: E731
+    monkeypatch.setattr(hearing, "write_json", wrongly)
+    with pytest.raises(DataError, match="frames"):
         export_model(tmp_path / "ours", tmp_path / "wrong", "huggingface")
     assert not (tmp_path / "wrong").exists()

@@ -17,7 +17,7 @@ import torch
 from zhixing import import_model, load
 from zhixing.cli.app import main
 from zhixing.layers.kinds import Inputs
-from zhixing.serving.guard import Door
+from zhixing.serving.door import Door
 from zhixing.serving.limits import Limits
 from zhixing.serving.run import Server
 from zhixing.serving.served import open_models

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from zhixing.cli.app import main
-from zhixing.serving.guard import Door
+from zhixing.serving.door import Door
 from zhixing.serving.limits import Limits
 from zhixing.serving.run import Server
 from zhixing.serving.served import open_models

@@ -19,7 +19,7 @@ import pytest
 
 from zhixing.cli.app import main
 from zhixing.data import media
-from zhixing.serving.guard import Door
+from zhixing.serving.door import Door
 
 pytestmark = pytest.mark.system
 

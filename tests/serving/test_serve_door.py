@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import socket
 import time
@@ -14,13 +15,15 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from zhixing.cli.app import main
 from zhixing.core.errors import DataError, UsageError
+from zhixing.serving import served
 from zhixing.serving.api import make_routes
+from zhixing.serving.door import Door, read_key
 from zhixing.serving.engine import Engine
-from zhixing.serving.guard import OPEN, Door, Guard
+from zhixing.serving.guard import OPEN, Guard
 from zhixing.serving.limits import Limits
 from zhixing.serving.meter import Meter
-from zhixing.serving.run import read_key
 
 KEY = "correct-horse-battery"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
@@ -297,3 +300,18 @@ def test_the_key_comes_from_a_file_that_only_its_owner_reads(tmp_path: Path) -> 
             read_key(None, weak)
         assert caught.value.code == "serve.key_form"
         assert weak not in caught.value.text()
+
+
+@pytest.mark.parametrize(("flag", "code"), [(("--rows", "0"), "--rows"), (("--host", "0.0.0.0"), "key"), (("--key-file", "none"), "none")])
+def test_what_is_wrong_is_told_before_a_model_is_opened(
+    flag: tuple[str, ...], code: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ZHIXING_KEY", raising=False)
+    monkeypatch.setattr(served, "open_models", lambda paths: pytest.fail("it was opened"))
+    assert main(["serve", "no-model", *flag]) in (2, 3)
+    assert code in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_opened_is_told_and_leaves_nothing_changed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["serve", str(tmp_path / "no-model")]) == 2
+    assert "no-model" in capsys.readouterr().err and gc.isenabled() and gc.get_freeze_count() == 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from zhixing.cli.console import Console
 from zhixing.core.errors import UsageError
@@ -43,16 +44,8 @@ def serve(
         for library in ("OMP", "OPENBLAS"):  # of what is served without torch; read when NumPy is imported
             os.environ[f"{library}_NUM_THREADS"] = str(threads)
     from zhixing.core.stop import Stop
-    from zhixing.serving.served import open_models
-
-    stop = Stop().install()
-    gc.disable()  # what is made from here on stays to the end
-    with ThreadPoolExecutor(1) as beside:  # models are opened while the web's modules are imported, which takes about as long
-        opened = beside.submit(open_models, models)
-        from zhixing.serving.guard import Door
-        from zhixing.serving.limits import Limits
-        from zhixing.serving.run import read_key
-        from zhixing.serving.run import serve as run
+    from zhixing.serving.door import Door, read_key
+    from zhixing.serving.limits import Limits
 
     limits = Limits(
         rows=rows,
@@ -62,9 +55,9 @@ def serve(
         body_bytes=body_bytes,
         drain_seconds=drain_seconds,
     )
-    gc.freeze()
-    gc.enable()
     door = Door(host, read_key(key_file, os.environ.get(KEY)), tuple(allow_host or ()), tuple(allow_origin or ()))
+    stop = Stop().install()
+    opened, run = opening(models)
     if threads is not None:
         with suppress(ImportError):
             import torch
@@ -76,5 +69,35 @@ def serve(
         console.tell("cli.serve.ready", url=url, models=", ".join(models))
         console.tell("cli.serve.locked" if door.key else "cli.serve.open")
 
-    run(opened.result(), door, limits, port, console.tell, stop, ready)
+    run(opened, door, limits, port, console.tell, stop, ready)
     console.tell("cli.serve.done")
+
+
+def opening(models: list[Path]) -> tuple[Any, Any]:
+    """Open the models while the web's modules are imported, which takes about as long; give them, and what serves them.
+
+    Raises what opening raises.
+    """
+    from zhixing.serving.served import open_models
+
+    found: list[Any] = []
+
+    def work() -> None:
+        try:
+            found.append(open_models(models))
+        except BaseException as problem:  # told by the thread that waits
+            found.append(problem)
+
+    beside = threading.Thread(target=work, name="opening", daemon=True)
+    gc.disable()  # what is made from here on stays to the end
+    try:
+        beside.start()
+        from zhixing.serving.run import serve as run
+
+        beside.join()
+        if isinstance(found[0], BaseException):
+            raise found[0]
+        gc.freeze()
+    finally:
+        gc.enable()
+    return found[0], run

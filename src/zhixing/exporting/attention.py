@@ -22,14 +22,14 @@ class Attention(nn.Module):
         self.weight = nn.Parameter(torch.cat([each.weight for each in parts]).detach().T.contiguous(), requires_grad=False)  # (D, 3 D)
         self.bias = nn.Parameter(torch.cat([each.bias for each in parts]).detach(), requires_grad=False)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Mix the values of rows that are padded on the right.
 
         x       (B, T, D) float
-        mask    (B, 1, T, T) bool    a row's first place sees all that is no padding
+        mask    (B, 1, T, T) bool    a row's first place sees all that is no padding; None: everything is seen
         return  (B, T, D) float
         """
-        if not torch.compiler.is_exporting():
+        if mask is None or not torch.compiler.is_exporting():
             return self.plain(x, mask)
         lengths = mask[:, 0, 0].sum(1, dtype=torch.int32)  # (B,)
         given, heads = (x, self.weight, self.bias, lengths), x.shape[2] // self.plain.head_width

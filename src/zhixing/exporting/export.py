@@ -26,6 +26,7 @@ from zhixing.exporting.forms import (
     FASTEST,
     FOLDERS,
     GGUF,
+    HEARD,
     HUGGINGFACE,
     MERGED,
     NUMPY,
@@ -216,6 +217,8 @@ def _huggingface(model: str | Path, out: Path, tell: Callable[..., None], force:
         card = provenance(opened, model)
         with create(out, HUGGINGFACE, card, force) as building:
             auto, versions = huggingface.write(opened, building)
+            if auto == HEARD and 0 < opened.task.filled < opened.task.seconds:
+                tell("export.filled", filled=opened.task.filled, seconds=opened.task.seconds)
             card["exported"] |= {"opens": auto}
             card["versions"] |= versions
     tell("export.done", path=str(out), mib=size_of(out), form=auto)

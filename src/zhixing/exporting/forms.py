@@ -62,8 +62,8 @@ def auto_of(task: Any, model: Any) -> str:
     if head is None:
         if not writes(task):
             return ""
-        if family == "whisper":  # one that was imported, or begun with one, is asked as transformers asks it
-            return HEARD if task.opening else ""
+        if family == "whisper":  # one that was imported, or begun with one; transformers counts whole seconds
+            return HEARD if task.opening and task.seconds == int(task.seconds) else ""
         if family == "bert":
             return MASKED if getattr(body, "mask_id", None) is not None else ""
         return CAUSAL if family in WRITERS else PAIRS if family == "mbart" else ""

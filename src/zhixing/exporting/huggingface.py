@@ -201,7 +201,7 @@ def check(opened: Artefact, task: Any, auto: str, path: Path, transformers: Any)
     body = getattr(opened.model, "body", opened.model)
     found: Any
     if auto == HEARD:
-        return heard(opened, Translator(run, body.window, body.senses), path)
+        return heard(opened, Translator(run, body.window, body.senses), path, hearing.same_frames(opened, path, transformers))
     if auto in (CAUSAL, PAIRS):
         found = (Writer if auto == CAUSAL else Translator)(run, body.window)
     else:
@@ -209,11 +209,16 @@ def check(opened: Artefact, task: Any, auto: str, path: Path, transformers: Any)
     golden.check(opened.folder.path, task, found, opened.tokenizer)
 
 
-def heard(opened: Artefact, found: Any, path: Path) -> None:
-    """Hold what is written of sounds against the model's own answers, to sounds of the length that transformers always reads."""
+def heard(opened: Artefact, found: Any, path: Path, gap: float) -> None:
+    """Hold what is written of sounds against the model's own answers, to sounds of the length that transformers always reads.
+
+    gap  how far its frames lie from ours
+    """
     task = dataclasses.replace(opened.task, filled=0.0)
     before = golden.ask(task, opened.model, opened.tokenizer)
     tolerance = golden.TOLERANCES[golden.form_of(opened.model)]
+    if not gap <= tolerance:
+        raise DataError("golden.differs", path=str(path), text=before[0]["text"][:40], difference=f"frames: {gap:.2g}", tolerance=tolerance)
     for one, two in zip(before, golden.ask(task, found, opened.tokenizer, before), strict=True):
         if difference := golden.differ(one, two, tolerance):
             raise DataError("golden.differs", path=str(path), text=one["text"][:40], difference=difference, tolerance=tolerance)

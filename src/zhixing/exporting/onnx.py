@@ -52,7 +52,7 @@ def session_of(opened: Artefact, weights: str = "F32", portable: bool = False) -
     if not portable:
         attention.in_one(whole)
     traced = trace(whole, opened)
-    for name in ("torch.onnx", "onnxscript"):
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

@@ -22,8 +22,9 @@ import zhixing
 from zhixing.core.errors import RunError, UsageError, ZhixingError
 from zhixing.core.log import quiet
 from zhixing.serving import asks, problems, schema, sounds
+from zhixing.serving.door import Door
 from zhixing.serving.engine import Engine
-from zhixing.serving.guard import Door, Guard
+from zhixing.serving.guard import Guard
 from zhixing.serving.limits import ROWS, VECTORS, Limits
 from zhixing.serving.meter import Meter
 from zhixing.serving.queue import Ask, Ticket

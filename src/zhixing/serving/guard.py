@@ -16,12 +16,12 @@ import ipaddress
 import json
 import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
 from typing import Any
 
 from zhixing.core.errors import RunError, UsageError, ZhixingError
 from zhixing.core.log import quiet
 from zhixing.serving import problems
+from zhixing.serving.door import Door
 from zhixing.serving.limits import Limits
 from zhixing.serving.meter import Meter
 from zhixing.serving.replies import failing
@@ -46,38 +46,6 @@ SAFETY = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 )
-
-
-@dataclass(frozen=True)
-class Door:
-    """Who may come in.
-
-    host     the address that the server is bound to
-    key      what a request must show; None: nothing
-    hosts    further names by which the server may be called
-    origins  pages of other servers that may ask, such as https://notes.example
-    """
-
-    host: str = "127.0.0.1"
-    key: str | None = None
-    hosts: tuple[str, ...] = ()
-    origins: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check that a server which others can reach has a key. Raises UsageError."""
-        if not loopback(self.host) and not self.key:
-            raise UsageError("serve.no_key", host=self.host)
-        for each in self.origins:
-            if not each.startswith(("http://", "https://")) or each.count("/") != 2:
-                raise UsageError("serve.allow_origin", origin=each)
-
-
-def loopback(host: str) -> bool:
-    """Tell whether an address can be reached from this machine only."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def name_of(host: str) -> str:

@@ -5,23 +5,21 @@ Asked to stop (SIGTERM, SIGINT), it takes no new work, says so with 503, finishe
 
 from __future__ import annotations
 
-import stat
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from zhixing.core.errors import DataError, RunError, UsageError
+from zhixing.core.errors import RunError
 from zhixing.core.log import quiet
 from zhixing.core.stop import Stop, Stopped
 from zhixing.data.schema import Image, Sound
 from zhixing.serving.api import make_app
+from zhixing.serving.door import Door
 from zhixing.serving.engine import Engine
-from zhixing.serving.guard import Door
 from zhixing.serving.limits import Limits
 from zhixing.serving.meter import Meter
 from zhixing.serving.served import Served
@@ -30,7 +28,6 @@ POLL_SECONDS = 0.1
 SWEEP_SECONDS = 1
 CLOSE_SECONDS = 5  # for answers that are finished to reach their clients
 HEAD_BYTES = 32 << 10
-SHORTEST_KEY = 16
 
 
 class Server:
@@ -149,27 +146,3 @@ def serve(
 def url(host: str, port: int) -> str:
     """Write an address as a URL."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def read_key(path: Path | None, given: str | None) -> str | None:
-    """Give the key that requests must show: the file's, which only its owner may read, or the one given; None where there is neither.
-
-    Raises DataError for a file that cannot be read or that others may read, UsageError for a key that is easily guessed or cannot be sent.
-    """
-    if path is not None:
-        try:
-            mode = path.stat().st_mode
-            key = path.read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
-            raise DataError("file.missing", path=str(path)) from None
-        except UnicodeDecodeError as problem:
-            raise DataError("file.not_utf8", path=str(path), position=problem.start) from None
-        if mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
-            raise DataError("serve.key_readable", path=str(path))
-    elif given:
-        key = given.strip()
-    else:
-        return None
-    if len(key) < SHORTEST_KEY or not all("!" <= each <= "~" for each in key):
-        raise UsageError("serve.key_form", least=SHORTEST_KEY)
-    return key

@@ -168,7 +168,7 @@ def write(folder: Path, task: Any, model: Any, tokenizer: Any) -> None:
 def check(folder: Path, task: Any, model: Any, tokenizer: Any, allowed: float | None = None) -> None:
     """Ask again and compare.
 
-    allowed  how far numbers may lie apart, of another form of the weights; None: as the folder says
+    allowed  how far numbers may lie apart, of another form of the weights; None: as the folder says, or as its form may by now
 
     Raises DataError when the folder's file is no golden.json of a known format, or when the model answers a text differently.
     """
@@ -180,7 +180,7 @@ def check(folder: Path, task: Any, model: Any, tokenizer: Any, allowed: float | 
         tolerance = float(kept["tolerance"])
         if not kept["answers"] or not 0 < tolerance <= max(TOLERANCES.values()):
             raise KeyError("answers")
-        tolerance = allowed or max(tolerance, TOLERANCES[kept["form"]])
+        tolerance = allowed or max(tolerance, TOLERANCES[form_of(model)])
         for before, now in zip(kept["answers"], ask(task, model, tokenizer, kept["answers"]), strict=True):
             if difference := differ(before, now, tolerance):
                 raise DataError("golden.differs", path=str(folder), text=before["text"][:40], difference=difference, tolerance=tolerance)

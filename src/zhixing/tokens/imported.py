@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Library
 
 from zhixing.core.errors import DataError
 from zhixing.tokens.bpe import alphabet
-from zhixing.tokens.layout import Parts, line_end, run
+from zhixing.tokens.layout import Parts, line_end, meets, run
 
 ABOUT = "zhixing"
 
@@ -150,12 +150,12 @@ class Imported:
             raw = text.encode("utf-8")
             if (kept := raw.translate(None, self._missing)) != raw:
                 raise unwritable(next(byte for byte in raw if byte in self._missing), len(raw) - len(kept))
-        if self.controls.keys().isdisjoint(ids.tolist()):
+        if not meets(ids, self.controls.keys()):
             return ids
         library: Library = self._guarded if guarded else self._library
         cuts = [0, *(match.start() + 1 for match in self._names.finditer(text)), len(text)]
         parts = run(library, [text[start:end] for start, end in zip(cuts, cuts[1:], strict=False)])
         found = np.concatenate(parts).astype(np.int32)
-        if not self.controls.keys().isdisjoint(found.tolist()):
+        if meets(found, self.controls.keys()):
             raise DataError("tokens.control", text=text[:40])
         return found

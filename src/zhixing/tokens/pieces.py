@@ -24,7 +24,7 @@ from tokenizers import Tokenizer as Library
 from zhixing.core.errors import DataError
 from zhixing.tokens.charsmap import growth
 from zhixing.tokens.imported import Standing, check_ids
-from zhixing.tokens.layout import BYTES, Parts, run
+from zhixing.tokens.layout import BYTES, Parts, meets, run
 from zhixing.tokens.unigram import MOST_LETTERS
 
 SORT = "Unigram"
@@ -246,6 +246,6 @@ class Pieces:
 
     def _safe(self, text: str, ids: np.ndarray) -> np.ndarray:
         """Refuse control tokens, which no text should lead to."""
-        if not self._never.isdisjoint(ids.tolist()):
+        if meets(ids, self._never):
             raise DataError("tokens.control", text=text[:40])
         return ids

@@ -13,7 +13,7 @@ import numpy as np
 
 from zhixing.core.errors import DataError
 from zhixing.tokens.imported import Standing
-from zhixing.tokens.layout import HAN, Parts, line_end, run
+from zhixing.tokens.layout import HAN, Parts, line_end, meets, run
 
 SORT = "WordPiece"
 LONGEST = 100  # characters of a word that is looked for in pieces; the library's own bound is in the file and no larger one is taken
@@ -66,6 +66,6 @@ class WordPiece:
 
     def _safe(self, text: str, ids: np.ndarray) -> np.ndarray:
         """Refuse control tokens: names in brackets are cut at the brackets, so that only a made-up file can lead to one."""
-        if not self._never.isdisjoint(ids.tolist()):
+        if meets(ids, self._never):
             raise DataError("tokens.control", text=text[:40])
         return ids
