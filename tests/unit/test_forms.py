@@ -173,10 +173,15 @@ def test_vectors_of_words_leave_as_word2vec_has_them(tmp_path: Path, monkeypatch
     order = [words[place] for place in np.argsort(-(unit @ unit[words.index("river")])) if words[place] != "river"]
     assert order[:3] == [word for word, _ in opened.nearest("river", 3)]
     export_model(tmp_path / "model", tmp_path / "out.vec", force=True)
-    (tmp_path / "notes.vec").write_text("my own notes\n")
+    (tmp_path / "notes.vec").write_text(f"{head}\nnotes 1 2 3\n")  # another program's, of as many words
     with pytest.raises(UsageError, match="notes"):
         export_model(tmp_path / "model", tmp_path / "notes.vec", force=True)
+    write = exported.words.write
     monkeypatch.setattr(exported, "words_of", lambda *_: ["two words", *words[1:]])
-    with pytest.raises(DataError, match="two words"):
+    with pytest.raises(UsageError, match="two words"):
+        export_model(tmp_path / "model", tmp_path / "wrong.vec")
+    monkeypatch.undo()
+    monkeypatch.setattr(exported.words, "write", lambda handle, spelt, array: write(handle, spelt, array + np.float32(1e-6)))
+    with pytest.raises(DataError, match="words or vectors"):
         export_model(tmp_path / "model", tmp_path / "wrong.vec")
     assert not (tmp_path / "wrong.vec").exists()

@@ -175,14 +175,19 @@ def _onnx(model: str | Path, out: Path, form: str, tell: Callable[..., None], fo
 
 def _vectors(model: str | Path, out: Path, tell: Callable[..., None], force: bool) -> Path:
     """Write words and their vectors, read again and compared."""
-    check_file(out, force)
+    if out.exists() and (not force or out.is_dir()):
+        raise UsageError("output.exists", path=str(out))
     opened = leaving(model, VECTORS)
     spelt, array = words_of(opened.model, opened.tokenizer), opened.model.embeddings.weight.detach().float().cpu().numpy()
+    if out.exists() and not words.begins_alike(out, spelt, array):
+        raise UsageError("output.not_ours", path=str(out))
+    if blank := [each for each in spelt if each.split() != [each]]:
+        raise UsageError("export.blank", path=str(model), word=blank[0][:40], count=len(blank))
     with above(out), atomic(out) as handle:
         words.write(handle, spelt, array)
         handle.flush()
         again, vectors = words.read(Path(handle.name))
-        wrong = [word for word, other in zip(spelt, again, strict=True) if word != other or word.split() != [word]]  # a blank ends a word
+        wrong = [word for word, other in zip(spelt, again, strict=True) if word != other]
         if wrong or not np.array_equal(vectors, array):
             raise DataError("golden.differs", path=str(out), text=(wrong or spelt)[0][:40], difference="words or vectors", tolerance=0)
     tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form=VECTORS)
@@ -232,9 +237,8 @@ def check_file(out: Path, force: bool) -> None:
     if not force or out.is_dir():
         raise UsageError("output.exists", path=str(out))
     with open(out, "rb") as handle:
-        head = handle.read(64)
-    ours = {".onnx": lambda: b"zhixing.task" in out.read_bytes(), ".vec": lambda: words.is_head(head)}
-    if not head.startswith(b"GGUF") and not (out.suffix in ours and ours[out.suffix]()):
+        head = handle.read(4)
+    if head != b"GGUF" and not (out.suffix == ".onnx" and b"zhixing.task" in out.read_bytes()):
         raise UsageError("output.not_ours", path=str(out))
 
 

@@ -30,7 +30,8 @@ def write(opened: Artefact, path: Path) -> None:
     given, task = opened.tokenizer, opened.task
     assert given is not None
     ids = {name: place for place, name in (*given.controls.items(), *given.added.items())}
-    end, pad = (given.controls[each] for each in (given.end_id, given.pad_id))
+    end = given.controls[given.end_id]
+    pad = given.controls.get(given.pad_id, end)
     settings = {**read_json(path / SETTINGS), "tokenizer_class": CUTTER, "processor_class": PROCESSOR, "model_max_length": task.longest}
     write_json(path / SETTINGS, {**settings, **dict.fromkeys(("bos_token", "eos_token", "unk_token"), end), "pad_token": pad})
     size, hop = (task.rate * int(each) // 1000 for each in (sound.FRAME_MS, sound.SHIFT_MS))  # samples

@@ -5,25 +5,34 @@ Source: the format of word2vec's program (Mikolov et al. 2013), which gensim, fa
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-HEAD = re.compile(rb"\d+ \d+\n")
-
 
 def write(handle: BinaryIO, words: list[str], vectors: np.ndarray) -> None:
     """Write words and their vectors (N, D) float32, with as many digits as a float32 needs to come back."""
-    handle.write(f"{len(words)} {vectors.shape[1]}\n".encode())
+    handle.write(head(words, vectors))
     for word, vector in zip(words, vectors.tolist(), strict=True):
         handle.write(f"{word} {' '.join(f'{each:.9g}' for each in vector)}\n".encode())
 
 
+def head(words: list[str], vectors: np.ndarray) -> bytes:
+    """Give the first line."""
+    return f"{len(words)} {vectors.shape[1]}\n".encode()
+
+
+def begins_alike(path: Path, words: list[str], vectors: np.ndarray) -> bool:
+    """Say whether a file may be one of these words and so wide vectors, written before."""
+    start = head(words, vectors) + f"{words[0] if words else ''} ".encode()
+    with open(path, "rb") as handle:
+        return handle.read(len(start)) == start
+
+
 def read(path: Path) -> tuple[list[str], np.ndarray]:
     """Read words and their vectors (N, D) float32 again."""
-    with open(path, encoding="utf-8") as lines:
+    with open(path, encoding="utf-8", newline="\n") as lines:
         count, width = map(int, next(lines).split(" "))
         words, vectors = [], np.zeros((count, width), np.float32)
         for row, line in zip(vectors, lines, strict=True):
@@ -31,8 +40,3 @@ def read(path: Path) -> tuple[list[str], np.ndarray]:
             words.append(word)
             row[:] = [float(each) for each in numbers]
     return words, vectors
-
-
-def is_head(start: bytes) -> bool:
-    """Say whether a file that begins so may be one that was written here."""
-    return HEAD.match(start) is not None

@@ -51,7 +51,7 @@ def groups_of(groups: list[dict[str, Any]], **defaults: Any) -> list[dict[str, A
 def forget(moments: list[Tensor]) -> None:
     """Make numbers zero that are next to it, a few rows at once, so that no copy of a whole table is made."""
     for each in moments:
-        rows = each.split(max(1, FORGET_AT_ONCE // max(1, each[0].numel()))) if each.dim() else (each,)
+        rows = each.split(max(1, FORGET_AT_ONCE // max(1, each[0].numel()))) if each.dim() and each.numel() else (each,)
         for some in rows:
             some.masked_fill_(some.abs() < FORGOTTEN, 0.0)
 
