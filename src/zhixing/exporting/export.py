@@ -175,8 +175,7 @@ def _onnx(model: str | Path, out: Path, form: str, tell: Callable[..., None], fo
 
 def _vectors(model: str | Path, out: Path, tell: Callable[..., None], force: bool) -> Path:
     """Write words and their vectors, read again and compared."""
-    if out.exists() and (not force or out.is_dir()):
-        raise UsageError("output.exists", path=str(out))
+    check_free(out, force)
     opened = leaving(model, VECTORS)
     spelt, array = words_of(opened.model, opened.tokenizer), opened.model.embeddings.weight.detach().float().cpu().numpy()
     if out.exists() and not words.begins_alike(out, spelt, array):
@@ -230,12 +229,17 @@ def _huggingface(model: str | Path, out: Path, tell: Callable[..., None], force:
     return out
 
 
+def check_free(out: Path, force: bool) -> None:
+    """Refuse a file's place that is taken; with force only where a folder lies there."""
+    if out.exists() and (not force or out.is_dir()):
+        raise UsageError("output.exists", path=str(out))
+
+
 def check_file(out: Path, force: bool) -> None:
     """Refuse a place that is taken: with force too where what lies there is a folder, or a file that no export wrote."""
+    check_free(out, force)
     if not out.exists():
         return
-    if not force or out.is_dir():
-        raise UsageError("output.exists", path=str(out))
     with open(out, "rb") as handle:
         head = handle.read(4)
     if head != b"GGUF" and not (out.suffix == ".onnx" and b"zhixing.task" in out.read_bytes()):
