@@ -50,7 +50,7 @@ MADE: dict[str, Any] = {
     "translate": Translate(longest=40),
     "many": Many({"classify/c": to_dict(Classify(LABELS, 24)), "tag/t": to_dict(Tag(TAGS, 24))}, 40),
     "see": See(LABELS, senses=("image",)),
-    "match": Match(),
+    "match": Match(longest=40),
     "embed": Embed(),
     "transcribe": Transcribe(8000),
 }

@@ -20,6 +20,7 @@ from zhixing import export_model, load, prepare, train
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import read_json
 from zhixing.core.messages import text
+from zhixing.data.schema import Image, Sound
 from zhixing.exporting import onnx as exporting
 from zhixing.exporting import torchless
 from zhixing.layers.kinds import Inputs
@@ -169,6 +170,29 @@ def test_recurrent_layers_chains_and_next_tokens_are_onnx_own(task: str, family:
     items = [opened.task.encode(each, opened.tokenizer) for each in rows]
     for first, second in zip(opened.predict(rows), opened.task.answers(session, items, opened.tokenizer), strict=True):
         assert first.value == second.value and first.confidence == pytest.approx(second.confidence, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("task", "family", "rows", "inputs"),
+    [
+        ("see", "vit", [{"image": Image().probe(each)} for each in "ab"], {"image"}),
+        ("see", "fusion", [{"image": Image().probe("a")}] * 2, {"image", "pictures"}),
+        ("match", "towers", [{"image": Image().probe(each), "text": each * 9} for each in "ab"], {"image", "tokens", "lengths"}),
+        ("transcribe", "bilstm_ctc", [{"audio": Sound().probe(each)} for each in ("a b c", "d")], {"frames", "frames_lengths"}),
+        ("transcribe", "conformer", [{"audio": Sound().probe(each)} for each in ("a b c", "d")], {"frames", "frames_lengths"}),
+    ],
+)
+def test_pictures_and_sounds_are_read_by_a_file_of_one(task: str, family: str, rows: list[Any], inputs: set[str], tmp_path: Path) -> None:
+    opened = load(made(tmp_path / "model", task, family))
+    export_model(tmp_path / "model", tmp_path / "out.onnx")
+    onnx.checker.check_model(str(tmp_path / "out.onnx"))
+    assert {each.domain for each in onnx.load(tmp_path / "out.onnx").opset_import} <= {"", "pkg.onnxscript.torch_lib.common"}
+    session = runtime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    assert {each.name for each in session.get_inputs()} == inputs
+    wanted = opened.predict(rows)
+    export_model(tmp_path / "model", tmp_path / "folder", "fastest" if task == "match" else "onnx")
+    for first, second in zip(wanted, load(tmp_path / "folder").predict(rows), strict=True):
+        assert first.value == second.value and second.confidence == pytest.approx(first.confidence, abs=0.2 if task == "match" else 1e-4)
 
 
 def test_many_tasks_do_not_fit_into_one_file(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from zhixing.core.errors import DataError, UsageError
 from zhixing.core.folder import seal
 from zhixing.exporting import graph as apart
 from zhixing.layers.kinds import Inputs
-from zhixing.models import graph
+from zhixing.models import operations
 from zhixing.models.graph import Graph, GraphConfig
 from zhixing.preparation.prepare import Prepare
 
@@ -101,7 +101,7 @@ def test_what_needs_no_torch_or_has_a_name_already_is_refused(place: Path, tmp_p
 
 
 def test_an_operation_that_computes_otherwise_is_found(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(graph.OPERATIONS, "relu.default", lambda x: np.maximum(x, 0.01))
+    monkeypatch.setitem(operations.OPERATIONS, "relu.default", lambda x: np.maximum(x, 0.01))
     with pytest.raises(DataError, match="classify-model"):
         export_model(place / "classify-model", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -190,7 +190,7 @@ def numbers(*shape: int) -> np.ndarray:
 )  # fmt: skip
 def test_an_operation_means_what_torch_means(name: str, theirs: Any, given: list[Any]) -> None:
     wanted = theirs(*(torch.from_numpy(each.copy()) if isinstance(each, np.ndarray) else each for each in given))
-    found = graph.OPERATIONS[name](*given)
+    found = operations.OPERATIONS[name](*given)
     if isinstance(wanted, tuple):
         wanted, found = wanted[0], found[0]
     assert found.shape == tuple(wanted.shape) and found.dtype == wanted.numpy().dtype and np.allclose(found, wanted.numpy(), atol=1e-5)

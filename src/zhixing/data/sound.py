@@ -63,14 +63,17 @@ def resample(samples: np.ndarray, given: int, wanted: int, raised: bool = False)
     raised   to a higher one as well, with nothing above the half of the given one: for a model that has heard such sounds
     return   (N,) float32
 
-    Raises DataError for a rate below the wanted one, where it is not to be raised: what was not recorded cannot be made up.
+    Raises DataError for a rate below the wanted one, where it is not to be raised: what was not recorded cannot be made up; UsageError
+    where SciPy is missing.
     """
     if given < wanted and not raised:
         raise DataError("sound.rate", given=given, wanted=wanted)
     if given == wanted:
         return np.asarray(samples, np.float32)
-    from scipy.signal import resample_poly
-
+    try:
+        from scipy.signal import resample_poly
+    except ImportError as missing:
+        raise UsageError("extra.missing", package="scipy", extra="hear") from missing
     common = math.gcd(given, wanted)
     return resample_poly(samples, wanted // common, given // common).astype(np.float32)
 

@@ -14,13 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from zhixing.core.errors import UsageError
-from zhixing.decoding.generate import batch
-from zhixing.layers.kinds import Inputs, next_log_probabilities
 from zhixing.tokens.layout import END
 
 NONE = -math.inf
@@ -48,17 +43,29 @@ class Voice:
                 raise UsageError("settings.range", setting=name, value=getattr(self, name), origin="Voice")
 
 
-@torch.inference_mode()
-def listen(model: Any, frames: Tensor, lengths: Tensor) -> list[Tensor]:
-    """Give log p of every token, and of the blank, at each state of each row.
+def listen(model: Any, frames: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """Give log p of every token, and of the blank, at each state of each row, by torch or by arrays alone.
 
     frames   (B, F, C) float
     lengths  (B,) int
-    return   B tensors (F', V) float32
+    return   B arrays (F', V) float64
     """
-    states = model.states(Inputs(None, frames=frames, frames_lengths=lengths))  # (B, F', D)
-    logs = model.logits(states).float().log_softmax(-1).cpu()  # (B, F', V)
-    return [row[:length] for row, length in zip(logs, model.lengths(lengths).tolist(), strict=True)]
+    if hasattr(model, "run"):
+        made = model.run(frames, lengths)
+        said, counts = made["said"], made["counts"]
+    else:
+        import torch
+
+        from zhixing.layers.kinds import Inputs
+
+        device = next(model.parameters()).device
+        with torch.inference_mode():
+            given, real = (torch.as_tensor(each).to(device) for each in (frames, lengths))
+            said = model.logits(model.states(Inputs(None, frames=given, frames_lengths=real))).float().cpu().numpy()  # (B, F', V)
+            counts = model.lengths(real).cpu().numpy()
+    logs = said.astype(np.float64) - said.max(2, keepdims=True)
+    logs -= np.log(np.exp(logs).sum(2, keepdims=True))
+    return [row[:count] for row, count in zip(logs, counts.tolist(), strict=True)]
 
 
 def collapse(path: Sequence[int], blank: int = END) -> list[int]:
@@ -66,7 +73,7 @@ def collapse(path: Sequence[int], blank: int = END) -> list[int]:
     return [each for place, each in enumerate(path) if each != blank and (place == 0 or path[place - 1] != each)]
 
 
-def greedy(logs: Tensor, blank: int = END) -> list[int]:
+def greedy(logs: np.ndarray, blank: int = END) -> list[int]:
     """Give the text of the likeliest path.
 
     logs    (F', V) float
@@ -75,14 +82,25 @@ def greedy(logs: Tensor, blank: int = END) -> list[int]:
     return collapse(logs.argmax(1).tolist(), blank)
 
 
-def log_probability(logs: Tensor, tokens: Sequence[int], blank: int = END) -> float:
+def log_probability(logs: np.ndarray, tokens: Sequence[int], blank: int = END) -> float:
     """Give log p of a text, over all its paths, in nats; minus infinity where it cannot be said in so few states.
 
     logs  (F', V) float
     """
-    sizes = torch.tensor([len(logs)]), torch.tensor([len(tokens)])
-    target = torch.tensor([list(tokens)], dtype=torch.long).reshape(1, -1)  # (1, T)
-    return -float(F.ctc_loss(logs[:, None].double(), target, *sizes, blank=blank, reduction="sum"))
+    said = np.full(2 * len(tokens) + 1, blank)  # the tokens, a blank around each
+    said[1::2] = tokens
+    passes = np.zeros(len(said), bool)  # which of them may follow the one before the last: no blank, and none that is said twice
+    passes[2:] = (said[2:] != blank) & (said[2:] != said[:-2])
+    paths = np.full(len(said), NONE)  # log p of all paths so far that end there
+    paths[0] = 0.0
+    for place, row in enumerate(np.asarray(logs, np.float64)[:, said]):
+        before = np.full((2, len(said)), NONE)
+        before[0, 1:] = paths[:-1]
+        before[1, 2:] = paths[:-2]
+        before[1, ~passes] = NONE
+        paths = np.logaddexp(np.logaddexp(paths, before[0]), before[1]) if place else np.where(np.arange(len(said)) < 2, 0.0, NONE)
+        paths = paths + row
+    return float(np.logaddexp.reduce(paths[-2:]))
 
 
 class Beside:
@@ -104,6 +122,11 @@ class Beside:
         fresh = [each for each in dict.fromkeys(prefixes) if each not in self.known]
         if not fresh:
             return
+        import torch
+
+        from zhixing.decoding.generate import batch
+        from zhixing.layers.kinds import next_log_probabilities
+
         device = next(self.model.parameters()).device if hasattr(self.model, "parameters") else torch.device("cpu")
         with torch.inference_mode():
             window = getattr(self.model, "window", None)
@@ -132,7 +155,7 @@ def add(one: float, other: float) -> float:
     return high if low == NONE else high + math.log1p(math.exp(low - high))
 
 
-def search(logs: Tensor, voice: Voice, beside: Beside | None = None, blank: int = END) -> list[int]:
+def search(logs: np.ndarray, voice: Voice, beside: Beside | None = None, blank: int = END) -> list[int]:
     """Give the best text that a few prefixes kept side by side find.
 
     Of each prefix two sums are kept: over paths that end in a blank, and over those that end in its last token, for only after a blank can
@@ -143,7 +166,7 @@ def search(logs: Tensor, voice: Voice, beside: Beside | None = None, blank: int 
     """
     if voice.width == 1 and (beside is None or not voice.weight):
         return greedy(logs, blank)
-    rows = logs.double().numpy()  # (F', V)
+    rows = np.asarray(logs, np.float64)  # (F', V)
     sums: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, NONE)}  # {prefix: (ending in a blank, in its last token)}
     told: dict[tuple[int, ...], float] = {(): 0.0}  # what the language model and the bonus add to a prefix
     ask = beside is not None and voice.weight > 0

@@ -22,15 +22,14 @@ LABELS, TAGS, BODY = "AutoModelForSequenceClassification", "AutoModelForTokenCla
 def forms_of(task: Any, model: Any) -> tuple[str, ...]:
     """Name the forms that a model can leave in; none of one that is made of arrays, which needs nothing else as it is."""
     body = getattr(model, "body", model)
-    if not hasattr(body, "states"):
+    if not (hasattr(body, "states") or "towers" in getattr(body, "kinds", ())):
         return ()
     if task.name == "embed":
         return (VECTORS,)
     found = []
-    rows = reads_rows(task, body)
     if writes(task) and "causal" in body.kinds:
         found += [GGUF] * (family_of(body) in OF_GGUF) + [ONNX]
-    elif rows:
+    elif reads_rows(task, body):
         found += [NUMPY] if hasattr(task, "parts") else [NUMPY, ONNX]
     return (*found, *([HUGGINGFACE] if auto_of(task, model) else []))
 
@@ -41,9 +40,9 @@ def writes(task: Any) -> bool:
 
 
 def reads_rows(task: Any, body: Any) -> bool:
-    """Say whether all that an answer is read out of is what a model makes of rows of tokens."""
-    if hasattr(body, "senses") or not hasattr(body, "window"):
-        return False
+    """Say whether all that an answer is read out of is what a model makes of rows, each read once."""
+    if {"acoustic", "towers"} & {*body.kinds}:
+        return True
     return task.head(1) is not None or (task.reads == "rows" and "causal" in body.kinds)
 
 

@@ -1,8 +1,11 @@
 """A trained model of rows leaves as one ONNX file, with the task and the tokenizer in its metadata; read again by ONNX Runtime first.
 
-Inputs are `tokens` (rows, tokens) int64, padded on the right, and `lengths` (rows,) int64. Outputs are what the head gives: `answers`, the
-log-odds of labels before the temperature, a place on a scale, or a vector; of a tagger `tags`, the scores of each token, and the chain's
-`transitions` and `start`; of a model of language `next`, the log-odds of the token after each.
+Inputs are `tokens` (rows, tokens) int64, padded on the right, and `lengths` (rows,) int64; of a sound `frames` (rows, frames, features)
+float32 and `frames_lengths` (rows,) int64; of a picture `image` (rows, 3, height, width) uint8 and, where a row may lack one, `pictures`
+(rows,) int64, 0 or 1. Outputs are what the head gives: `answers`, the log-odds of labels before the temperature, a place on a scale, or a
+vector; of a tagger `tags`, the scores of each token, and the chain's `transitions` and `start`; of a model of language `next`, the log-odds
+of the token after each; of towers `image_vectors` and `text_vectors`; of an acoustic model `said`, the log-odds of a token or of nothing
+(the end token) at each state, and `counts`, how many states of a row are real.
 Source: the Open Neural Network Exchange; torch's exporter makes the file.
 """
 
@@ -21,8 +24,7 @@ import torch
 
 from zhixing.core.errors import UsageError
 from zhixing.exporting import attention, recurrent
-from zhixing.exporting.graph import as_function, compare, trace, unlike, width_of, window_of
-from zhixing.models.graph import INPUTS
+from zhixing.exporting.graph import answered, as_function, compare, sample, trace, unlike, width_of, window_of
 from zhixing.models.session import Session, SessionConfig
 from zhixing.tasks.artefact import Artefact
 from zhixing.tasks.task import to_dict
@@ -57,8 +59,9 @@ def session_of(opened: Artefact, weights: str = "F32", portable: bool = False) -
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            said = {torch.ops.zhixing.recurrence.default: recurrent.in_onnx}
-            named = {"input_names": list(INPUTS), "output_names": list(whole.names), "custom_translation_table": said}
+            said = {torch.ops.zhixing.recurrence.default: recurrent.in_onnx, torch.ops.aten.sort.stable: in_order}
+            answers = answered(whole, sample(opened))
+            named = {"input_names": list(whole.inputs), "output_names": list(answers), "custom_translation_table": said}
             made = torch.onnx.export(traced, dynamo=True, verbose=False, **named)
         except Exception as problem:  # torch raises many sorts, none of them a promise
             raise unlike(opened, problem) from None
@@ -78,10 +81,18 @@ def session_of(opened: Artefact, weights: str = "F32", portable: bool = False) -
         except Exception as problem:  # as above
             raise unlike(opened, problem) from None
         program = np.frombuffer(path.read_bytes(), np.uint8)
-    found = Session(SessionConfig(opened.family, width_of(whole), window_of(opened), weights), program)
+    found = Session(SessionConfig(opened.family, width_of(answers), window_of(opened), weights, whole.inputs), program)
     if weights == "F32":
         compare(whole, found, opened)
     return found
+
+
+def in_order(x: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+    """Say in ONNX's operations what sorting is, for torch's exporter to call: of equal values its `TopK` gives the first one first."""
+    from onnxscript import opset18 as op
+
+    many = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]), axis=0)
+    return op.TopK(x, many, axis=dim, largest=int(descending), sorted=1)
 
 
 def squeezed(path: Path) -> Path:

@@ -1,7 +1,8 @@
 """Recurrent layers as one operation, so that a model that has them can be taken apart for rows of any length.
 
-Traced as they are, torch writes their steps out one by one, as many as the traced row has. `models.graph` says in NumPy what the operation
-means, and here it is said in ONNX's, whose gates stand in another order. Leaves out: layers that read both ways at once, projections.
+Traced as they are, torch writes their steps out one by one, as many as the traced row has. `models.operations` says in NumPy what the
+operation means, and here it is said in ONNX's, whose gates stand in another order. Leaves out: layers that read both ways at once,
+projections.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ ORDERS = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}  # ONNX's gates, 
 
 @torch.library.custom_op("zhixing::recurrence", mutates_args=())
 def recurrence(x: Tensor, weights: list[Tensor], cell: str) -> Tensor:
-    """Give the states of layers that begin at zero: x (B, T, E) to (B, T, D); weights and cell as in `models.graph.recurrence`."""
+    """Give the states of layers that begin at zero: x (B, T, E) to (B, T, D); weights and cell as in `models.operations.recurrence`."""
     layers, D = len(weights) // 4, weights[1].shape[1]
     start = x.new_zeros(layers, len(x), D)  # (L, B, D)
     run, begin = (torch.lstm, (start, start)) if cell == "lstm" else (torch.gru if cell == "gru" else torch.rnn_tanh, start)

@@ -12,7 +12,7 @@ import numpy as np
 from zhixing.core.errors import DataError, UsageError, ZhixingError
 from zhixing.core.files import read_json
 from zhixing.exporting.forms import FASTEST, NUMPY, PROGRAMS, TOLERANCES
-from zhixing.exporting.graph import arrays_of, graph_of
+from zhixing.exporting.graph import arrays_of, graph_of, sample
 from zhixing.tasks import golden
 from zhixing.tasks.artefact import Artefact
 
@@ -38,7 +38,7 @@ def without_torch(opened: Artefact, form: str, tell: Callable[..., None]) -> tup
             tell("export.no_form", form=each, reason=problem.parts()["what"])
             failed = problem
             continue
-        paces[each] = pace(found[each])
+        paces[each] = pace(found[each], opened)
         tell("export.pace", form=each, **{f"at_{rows}": value for rows, value in zip(ROWS, paces[each], strict=True)})
     if failed is not None and not found:
         raise failed
@@ -69,18 +69,18 @@ def agreement(opened: Artefact, found: Any, tell: Callable[..., None]) -> None:
     tell("export.agreement", same=sum(one[name] == two[name] for one, two in zip(before, now, strict=True)), of=len(before))
 
 
-def pace(found: Any) -> list[float]:
-    """Time a form: rows a second, one at a time and many side by side, each of TOKENS tokens; the median of some tries."""
+def pace(found: Any, opened: Artefact) -> list[float]:
+    """Time a form: rows a second, one at a time and many side by side, each of TOKENS tokens at most; the median of some tries."""
     paces = []
     for rows in ROWS:
         taken = []
         for _ in range(TRIES):
             for part in getattr(found, "parts", {"": found}).values():
-                length = min(TOKENS, part.window or TOKENS)
-                tokens, lengths = np.ones((rows, length), np.int64), np.full(rows, length)
-                part.run(tokens, lengths)
+                drawn = sample(opened, rows, min(TOKENS, part.window or TOKENS))
+                given = [drawn[name] for name in part.inputs]
+                part.run(*given)
                 began = time.perf_counter()
-                part.run(tokens, lengths)
+                part.run(*given)
                 taken.append(time.perf_counter() - began)
         paces.append(rows / statistics.median(taken))
     return paces

@@ -222,7 +222,7 @@ class Fusion(nn.Module):
 
 def _rows(inputs: Inputs) -> int:
     """Count the rows of a batch, by whatever it holds."""
-    return len(next(each for each in (inputs.tokens, inputs.image, inputs.frames) if each is not None))
+    return next(each for each in (inputs.tokens, inputs.image, inputs.frames) if each is not None).shape[0]
 
 
 def _first(B: int, T: int, lengths: Tensor | None, device: torch.device) -> Tensor:

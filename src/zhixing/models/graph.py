@@ -1,14 +1,11 @@
 """A trained model as a list of operations on arrays: what it computes from tokens, read with NumPy and nothing else.
 
-The operations are those of torch's core set, into which a model is taken apart when it is exported (`exporting.graph`); this file says what
-each means, so that what the model is stays in the model's own file. It answers and cannot be trained.
-Source of the operations' meanings: PyTorch's documentation of the core ATen operator set. Leaves out: what no model of ours is made of.
+The operations are those of torch's core set, into which a model is taken apart when it is exported (`exporting.graph`); `operations` says
+what each means, so that what the model is stays in the model's own file. It answers and cannot be trained.
 """
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,11 +14,21 @@ import numpy as np
 
 from zhixing.core.config import read
 from zhixing.core.errors import DataError
+from zhixing.models.operations import OPERATIONS
 
 REMARKS = frozenset({"architectures"})
 INPUTS = ("tokens", "lengths")
-MOST, MOST_NUMBERS = 1 << 24, 1 << 28  # outputs and tokens; numbers of an array that is made from nothing
-ARGUMENTS = frozenset({"dtype", "alpha", "approximate"})  # what an operation may be told by name
+# All that a form without torch may be given, each as `layers.kinds.Inputs` has it, and of what type.
+GIVEN = {
+    "tokens": np.int64,
+    "lengths": np.int64,
+    "frames": np.float32,
+    "frames_lengths": np.int64,
+    "image": np.uint8,
+    "pictures": np.int64,
+}
+MOST = 1 << 24  # outputs and tokens
+ARGUMENTS = frozenset("dtype alpha approximate rounding_mode stable dim descending".split())  # what an operation may be told by name
 NAME, NUMBER = "$", "#"  # a reference to another node, {"$": name}, and a number that JSON has no sign for, {"#": "-inf"}
 FLOATS = {"float32": np.float32, "float64": np.float64, "int64": np.int64, "int32": np.int32, "bool": np.bool_, "uint8": np.uint8}
 
@@ -35,6 +42,7 @@ class GraphConfig:
     window   int, tokens      the most it reads; None: any number
     nodes    [name, operation, positional arguments, named arguments] each; references and numbers as NAME and NUMBER say
     outputs  what is given, by name, and the node or the array that it is
+    inputs   names of GIVEN   what it reads, in the order in which it is given
     """
 
     family: str
@@ -42,320 +50,8 @@ class GraphConfig:
     window: int | None
     nodes: tuple[Any, ...]
     outputs: dict[str, str]
+    inputs: tuple[str, ...] = INPUTS
     model_type: str = "graph"
-
-
-def error_function(x: np.ndarray) -> np.ndarray:
-    """Give erf, to 2e-7, of (...) float32. Source: Abramowitz and Stegun 1964, 7.1.26."""
-    size = np.abs(x)
-    t = 1 / (1 + np.float32(0.3275911) * size)
-    poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-    return np.sign(x) * (1 - poly.astype(x.dtype) * np.exp(-size * size))
-
-
-def gelu(x: np.ndarray, approximate: str = "none") -> np.ndarray:
-    """Give x times the share of a normal distribution below x; by its hyperbolic tangent where the model is so."""
-    if approximate == "tanh":
-        return 0.5 * x * (1 + np.tanh(np.float32(0.7978845608028654) * (x + np.float32(0.044715) * x * x * x)))
-    return np.float32(0.5) * x * (1 + error_function(x * np.float32(0.7071067811865476)))
-
-
-def softmax(x: np.ndarray, dim: int, half: bool = False) -> np.ndarray:
-    """Give exp x over its sum along an axis."""
-    found = np.exp(x - x.max(axis=dim, keepdims=True))
-    return found / found.sum(axis=dim, keepdims=True)
-
-
-def layer_norm(
-    x: np.ndarray, shape: Sequence[int], weight: np.ndarray | None, bias: np.ndarray | None, eps: float
-) -> tuple[np.ndarray, ...]:
-    """Give (x - mean) / deviation over the last axes, scaled and shifted."""
-    axes = tuple(range(x.ndim - len(shape), x.ndim))
-    middle = x - x.mean(axis=axes, keepdims=True)
-    found = middle / np.sqrt(np.square(middle).mean(axis=axes, keepdims=True) + np.float32(eps))
-    found = found if weight is None else found * weight
-    return (found if bias is None else found + bias,)
-
-
-def cut(x: np.ndarray, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> np.ndarray:
-    """Give a stretch of an axis."""
-    index = [slice(None)] * x.ndim
-    index[dim] = slice(start, None if end is None or end > x.shape[dim] else end, step)
-    return x[tuple(index)]
-
-
-def pick(x: np.ndarray, dim: int, index: int) -> np.ndarray:
-    """Give one place of an axis."""
-    return np.take(x, index, axis=dim)
-
-
-def fill_up(x: np.ndarray, pads: Sequence[int], value: float = 0.0) -> np.ndarray:
-    """Put a value around an array, from its last axis on: before and after each."""
-    widths = [(0, 0)] * x.ndim
-    for number in range(len(pads) // 2):
-        widths[x.ndim - 1 - number] = (pads[2 * number], pads[2 * number + 1])
-    return np.pad(x, widths, constant_values=value)
-
-
-def convolution(
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    turned: bool,
-    beside: Sequence[int],
-    groups: int,
-) -> np.ndarray:
-    """Give the correlation of rows along one axis: x (B, C, T), weight (E, C / groups, K), to (B, E, T')."""
-    if turned or weight.ndim != 3:
-        raise DataError("graph.operation", name="convolution", problem="of more than one axis, or transposed")
-    x = np.pad(x, ((0, 0), (0, 0), (padding[0], padding[0])))
-    size = (weight.shape[2] - 1) * dilation[0] + 1
-    windows = np.lib.stride_tricks.sliding_window_view(x, size, axis=2)[:, :, :: stride[0], :: dilation[0]]  # (B, C, T', K)
-    B, C, T, K = windows.shape
-    parts = []
-    for some, matrix in zip(np.split(windows, groups, 1), np.split(weight, groups, 0), strict=True):
-        flat = some.transpose(0, 2, 1, 3).reshape(B * T, C // groups * K)
-        parts.append((flat @ matrix.reshape(len(matrix), -1).T).reshape(B, T, -1).transpose(0, 2, 1))
-    found = np.concatenate(parts, 1) if groups > 1 else parts[0]
-    return found if bias is None else found + bias[:, None]
-
-
-def along(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-    """Make of NumPy's reduction torch's: axes, whether they stay, and a type."""
-
-    def reduced(x: np.ndarray, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> np.ndarray:
-        axes = None if dim is None or dim == [] else tuple(dim) if isinstance(dim, list) else dim
-        found = function(x, axis=axes, keepdims=keepdim)
-        return found if dtype is None else found.astype(dtype)
-
-    return reduced
-
-
-def norm(x: np.ndarray, order: float = 2, dim: Any = None, keepdim: bool = False) -> np.ndarray:
-    """Give the Euclidean length along axes."""
-    if order != 2:
-        raise DataError("graph.operation", name="linalg_vector_norm", problem=f"of order {order}")
-    return np.sqrt(along(np.sum)(np.square(x), dim, keepdim))
-
-
-def scaled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make of a sum or a difference torch's, whose second part may be scaled; a number of Python's takes the array's type."""
-
-    def summed(x: Any, y: Any, alpha: float = 1) -> Any:
-        return function(x, y if alpha == 1 else y * alpha)
-
-    return summed
-
-
-def small(count: float) -> None:
-    """Raise ValueError for an array that no row of a text asks for."""
-    if not count <= MOST_NUMBERS:
-        raise ValueError(f"an array of {count:.3g} numbers")
-
-
-def filled(shape: Sequence[int], value: Any, dtype: Any = None) -> np.ndarray:
-    """Give an array of one value."""
-    small(math.prod(float(each) for each in shape))
-    return np.full(shape, value, dtype or (np.bool_ if isinstance(value, bool) else np.int64 if isinstance(value, int) else np.float32))
-
-
-def counted(start: Any, end: Any, step: Any = 1, dtype: Any = None) -> np.ndarray:
-    """Give the numbers from start to end."""
-    small(abs((end - start) / step))
-    return np.arange(start, end, step, dtype=dtype or np.int64)
-
-
-def table(weight: np.ndarray, index: np.ndarray, *rest: Any) -> np.ndarray:
-    """Give the rows of a table."""
-    return weight[index]
-
-
-def divided(x: Any, y: Any) -> Any:
-    """Divide; whole numbers become fractions."""
-    found = np.true_divide(x, y)
-    return found.astype(np.float32) if isinstance(found, np.ndarray) and found.dtype == np.float64 else found
-
-
-def chosen(where: np.ndarray, x: Any, y: Any) -> np.ndarray:
-    """Give x where there is truth and y elsewhere."""
-    return np.where(where, x, y)
-
-
-def joined(parts: Sequence[np.ndarray], dim: int = 0) -> np.ndarray:
-    """Put arrays behind each other."""
-    return np.concatenate(parts, axis=dim)
-
-
-def same(x: Any, *rest: Any, **more: Any) -> Any:
-    """Give what came."""
-    return x
-
-
-def cast(x: np.ndarray, dtype: Any = None, **more: Any) -> np.ndarray:
-    """Give an array in another type."""
-    return x if dtype is None else x.astype(dtype)
-
-
-def spread(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Give an array repeated along axes where it has one place."""
-    found = wide(x, shape)
-    small(math.prod(float(each) for each in found))
-    return np.broadcast_to(x, found)
-
-
-def recurrence(x: np.ndarray, weights: Sequence[np.ndarray], cell: str) -> np.ndarray:
-    """Give the states of recurrent layers, one after another, each beginning at zero: x (B, T, E) to (B, T, D).
-
-    weights  of each layer: from input to gates, from state to gates, and the two biases, the gates in torch's order
-    cell     "rnn" (Elman's, tanh), "gru" or "lstm"
-    """
-    small(math.prod(x.shape[:2]) * weights[1].shape[0])
-    for inward, across, bias, beside in zip(*[iter(weights)] * 4, strict=True):
-        B, T, D = *x.shape[:2], across.shape[1]
-        given, state, kept = x @ inward.T + bias, np.zeros((B, D), x.dtype), np.zeros((B, D), x.dtype)  # (B, T, gates * D)
-        states = np.empty((B, T, D), x.dtype)
-        for step in range(T):
-            now, before = given[:, step], state @ across.T + beside  # (B, gates * D)
-            if cell == "rnn":
-                state = np.tanh(now + before)
-            elif cell == "gru":
-                (r, z, n), (hr, hz, hn) = np.split(now, 3, 1), np.split(before, 3, 1)
-                z = sigmoid(z + hz)
-                state = (1 - z) * np.tanh(n + sigmoid(r + hr) * hn) + z * state
-            elif cell == "lstm":
-                i, f, g, o = np.split(now + before, 4, 1)
-                kept = sigmoid(f) * kept + sigmoid(i) * np.tanh(g)
-                state = sigmoid(o) * np.tanh(kept)
-            else:
-                raise DataError("graph.operation", name="recurrence", problem=f"of cells '{cell}'"[:80])
-            states[:, step] = state
-        x = states
-    return x
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """Give 1 / (1 + exp -x)."""
-    return 1 / (1 + np.exp(-np.clip(x, -87, 87)))
-
-
-def scattered(x: np.ndarray, dim: int, index: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """Add numbers to rows of an array (B, C) at the places that an index names, in its order."""
-    if x.ndim != 2 or dim not in (1, -1):
-        raise DataError("graph.operation", name="scatter_add", problem="of another axis than a row's")
-    found = np.array(x)
-    np.add.at(found, (np.arange(len(index))[:, None], index), source)
-    return found
-
-
-OPERATIONS: dict[str, Callable[..., Any]] = {
-    "getitem": operator.getitem,
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "floordiv": operator.floordiv,
-    "mod": operator.mod,
-    "fmod.Scalar": np.fmod,
-    "remainder.Scalar": np.mod,
-    "sym_size.int": lambda x, dim: int(x.shape[dim]),
-    "add.Tensor": scaled(operator.add),
-    "add.Scalar": scaled(operator.add),
-    "sub.Tensor": scaled(operator.sub),
-    "sub.Scalar": scaled(operator.sub),
-    "rsub.Scalar": lambda x, y, alpha=1: y - x * alpha,
-    "mul.Tensor": operator.mul,
-    "mul.Scalar": operator.mul,
-    "div.Tensor": divided,
-    "div.Scalar": divided,
-    "neg.default": operator.neg,
-    "pow.Tensor_Scalar": lambda x, y: np.square(x) if y == 2 else np.power(x, np.float32(y)),
-    "pow.Scalar": lambda x, y: np.power(np.float32(x), y),
-    "rsqrt.default": lambda x: 1 / np.sqrt(x),
-    "sqrt.default": np.sqrt,
-    "exp.default": np.exp,
-    "log.default": np.log,
-    "log1p.default": np.log1p,
-    "sin.default": np.sin,
-    "cos.default": np.cos,
-    "tanh.default": np.tanh,
-    "sigmoid.default": sigmoid,
-    "relu.default": lambda x: np.maximum(x, 0),
-    "gelu.default": gelu,
-    "abs.default": np.abs,
-    "maximum.default": np.maximum,
-    "minimum.default": np.minimum,
-    "clamp_min.default": np.maximum,
-    "clamp_max.default": np.minimum,
-    "clamp.default": lambda x, low=None, high=None: np.clip(x, low, high),
-    "reciprocal.default": lambda x: 1 / x,
-    "lt.Tensor": operator.lt,
-    "lt.Scalar": operator.lt,
-    "le.Tensor": operator.le,
-    "le.Scalar": operator.le,
-    "gt.Tensor": operator.gt,
-    "gt.Scalar": operator.gt,
-    "ge.Tensor": operator.ge,
-    "ge.Scalar": operator.ge,
-    "eq.Tensor": operator.eq,
-    "eq.Scalar": operator.eq,
-    "ne.Tensor": operator.ne,
-    "ne.Scalar": operator.ne,
-    "logical_not.default": np.logical_not,
-    "logical_and.default": np.logical_and,
-    "logical_or.default": np.logical_or,
-    "bitwise_not.default": operator.invert,
-    "bitwise_and.Tensor": operator.and_,
-    "bitwise_or.Tensor": operator.or_,
-    "bitwise_xor.Tensor": operator.xor,
-    "__rshift__.Scalar": operator.rshift,
-    "where.self": chosen,
-    "any.dim": along(np.any),
-    "sum.dim_IntList": along(np.sum),
-    "mean.dim": along(np.mean),
-    "amax.default": along(np.max),
-    "amin.default": along(np.min),
-    "cumsum.default": lambda x, dim, dtype=None: np.cumsum(x, axis=dim, dtype=dtype),
-    "linalg_vector_norm.default": norm,
-    "_softmax.default": softmax,
-    "native_layer_norm.default": layer_norm,
-    "mm.default": np.matmul,
-    "bmm.default": np.matmul,
-    "addmm.default": lambda bias, x, y: x @ y + bias,
-    "convolution.default": convolution,
-    "embedding.default": table,
-    "arange.start_step": counted,
-    "full.default": filled,
-    "full_like.default": lambda x, value, dtype=None: np.full_like(x, value, dtype=dtype),
-    "scalar_tensor.default": lambda value, dtype=None: np.asarray(value, dtype or np.float32),
-    "unsqueeze.default": np.expand_dims,
-    "squeeze.dim": lambda x, dim: np.squeeze(x, dim) if x.shape[dim] == 1 else x,
-    "squeeze.dims": lambda x, dims: np.squeeze(x, tuple(each for each in dims if x.shape[each] == 1)),
-    "view.default": np.reshape,
-    "permute.default": np.transpose,
-    "expand.default": spread,
-    "select.int": pick,
-    "slice.Tensor": cut,
-    "cat.default": joined,
-    "constant_pad_nd.default": fill_up,
-    "index_select.default": lambda x, dim, index: np.take(x, index, axis=dim),
-    "gather.default": lambda x, dim, index: np.take_along_axis(x, index, dim),
-    "index.Tensor": lambda x, places: x[tuple(slice(None) if each is None else each for each in places)],
-    "scatter_add.default": scattered,
-    "flip.default": np.flip,
-    "zhixing.recurrence.default": recurrence,
-    "clone.default": same,
-    "alias.default": same,
-    "_to_copy.default": cast,
-    "_assert_tensor_metadata.default": same,
-}
-
-
-def wide(x: np.ndarray, shape: Sequence[int]) -> list[int]:
-    """Give the shape that an array is spread to; -1 is what it has."""
-    own = (1,) * (len(shape) - x.ndim) + x.shape
-    return [have if want == -1 else want for have, want in zip(own, shape, strict=True)]
 
 
 class Graph:
@@ -367,8 +63,8 @@ class Graph:
         if not 0 < config.width <= MOST or (config.window is not None and not 0 < config.window <= MOST):
             raise DataError("model.config_value", name="width, window", value=f"{config.width}, {config.window}", wanted=f"1 to {MOST}")
         self.config, self.kept = config, tensors
-        self.width, self.window = config.width, config.window
-        known = {*INPUTS, *tensors}
+        self.width, self.window, self.inputs = config.width, config.window, check_inputs(config.inputs)
+        known = {*self.inputs, *tensors}
         self._steps: list[tuple[str, Callable[..., Any], Any, dict[str, Any]]] = []
         uses: dict[str, int] = {}
         for place, node in enumerate(config.nodes):
@@ -395,18 +91,17 @@ class Graph:
             if name not in config.outputs.values() and name not in tensors:
                 self._last[place].append(name)
 
-    def run(self, tokens: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, *given: np.ndarray) -> dict[str, np.ndarray]:
         """Compute what is made of rows, by name.
 
-        tokens   (B, T) int
-        lengths  (B,) int
-        return   as `layers.heads.named` says, float32
+        given   what its `inputs` name, of B rows each
+        return  as `layers.heads.named` says, float32; of towers and of acoustic models as `exporting.graph.Whole` does
         """
-        held: dict[str, Any] = {**self.kept, "tokens": np.asarray(tokens), "lengths": np.asarray(lengths)}
+        held: dict[str, Any] = {**self.kept, **{name: np.asarray(each) for name, each in zip(self.inputs, given, strict=True)}}
         with np.errstate(all="ignore"):  # of what is masked away
-            for (name, operation, given, named), done in zip(self._steps, self._last, strict=True):
+            for (name, operation, places, named), done in zip(self._steps, self._last, strict=True):
                 try:
-                    held[name] = operation(*(filled_in(each, held) for each in given), **{k: filled_in(v, held) for k, v in named.items()})
+                    held[name] = operation(*(filled_in(each, held) for each in places), **{k: filled_in(v, held) for k, v in named.items()})
                 except (TypeError, ValueError, IndexError, AttributeError, MemoryError) as problem:
                     raise DataError("graph.operation", name=name, problem=f"{type(problem).__name__}: {problem}"[:120]) from None
                 for each in done:
@@ -438,6 +133,13 @@ class Graph:
             )
         except (TypeError, ValueError, RecursionError) as problem:  # of a list that no export wrote
             raise DataError("graph.node", place=0, node=f"{type(problem).__name__}: {problem}"[:80]) from None
+
+
+def check_inputs(names: Sequence[str]) -> tuple[str, ...]:
+    """Refuse what no form is given, by name; raises DataError."""
+    if not names or len({*names}) < len(names) or not {*names} <= {*GIVEN}:
+        raise DataError("model.config_value", name="inputs", value=", ".join(map(str, names))[:80], wanted=", ".join(GIVEN))
+    return tuple(names)
 
 
 def references(value: Any) -> list[str]:

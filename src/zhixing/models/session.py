@@ -19,7 +19,7 @@ import numpy as np
 
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, UsageError
-from zhixing.models.graph import INPUTS, MOST
+from zhixing.models.graph import GIVEN, INPUTS, MOST, check_inputs
 
 PROGRAM = "onnx"
 REMARKS = frozenset({"architectures"})
@@ -46,12 +46,14 @@ class SessionConfig:
     width   int, outputs     columns of what is given
     window  int, tokens      the most it reads; None: any number
     weights a name of FORMS
+    inputs  names of GIVEN   what it reads, in the order in which it is given
     """
 
     family: str
     width: int
     window: int | None
     weights: str = "F32"
+    inputs: tuple[str, ...] = INPUTS
     model_type: str = "session"
 
 
@@ -76,6 +78,7 @@ class Session:
             raise DataError("model.config_value", name="weights", value=str(config.weights)[:40], wanted=" | ".join(FORMS))
         self.config, self.program = config, program
         self.width, self.window, self.form = config.width, config.window, FORMS[config.weights]
+        self.inputs = check_inputs(config.inputs)
         check(program)
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.load_model_format", "ONNX")
@@ -89,14 +92,14 @@ class Session:
         except Exception as problem:  # the library raises sorts of its own
             raise DataError("model.session", problem=f"{type(problem).__name__}: {problem}"[:160]) from None
         self.names = [each.name for each in self._session.get_outputs()]
-        if sorted(each.name for each in self._session.get_inputs()) != sorted(INPUTS):
+        if sorted(each.name for each in self._session.get_inputs()) != sorted(self.inputs):
             raise DataError("model.session", problem=f"it reads {', '.join(each.name for each in self._session.get_inputs())}"[:160])
 
-    def run(self, tokens: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
-        """Compute what is made of rows, by name: of (B, T) int and (B,) int, as `layers.heads.named` says, float32."""
-        given = dict(zip(INPUTS, (np.asarray(each, np.int64) for each in (tokens, lengths)), strict=True))
+    def run(self, *given: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute what is made of rows, by name: given and returned as of `models.graph.Graph`."""
+        arrays = {name: np.asarray(each, GIVEN[name]) for name, each in zip(self.inputs, given, strict=True)}
         try:
-            return dict(zip(self.names, self._session.run(self.names, given), strict=True))
+            return dict(zip(self.names, self._session.run(self.names, arrays), strict=True))
         except Exception as problem:
             raise DataError("model.session", problem=f"{type(problem).__name__}: {problem}"[:160]) from None
 

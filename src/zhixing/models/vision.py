@@ -80,7 +80,7 @@ class Patches(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Give (B, T + 1, D) float from (B, C, Y, X) uint8."""
         x = self.patch_embeddings["projection"](scaled(image)).flatten(2).mT  # (B, T, D)
-        return self.dropout(torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.position_embeddings)
+        return self.dropout(torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.position_embeddings)
 
 
 class Attention(nn.Module):

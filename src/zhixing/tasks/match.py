@@ -96,19 +96,28 @@ class Match:
 
 def vectors(model: Any, items: list[Item], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     """Give the vectors of pictures and of texts: two (B, D) float64, of length one."""
+    found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for start in range(0, len(items), READ_BATCH):
+        batch = pad([{name: each[name] for name in ("tokens", "image")} for each in items[start : start + READ_BATCH]], pad_id)
+        if hasattr(model, "run"):
+            made = model.run(*(batch[name] for name in model.inputs))
+            both = made["image_vectors"], made["text_vectors"]
+        else:
+            both = _by_torch(model, batch)
+        for kept, each in zip(found, both, strict=True):
+            kept.append(each.astype(np.float64))
+    return np.concatenate(found[0]), np.concatenate(found[1])
+
+
+def _by_torch(model: Any, batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
     from zhixing.layers.kinds import inputs_of
 
     device = next(model.parameters()).device
-    found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     with torch.inference_mode():
-        for start in range(0, len(items), READ_BATCH):
-            some = [{name: each[name] for name in ("tokens", "image")} for each in items[start : start + READ_BATCH]]
-            inputs = inputs_of({name: torch.as_tensor(value).to(device) for name, value in pad(some, pad_id).items()})
-            for kept, made in zip(found, (model.image(inputs), model.text(inputs)), strict=True):
-                kept.append(made.double().cpu().numpy())
-    return np.concatenate(found[0]), np.concatenate(found[1])
+        inputs = inputs_of({name: torch.as_tensor(value).to(device) for name, value in batch.items()})
+        return model.image(inputs).cpu().numpy(), model.text(inputs).cpu().numpy()
 
 
 def calibrated(task: Match, model: Any, rows: list[Example], tokenizer: Any) -> Match:

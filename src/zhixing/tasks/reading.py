@@ -35,7 +35,7 @@ def read(model: Any, items: Sequence[Item], pad_id: int) -> Iterator[tuple[np.nd
     alone = not hasattr(model, "run") and next(model.parameters()).device.type != "cpu"
     for chosen in alike([size(each) for each in items], READ_BATCH if alone else LEAST):
         batch = pad([{name: items[place][name] for name in READ if name in items[place]} for place in chosen], pad_id)
-        yield chosen, model.run(batch["tokens"], batch["lengths"]) if hasattr(model, "run") else _by_torch(model, batch)
+        yield chosen, model.run(*(batch[name] for name in model.inputs)) if hasattr(model, "run") else _by_torch(model, batch)
 
 
 def alike(sizes: Sequence[int], least: int = LEAST) -> Iterator[np.ndarray]:

@@ -177,19 +177,15 @@ class Transcribe:
             yield from self._read(model, kept[start : start + READ_AHEAD], tokenizer, decoding)
 
     def _read(self, model: Any, items: list[Item], tokenizer: Any, decoding: Any) -> Iterator[Answer]:
-        import torch
-
         from zhixing.decoding.ctc import Voice, listen, log_probability, search
 
         voice, beside = decoding or (Voice(self.beam), None)
-        device = next(model.parameters()).device
         found: dict[int, Answer] = {}
         order = sorted(range(len(items)), key=lambda place: len(items[place]["frames"]))
         for start in range(0, len(order), READ_BATCH):
             places = order[start : start + READ_BATCH]
             batch = pad([{"frames": items[place]["frames"]} for place in places], 0)
-            frames, lengths = (torch.as_tensor(batch[name]).to(device) for name in ("frames", "frames_lengths"))
-            for place, logs in zip(places, listen(model, frames, lengths), strict=True):
+            for place, logs in zip(places, listen(model, batch["frames"], batch["frames_lengths"]), strict=True):
                 tokens = search(logs, voice, beside)
                 sure = float(np.exp(log_probability(logs, tokens) / (len(tokens) + 1)))
                 found[place] = Answer(" ".join(tokenizer.decode(tokens).split()), sure)
