@@ -22,7 +22,7 @@ from zhixing.core.stop import Stopped
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # What the extra `train` brings, by the name that it is imported by: serving an exported model needs none of it.
-OF_TRAINING = {"torch": "torch", "sklearn": "scikit-learn", "scipy": "scikit-learn", "rjieba": "rjieba", "zstandard": "zstandard"}
+OF_TRAINING = {"torch": "torch", "sklearn": "scikit-learn", "scipy": "scikit-learn", "zstandard": "zstandard"}
 CLOSED_PIPE, INTERRUPTED = 141, 130
 
 

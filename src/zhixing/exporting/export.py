@@ -37,6 +37,7 @@ from zhixing.exporting.forms import (
     forms_of,
     writes,
 )
+from zhixing.exporting.llamacpp import File, library
 from zhixing.models import catalog
 from zhixing.models import gguf as names
 from zhixing.tasks import adapter, artefact, golden
@@ -124,6 +125,9 @@ def _gguf(model: str | Path, out: Path, form: str, tell: Callable[..., None], fo
         gguf.write(handle, settings, tensors, form)
         handle.flush()
         replay(Path(handle.name), opened, TOLERANCES[form])
+        if found := library():
+            replay_there(File(found, Path(handle.name)), out, opened, TOLERANCES[form])
+            tell("export.reader", reader="llama.cpp")
     tell("export.done", path=str(out), mib=out.stat().st_size / (1 << 20), form=form)
     return out
 
@@ -264,8 +268,21 @@ def replay(path: Path, opened: artefact.Artefact, tolerance: float) -> None:
     held = gguf.GGUF(path)
     content, _ = from_gguf(str(path), held.settings)
     again = coder(Parts(content, json.loads(content), []), opened.tokenizer.vocabulary_size)
-    for text in (each["text"] for each in read_json(opened.folder.path / golden.GOLDEN)["answers"]):
-        if again.encode(text).tolist() != opened.tokenizer.encode(text).tolist():
-            raise DataError("golden.differs", path=str(path), text=text[:40], difference="token ids", tolerance=0)
+    same_tokens(lambda text: again.encode(text).tolist(), path, opened)
     restored = catalog.restore(*names.read(held))
     golden.check(opened.folder.path, opened.task, restored, opened.tokenizer, tolerance)
+
+
+def replay_there(held: File, path: Path, opened: artefact.Artefact, tolerance: float) -> None:
+    """Let llama.cpp read a file, and hold what it answers against the model's golden answers. Raises DataError where they differ."""
+    from zhixing.exporting.replay import Writer
+
+    same_tokens(held.encode, path, opened)
+    golden.check(opened.folder.path, opened.task, Writer(held.run, getattr(opened.model, "window", None)), opened.tokenizer, tolerance)
+
+
+def same_tokens(encode: Callable[[str], list[int]], path: Path, opened: artefact.Artefact) -> None:
+    """Cut the golden texts as another tokenizer does. Raises DataError where the tokens are others."""
+    for text in (each["text"] for each in read_json(opened.folder.path / golden.GOLDEN)["answers"]):
+        if encode(text) != opened.tokenizer.encode(text).tolist():
+            raise DataError("golden.differs", path=str(path), text=text[:40], difference="token ids", tolerance=0)

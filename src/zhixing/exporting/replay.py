@@ -31,7 +31,8 @@ class Read:
 class Writer:
     """A model that writes.
 
-    run     (tokens (B, T) int, lengths (B,) int) -> {"next": (B, T, V)}; of one that is given a source, its arrays come after
+    run     (tokens (B, T) int, lengths (B,) int) -> {"next": (B, T, V)}, or (B, V) after each row's last; of one that is given a source,
+            its arrays come after
     window  int, tokens    None: any number
     """
 
@@ -49,8 +50,9 @@ class Writer:
         for row, tokens, length in zip(cache.rows, inputs.tokens.tolist(), lengths, strict=True):
             row += tokens[:length]
         batch = pad([{"tokens": row} for row in cache.rows], 0)
-        logits = self.run(batch["tokens"], batch["lengths"], *cache.source)["next"]  # (B, T, V)
-        return torch.from_numpy(np.array(logits[np.arange(len(cache.rows)), batch["lengths"] - 1], np.float32)).log_softmax(-1)
+        logits = self.run(batch["tokens"], batch["lengths"], *cache.source)["next"]  # (B, T, V), or (B, V)
+        last = logits if logits.ndim == 2 else logits[np.arange(len(cache.rows)), batch["lengths"] - 1]
+        return torch.from_numpy(np.array(last, np.float32)).log_softmax(-1)
 
 
 class Translator:
