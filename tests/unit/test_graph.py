@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from makers import MAKERS, SMALL
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as torch_save
 from torch.nn import functional as F
 from wordpiece_maker import folder
 
@@ -26,6 +28,7 @@ from zhixing.layers.kinds import Inputs
 from zhixing.models import operations
 from zhixing.models.graph import Graph, GraphConfig
 from zhixing.preparation.prepare import Prepare
+from zhixing.tasks import artefact
 
 TASKS = {"classify": "textcnn", "multilabel": "bert", "grade": "convolution", "similar": "qwen3"}
 WITHOUT = "import sys; sys.modules['torch'] = sys.modules['sklearn'] = sys.modules['scipy'] = sys.modules['zstandard'] = None\n"
@@ -59,6 +62,24 @@ def test_it_answers_as_the_model_does(task: str, place: Path) -> None:
     card = after.folder.card
     assert card["model"] == TASKS[task] and card["exported"]["from"] == f"{task}-model" and "torch" not in card["versions"]
     assert (place / f"{task}-out/golden.json").exists() and after.embeds == (task == "similar")
+
+
+def test_arrays_lie_in_their_file_and_are_never_written(place: Path, tmp_path: Path) -> None:
+    path = place / "classify-out/model.safetensors"
+    found, wanted = artefact.mapped(path), load_file(path)
+    assert set(found) == set(wanted) and all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    assert {each.dtype for each in found.values()} == {each.dtype for each in wanted.values()}
+    kept = load(place / "classify-out").model.kept
+    assert not any(each.flags.writeable or each.flags.owndata for each in (*found.values(), *kept.values()))
+    torch_save({"x": torch.ones(3, dtype=torch.bfloat16)}, tmp_path / "half.safetensors")
+    with pytest.raises(DataError, match="x: BF16"):
+        artefact.mapped(tmp_path / "half.safetensors")
+    (tmp_path / "short.safetensors").write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(SafetensorError):
+        artefact.mapped(tmp_path / "short.safetensors")
+    x = np.linspace(-6, 6, 999, dtype=np.float32)
+    assert np.abs(operations.error_function(x) - torch.erf(torch.from_numpy(x)).numpy()).max() < 1e-6
+    assert np.abs(operations.gelu(x) - F.gelu(torch.from_numpy(x)).numpy()).max() < 1e-6
 
 
 def test_nothing_of_a_training_is_needed_to_answer(place: Path, tmp_path: Path) -> None:

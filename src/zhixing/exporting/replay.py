@@ -13,6 +13,7 @@ import torch
 
 from zhixing.data.batch import pad
 from zhixing.layers.kinds import Inputs
+from zhixing.models.graph import INPUTS
 
 Run = Callable[..., Mapping[str, np.ndarray]]
 
@@ -70,7 +71,9 @@ class Translator:
 
 
 class Answering:
-    """A model of rows: `run` as `models.graph.Graph` has it, and the vector's width."""
+    """A model of rows of tokens: `run` as `models.graph.Graph` has it, and the vector's width."""
+
+    inputs = INPUTS
 
     def __init__(self, run: Run, width: int) -> None:
         self.run, self.width = run, width

@@ -58,6 +58,7 @@ class Graph:
     """Operations and the arrays among them."""
 
     arrays = True
+    mapped = True  # its arrays may lie in their file: nothing writes into them
 
     def __init__(self, config: GraphConfig, tensors: dict[str, np.ndarray]) -> None:
         if not 0 < config.width <= MOST or (config.window is not None and not 0 < config.window <= MOST):

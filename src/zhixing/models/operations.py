@@ -21,18 +21,29 @@ AT_ONCE = 1 << 22  # numbers that are laid out for one product of a convolution
 
 
 def error_function(x: np.ndarray) -> np.ndarray:
-    """Give erf, to 2e-7, of (...) float32. Source: Abramowitz and Stegun 1964, 7.1.26."""
+    """Give erf, to 5e-7, of (...) float32. Source: Abramowitz and Stegun 1964, 7.1.26."""
     size = np.abs(x)
-    t = 1 / (1 + np.float32(0.3275911) * size)
-    poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-    return np.sign(x) * (1 - poly.astype(x.dtype) * np.exp(-size * size))
+    t = size * np.float32(0.3275911)
+    t += 1
+    np.reciprocal(t, out=t)
+    found = t * np.float32(1.061405429)
+    for each in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        found += each
+        found *= t
+    np.square(size, out=size)
+    found *= np.exp(np.negative(size, out=size), out=size)
+    return np.copysign(np.subtract(1, found, out=found), x, out=found)
 
 
 def gelu(x: np.ndarray, approximate: str = "none") -> np.ndarray:
     """Give x times the share of a normal distribution below x; by its hyperbolic tangent where the model is so."""
     if approximate == "tanh":
         return 0.5 * x * (1 + np.tanh(np.float32(0.7978845608028654) * (x + np.float32(0.044715) * x * x * x)))
-    return np.float32(0.5) * x * (1 + error_function(x * np.float32(0.7071067811865476)))
+    found = error_function(x * np.float32(0.7071067811865476))
+    found += 1
+    found *= x
+    found *= np.float32(0.5)
+    return found
 
 
 def softmax(x: np.ndarray, dim: int, half: bool = False) -> np.ndarray:

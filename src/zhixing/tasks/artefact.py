@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 READERS = frozenset({"encoder", "causal", "lexical"})  # kinds of models that have states or vectors of a text alone
 GOLDEN_SINCE = 2  # the format of folders from which on a Model folder must hold its golden answers
+MAPPED = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}  # of safetensors, in NumPy's words
 CONFIG, WEIGHTS, TASK, GENERATION = "config.json", "model.safetensors", "task.json", "generation_config.json"
 
 
@@ -298,6 +299,27 @@ def _read(path: Path) -> dict[str, Any]:
     return {name: value.clone() for name, value in load_file(path).items()}
 
 
+def mapped(path: Path) -> dict[str, np.ndarray]:
+    """Give a file's arrays as they lie there, read from the disk where they are first looked at, and never written.
+
+    Raises as the library does, by which the file is held to its own account of itself; DataError for numbers that NumPy has no type for.
+    """
+    from safetensors import safe_open
+
+    content = np.asarray(np.memmap(path, np.uint8, "r"))
+    start, found = 8 + int.from_bytes(content[:8].tobytes(), "little"), {}
+    with safe_open(path, framework="np") as held:
+        for name in held.offset_keys():
+            part = held.get_slice(name)
+            if part.get_dtype() not in MAPPED:
+                raise DataError("import.safetensors", path=str(path), problem=f"{name}: {part.get_dtype()}"[:200])
+            dtype, shape = np.dtype(MAPPED[part.get_dtype()]), part.get_shape()
+            end = start + math.prod(shape) * dtype.itemsize
+            found[name] = content[start:end].view(dtype).reshape(shape)
+            start = end
+    return found
+
+
 def _kept(folder: Folder, shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Give a Model folder's tensors, read once for all that share them."""
     name = sha256(folder.path / MANIFEST)
@@ -341,10 +363,11 @@ def restore(config: dict[str, Any], weights: Path, task: Any, held: dict[str, An
     """Rebuild a model from its config and its weights file; held: what that holds, where it was read already."""
     from zhixing.models import catalog
 
-    if getattr(catalog.find(config), "arrays", False):
+    family = catalog.find(config)
+    if getattr(family, "arrays", False):
         from safetensors.numpy import load_file as load_arrays
 
-        return catalog.restore(config, load_arrays(weights))
+        return catalog.restore(config, (mapped if getattr(family, "mapped", False) else load_arrays)(weights))
     from zhixing.layers.kinds import Headed
 
     tensors = _read(weights) if held is None else held

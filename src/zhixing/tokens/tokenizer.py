@@ -11,6 +11,7 @@ import codecs
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,6 @@ class Tokenizer:
         self.mask_id = len(names)
         self.vocabulary_size = len(names)
         self.fallback = frozenset(range(FIRST_BYTE, FIRST_PIECE) if self.sort != "bpe" else ())
-        self._bytes = [b""] * FIRST_BYTE + [bytes([byte]) for byte in range(256)] + self._coder.pieces
 
     def _of_others(self, value: dict[str, Any], about: dict[str, Any]) -> None:
         self.sort, self.vocabulary_size = "imported", int(about["vocabulary_size"])
@@ -103,7 +103,11 @@ class Tokenizer:
         told = (self.pad_id, self.end_id, self.begin_id, self.last_id, *self.opening, *self.ends, *before, *after)
         if not all(type(each) is int and 0 <= each < self.vocabulary_size for each in told):
             raise ValueError("its control tokens are none of its ids")
-        self._bytes = self._coder.pieces
+
+    @cached_property
+    def _bytes(self) -> list[bytes]:
+        own = self._coder.pieces
+        return own if self.sort == "imported" else [b""] * FIRST_BYTE + [bytes([byte]) for byte in range(256)] + own
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:

@@ -8,6 +8,7 @@ Source: Wu et al. 2016, arXiv:1609.08144, section 4.1; Devlin et al. 2019, arXiv
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -37,15 +38,21 @@ class WordPiece:
         self.byte_ids: list[int | None] = [None] * 256
         self.unknown = model["vocab"][model["unk_token"]]
         self._never = frozenset(self.controls) - {self.unknown}
-        inside = model.get("continuing_subword_prefix") or "##"
-        self.pieces = [b""] * size
-        for place, name in stands.names.items():
+        self._inside = model.get("continuing_subword_prefix") or "##"
+        self._names, self._size = stands.names, size
+        self._library = parts.library()
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """What each token spells; made when it is first asked for, which a model that only answers never is."""
+        found, inside = [b""] * self._size, self._inside
+        for place, name in self._names.items():
             if place in self.controls or place == self.unknown:
                 continue
             alone = name[:1].isalnum() and not HAN.match(name[:1] * 2)
             spelt = name.removeprefix(inside) if name.startswith(inside) and len(name) > len(inside) else f" {name}" if alone else name
-            self.pieces[place] = spelt.encode("utf-8", "replace")
-        self._library = parts.library()
+            found[place] = spelt.encode("utf-8", "replace")
+        return found
 
     def cut(self, text: str, start: int, end: int) -> int:
         """Say where a long text may be cut: at the end of a line, which no word crosses."""
