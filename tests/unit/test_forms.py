@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from forms_maker import FLAGS, MADE, made, model_of
+from safetensors.numpy import load_file
 
 from zhixing import export_model, load, prepare, train
 from zhixing.core.errors import DataError, UsageError
@@ -128,15 +129,46 @@ def test_what_a_row_lacks_is_lacking_without_torch_too(senses: tuple[str, ...], 
         assert after.value == before.value and after.scores == pytest.approx(before.scores, abs=1e-5)
 
 
-@pytest.mark.parametrize(("family", "name", "wrong"), [("vit", "see", "image"), ("bilstm_ctc", "transcribe", "frames")])
-def test_what_it_is_given_is_held_to(family: str, name: str, wrong: str, tmp_path: Path) -> None:
-    """Red cases: a folder that names other inputs than it reads, none, or one twice."""
-    export_model(made(tmp_path / "model", name, family), tmp_path / "out")
-    config, tensors = read_json(tmp_path / "out" / "config.json"), {}
-    assert wrong in config["inputs"]
-    for inputs in ([], ["tokens", "lengths"], ["image", "image"], ["system"]):
+@pytest.mark.parametrize(
+    ("family", "name", "read", "gives"), [("vit", "see", "image", "answers"), ("conformer", "transcribe", "frames", "said")]
+)
+def test_what_it_is_given_and_gives_is_held_to(family: str, name: str, read: str, gives: str, tmp_path: Path) -> None:
+    """Red cases: a folder that names other inputs than it reads, none, one twice or no names; one that fits another task."""
+    place = export_model(made(tmp_path / "model", name, family), tmp_path / "out")
+    config, tensors = read_json(place / "config.json"), load_file(place / "model.safetensors")
+    given = np.zeros((2, 3, 64, 64), np.uint8) if read == "image" else np.zeros((2, 40, 40), np.float32)
+    batch = {read: given, "frames_lengths": np.array([40, 3])}
+    opened = graph.Graph.from_tensors(config, tensors)
+    assert read in config["inputs"] and gives in opened.answer(batch, gives)
+    for inputs in ([], ["tokens", "lengths"], [read, read], ["system"], [[read]], [3]):
         with pytest.raises(DataError):
             graph.Graph.from_tensors({**config, "inputs": inputs}, tensors)
+    for wrong, wanted in ((batch, "next"), ({"tokens": given}, gives)):
+        with pytest.raises(DataError) as caught:
+            opened.answer(wrong, wanted)
+        assert caught.value.code == "model.unfit"
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        ["convolution.default", [{"$": "image"}, {"$": "image"}, None, [1, 1], [0, 0], [1, 1], False, [0], 0]],
+        ["convolution.default", [{"$": "image"}, {"$": "image"}, None, [-1, -1], [0, 0], [1, 1], False, [0], 1]],
+        ["convolution.default", [{"$": "image"}, {"$": "image"}, None, [1, 1], [60000, 60000], [1, 1], False, [0], 1]],
+        ["constant_pad_nd.default", [{"$": "image"}, [60000, 60000, 60000, 60000]]],
+        ["sort.stable", [{"$": "image"}], {"dim": 1 << 70}],
+        ["div.Tensor_mode", [{"$": "image"}, 3], {"rounding_mode": "zz"}],
+        ["native_group_norm.default", [{"$": "image"}, None, None, 2, 3, 4, 0, 1e-5]],
+        ["add", [1 << 70, {"$": "image"}]],
+        ["mod", [1, 0]],
+    ],
+)
+def test_operations_that_cannot_be_are_refused(node: list[Any]) -> None:
+    about = {"family": "x", "width": 1, "window": None, "outputs": {"answers": "a"}, "inputs": ["image"]}
+    found = graph.Graph.from_tensors({**about, "nodes": [["a", *node, *([{}] if len(node) == 2 else [])]]}, {})
+    with pytest.raises(DataError) as caught:
+        found.run(np.ones((2, 3, 8, 8), np.uint8))
+    assert caught.value.code == "graph.operation"
 
 
 def test_what_is_made_of_arrays_needs_no_torch_as_it_is(place: Path) -> None:
@@ -202,8 +234,12 @@ def test_a_convolution_means_what_torch_means(axes: int, groups: int, monkeypatc
         wanted = norm(x).numpy()
     found = operations.group_norm(x.numpy(), norm.weight.detach().numpy(), norm.bias.detach().numpy(), 5, 6, 0, 3, norm.eps)[0]
     assert np.allclose(found, wanted, atol=1e-5)
-    order = operations.sort(np.array([[1, 0, 1, 0]]), dim=1, descending=True)
-    assert order[1].tolist() == [[0, 2, 1, 3]] and order[0].tolist() == [[1, 1, 0, 0]]
+    for some in ([[1, 0, 1, 0]], [[True, False, True, True]], [[3, 0, 200, 3]], [[1.0, float("nan"), 2.0, 1.0]]):
+        for down in (True, False):
+            rows = np.array(some, np.uint8 if 200 in some[0] else None)
+            values, places = torch.sort(torch.from_numpy(rows), stable=True, dim=1, descending=down)
+            found = operations.sort(rows, dim=1, descending=down)
+            assert found[1].tolist() == places.tolist() and np.array_equal(found[0], values.numpy(), equal_nan=rows.dtype.kind == "f")
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])

@@ -51,7 +51,7 @@ def listen(model: Any, frames: np.ndarray, lengths: np.ndarray) -> list[np.ndarr
     return   B arrays (F', V) float64
     """
     if hasattr(model, "run"):
-        made = model.run(frames, lengths)
+        made = model.answer({"frames": frames, "frames_lengths": lengths}, "said", "counts")
         said, counts = made["said"], made["counts"]
     else:
         import torch

@@ -134,12 +134,13 @@ def window_of(opened: Artefact) -> int | None:
     return None if window is None else window - len(getattr(opened.model, "lead", ()))
 
 
-def drawn(opened: Artefact, rows: int, length: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
+def drawn(opened: Artefact, rows: int, length: int, draw: np.random.Generator, least_frames: int = 1) -> dict[str, np.ndarray]:
     """Draw rows, all that any model may be given, by name; the first has the whole length, others any, and all have a picture or none.
 
-    length  int, tokens    of the longest, or FRAMES times as many frames
+    length        int, tokens    of the longest, or FRAMES times as many frames
+    least_frames  int            that the longest sound has at least
     """
-    task, frames = opened.task, FRAMES * length
+    task, frames = opened.task, max(least_frames, FRAMES * length)
     vocabulary = getattr(task, "vocabulary", 1) if opened.tokenizer is None else opened.tokenizer.vocabulary_size
     least = 0 if hasattr(getattr(opened.model, "body", opened.model), "counts") else 1  # a row of these may lack a text or a sound
     size = getattr(task, "size", 1)
@@ -156,7 +157,7 @@ def drawn(opened: Artefact, rows: int, length: int, draw: np.random.Generator) -
 
 def sample(opened: Artefact, rows: int = TRACED[0], length: int = TRACED[1]) -> dict[str, np.ndarray]:
     """Give rows to trace a model with, or to time it."""
-    return drawn(opened, rows, min(length, window_of(opened) or length), np.random.default_rng(0))
+    return drawn(opened, rows, min(length, window_of(opened) or length), np.random.default_rng(0), TRACED_FRAMES)
 
 
 def answered(whole: Whole, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -38,6 +38,7 @@ class File:
         class Model(given.LlamaModel):
             n_vocab = property(lambda self: self.get_vocab().n_vocab)  # which cyllama 0.2.18 asks the model for when it gives logits
 
+        self._path = path
         how, reading = given.LlamaModelParams(), given.LlamaContextParams()
         how.n_gpu_layers = 0
         reading.n_ctx = reading.n_batch = reading.n_ubatch = MOST
@@ -47,7 +48,7 @@ class File:
             self._model = Model(str(path), how, verbose=False)
             self._context = given.LlamaContext(self._model, reading, verbose=False)
         except Exception as problem:  # the library raises sorts of its own
-            raise DataError("export.reader", path=str(path), problem=f"{type(problem).__name__}: {problem}"[:160]) from None
+            raise self._problem(problem) from None
         self._vocabulary = self._model.get_vocab()
         self._batch = given.LlamaBatch(n_tokens=MOST, embd=0, n_seq_max=1)
 
@@ -61,13 +62,21 @@ class File:
         tokens   (B, T) int, T at most MOST
         lengths  (B,) int
         return   {"next": (B, V) float32}, of the token after each row's last
+
+        Raises DataError where it does not read them.
         """
         found = []
-        for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True):
-            self._context.kv_cache_clear()
-            self._batch.clear()
-            for place, token in enumerate(row[:length]):
-                self._batch.add(token, place, [0], place == length - 1)
-            self._context.decode(self._batch)
-            found.append(np.asarray(self._context.get_logits(), np.float32))
+        try:
+            for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True):
+                self._context.kv_cache_clear()
+                self._batch.clear()
+                for place, token in enumerate(row[:length]):
+                    self._batch.add(token, place, [0], place == length - 1)
+                self._context.decode(self._batch)
+                found.append(np.asarray(self._context.get_logits(), np.float32))
+        except Exception as problem:  # as above
+            raise self._problem(problem) from None
         return {"next": np.stack(found)}
+
+    def _problem(self, problem: Exception) -> DataError:
+        return DataError("export.reader", path=str(self._path), problem=f"{type(problem).__name__}: {problem}"[:160])

@@ -13,7 +13,7 @@ import torch
 
 from zhixing.data.batch import pad
 from zhixing.layers.kinds import Inputs
-from zhixing.models.graph import INPUTS
+from zhixing.models.graph import INPUTS, answer
 
 Run = Callable[..., Mapping[str, np.ndarray]]
 
@@ -73,7 +73,7 @@ class Translator:
 class Answering:
     """A model of rows of tokens: `run` as `models.graph.Graph` has it, and the vector's width."""
 
-    inputs = INPUTS
+    inputs, answer = INPUTS, answer
 
     def __init__(self, run: Run, width: int) -> None:
         self.run, self.width = run, width

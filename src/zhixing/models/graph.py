@@ -1,4 +1,4 @@
-"""A trained model as a list of operations on arrays: what it computes from tokens, read with NumPy and nothing else.
+"""A trained model as a list of operations on arrays: what it computes from texts, sounds or pictures, read with NumPy and nothing else.
 
 The operations are those of torch's core set, into which a model is taken apart when it is exported (`exporting.graph`); `operations` says
 what each means, so that what the model is stays in the model's own file. It answers and cannot be trained.
@@ -54,6 +54,21 @@ class GraphConfig:
     model_type: str = "graph"
 
 
+def answer(model: Any, batch: Mapping[str, np.ndarray], *wanted: str) -> dict[str, np.ndarray]:
+    """Let a model without torch read a batch: what its `run` makes of those arrays that its `inputs` name.
+
+    wanted  names that must be among what it gives
+
+    Raises DataError for one that reads or gives something else than its task has.
+    """
+    lacking = [name for name in model.inputs if name not in batch]
+    made = {} if lacking else model.run(*(batch[name] for name in model.inputs))
+    lacking = lacking or [name for name in wanted if name not in made]
+    if lacking:
+        raise DataError("model.unfit", names=", ".join(lacking))
+    return made
+
+
 class Graph:
     """Operations and the arrays among them."""
 
@@ -103,11 +118,13 @@ class Graph:
             for (name, operation, places, named), done in zip(self._steps, self._last, strict=True):
                 try:
                     held[name] = operation(*(filled_in(each, held) for each in places), **{k: filled_in(v, held) for k, v in named.items()})
-                except (TypeError, ValueError, IndexError, AttributeError, MemoryError) as problem:
+                except (TypeError, ValueError, LookupError, AttributeError, MemoryError, ArithmeticError) as problem:
                     raise DataError("graph.operation", name=name, problem=f"{type(problem).__name__}: {problem}"[:120]) from None
                 for each in done:
                     del held[each]
         return {name: np.asarray(held[node]) for name, node in self.config.outputs.items()}
+
+    answer = answer
 
     def to_dict(self) -> dict[str, Any]:
         """Give the configuration as a JSON-able value."""
@@ -138,7 +155,7 @@ class Graph:
 
 def check_inputs(names: Sequence[str]) -> tuple[str, ...]:
     """Refuse what no form is given, by name; raises DataError."""
-    if not names or len({*names}) < len(names) or not {*names} <= {*GIVEN}:
+    if not names or not all(isinstance(each, str) for each in names) or len({*names}) < len(names) or not {*names} <= {*GIVEN}:
         raise DataError("model.config_value", name="inputs", value=", ".join(map(str, names))[:80], wanted=", ".join(GIVEN))
     return tuple(names)
 

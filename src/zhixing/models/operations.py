@@ -77,7 +77,10 @@ def group_norm(
 
 def sort(x: np.ndarray, *, stable: bool = True, dim: int = -1, descending: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Give an array in order along an axis, equal ones as they came, and where each came from."""
-    order = np.argsort(np.negative(x) if descending else x, axis=dim, kind="stable")
+    if descending:  # the last of equal ones first, of what is turned around, and turned around again
+        order = x.shape[dim] - 1 - np.flip(np.argsort(np.flip(x, dim), axis=dim, kind="stable"), dim)
+    else:
+        order = np.argsort(x, axis=dim, kind="stable")
     return np.take_along_axis(x, order, dim), order
 
 
@@ -98,6 +101,7 @@ def fill_up(x: np.ndarray, pads: Sequence[int], value: float = 0.0) -> np.ndarra
     widths = [(0, 0)] * x.ndim
     for number in range(len(pads) // 2):
         widths[x.ndim - 1 - number] = (pads[2 * number], pads[2 * number + 1])
+    small(math.prod(float(have + before + after) for have, (before, after) in zip(x.shape, widths, strict=True)))
     return np.pad(x, widths, constant_values=value)
 
 
@@ -114,16 +118,20 @@ def convolution(
 ) -> np.ndarray:
     """Give the correlation of rows along one axis or two: x (B, C, Y, X), weight (E, C / groups, K, K'), to (B, E, Y', X')."""
     axes = weight.ndim - 2
+    if min(groups, *stride, *dilation) < 1 or min(padding) < 0:
+        raise ValueError("groups, steps or padding that cannot be")
     if turned or axes not in (1, 2):
         raise DataError("graph.operation", name="convolution", problem="of more than two axes, or transposed")
     if axes == 1:  # as a picture of one line
         more = [[0, *padding], [1, *stride], [1, *dilation]]
         return convolution(x[:, :, None], weight[:, :, None], bias, more[1], more[0], more[2], turned, beside, groups)[:, :, 0]
+    small(math.prod((*map(float, x.shape[:2]), *(float(have + 2 * more) for have, more in zip(x.shape[2:], padding, strict=True)))))
     x = np.pad(x, ((0, 0), (0, 0), *((each, each) for each in padding)))
     sizes = [(each - 1) * apart + 1 for each, apart in zip(weight.shape[2:], dilation, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(x, sizes, axis=(2, 3))  # (B, C, Y', X', K, K')
     windows = windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
     B, C, Y, X = windows.shape[:4]
+    small(float(B) * len(weight) * Y * X)
     found = np.empty((B, len(weight), Y, X), np.result_type(x, weight))
     if groups == C == len(weight):  # each channel on its own
         np.einsum("bcyxkl,ckl->bcyx", windows, weight[:, 0], out=found)
@@ -188,10 +196,10 @@ def table(weight: np.ndarray, index: np.ndarray, *rest: Any) -> np.ndarray:
 
 
 def divided(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
-    """Divide; whole numbers become fractions, unless what is left over is to be dropped."""
-    if rounding_mode is not None:
-        return np.floor_divide(x, y) if rounding_mode == "floor" else np.trunc(np.true_divide(x, y)).astype(np.result_type(x))
-    found = np.true_divide(x, y)
+    """Divide; whole numbers become fractions, unless what is left over is to be dropped, downwards."""
+    if rounding_mode not in (None, "floor"):
+        raise ValueError(f"rounded by {rounding_mode!r}"[:40])
+    found = np.true_divide(x, y) if rounding_mode is None else np.floor_divide(x, y)
     return found.astype(np.float32) if isinstance(found, np.ndarray) and found.dtype == np.float64 else found
 
 

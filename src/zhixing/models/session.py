@@ -19,7 +19,7 @@ import numpy as np
 
 from zhixing.core.config import read
 from zhixing.core.errors import DataError, UsageError
-from zhixing.models.graph import GIVEN, INPUTS, MOST, check_inputs
+from zhixing.models.graph import GIVEN, INPUTS, MOST, answer, check_inputs
 
 PROGRAM = "onnx"
 REMARKS = frozenset({"architectures"})
@@ -102,6 +102,8 @@ class Session:
             return dict(zip(self.names, self._session.run(self.names, arrays), strict=True))
         except Exception as problem:
             raise DataError("model.session", problem=f"{type(problem).__name__}: {problem}"[:160]) from None
+
+    answer = answer
 
     def to_dict(self) -> dict[str, Any]:
         """Give the configuration as a JSON-able value."""

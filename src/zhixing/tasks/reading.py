@@ -21,21 +21,22 @@ def read_out(model: Any, items: Sequence[Item], pad_id: int, outputs: int) -> np
     items  {"tokens": (T,) int}, "image", "frames" and "picture", those that are there; nothing else is read
     """
     found = np.zeros((len(items), outputs))
-    for chosen, made in read(model, items, pad_id):
+    for chosen, made in read(model, items, pad_id, "answers"):
         found[chosen] = made["answers"]
     return found
 
 
-def read(model: Any, items: Sequence[Item], pad_id: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+def read(model: Any, items: Sequence[Item], pad_id: int, *wanted: str) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Read items, those of like length side by side, by torch or by arrays alone: give which they are and what was made of them, by name.
 
     items   as in `read_out`
+    wanted  names that must be among what is made
     return  (B,) int, and what `layers.heads.named` says, of these B items
     """
     alone = not hasattr(model, "run") and next(model.parameters()).device.type != "cpu"
     for chosen in alike([size(each) for each in items], READ_BATCH if alone else LEAST):
         batch = pad([{name: items[place][name] for name in READ if name in items[place]} for place in chosen], pad_id)
-        yield chosen, model.run(*(batch[name] for name in model.inputs)) if hasattr(model, "run") else _by_torch(model, batch)
+        yield chosen, model.answer(batch, *wanted) if hasattr(model, "run") else _by_torch(model, batch)
 
 
 def alike(sizes: Sequence[int], least: int = LEAST) -> Iterator[np.ndarray]:

@@ -143,7 +143,7 @@ def next_logits(model: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     batch  "tokens" (B, T) int, "lengths" (B,) int
     """
     if hasattr(model, "run"):
-        return model.run(batch["tokens"], batch["lengths"])["next"]
+        return model.answer(batch, "next")["next"]
     import torch
 
     from zhixing.layers.kinds import Inputs, next_log_probabilities

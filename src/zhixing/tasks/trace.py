@@ -153,7 +153,7 @@ def log_odds(model: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     """
     items = batch["items"]
     if hasattr(model, "run"):
-        logits = model.run(batch["tokens"], batch["lengths"])["next"]  # (B, T, V)
+        logits = model.answer(batch, "next")["next"]  # (B, T, V)
         wrong, right = (np.take_along_axis(logits, (2 * items + side)[..., None], 2)[..., 0] for side in (1, 2))
         return right - wrong
     import torch

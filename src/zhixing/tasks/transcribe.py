@@ -27,7 +27,7 @@ from zhixing.metrics.figures import Figures, Mean, Whole
 from zhixing.metrics.transcripts import differ, error_rate, words_of
 from zhixing.tasks.task import Answer, Example, Item, counted_in
 
-READ_BATCH = 16  # sounds heard side by side
+READ_BATCH, PAIRS = 16, 1 << 23  # sounds heard side by side at most, and pairs of states of all of them
 RATE = 16_000  # Hz, at most: above its half there is little of speech
 APART = 5  # one row in so many is kept out of the templates while their price is chosen, where no row is held
 WRITE_BATCH = 8  # sounds of which a model that writes writes side by side
@@ -182,8 +182,11 @@ class Transcribe:
         voice, beside = decoding or (Voice(self.beam), None)
         found: dict[int, Answer] = {}
         order = sorted(range(len(items)), key=lambda place: len(items[place]["frames"]))
-        for start in range(0, len(order), READ_BATCH):
-            places = order[start : start + READ_BATCH]
+        while order:
+            # What attends holds a number for every two states of a sound: long ones are read a few at a time.
+            longest = max(1, -(-len(items[order[-1]]["frames"]) // self.stride))
+            many = max(1, min(READ_BATCH, PAIRS // longest**2))
+            order, places = order[:-many], order[-many:]
             batch = pad([{"frames": items[place]["frames"]} for place in places], 0)
             for place, logs in zip(places, listen(model, batch["frames"], batch["frames_lengths"]), strict=True):
                 tokens = search(logs, voice, beside)
