@@ -204,7 +204,7 @@ def piped(folder: Path) -> None:
         (changed("rope_parameters", {"rope_theta": 5e5}), "import.config", "rope_theta"),
         (lambda folder: (folder / "config.json").write_text("[1]"), "file.not_json", "config.json"),
         (lambda folder: (folder / "config.json").write_text("[" * 100_000), "file.not_json", "config.json"),
-        (lambda folder: (folder / "config.json").unlink(), "file.missing", "config.json"),
+        (lambda folder: (folder / "config.json").unlink(), "import.no_config", "config.json"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "import.tokenizer", "tokenizer.json"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "import.tokenizer", "model"),
         (lambda folder: (folder / "tokenizer_config.json").write_text("7"), "file.not_json", "tokenizer_config.json"),

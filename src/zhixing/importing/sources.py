@@ -6,6 +6,7 @@ plain one within its bound; a folder's own list of its parts may name files besi
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,8 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> Source:
+    if not os.path.lexists(path / CONFIG):
+        raise DataError("import.no_config", path=str(path))
     given, arrays = _table(path / CONFIG), None
     if "model_type" not in given and (path / PACKED).exists() and ctranslate2.is_one(plain(path / PACKED)):
         told, arrays = ctranslate2.read(path / PACKED)

@@ -5,6 +5,7 @@ Asked to stop (SIGTERM, SIGINT), it takes no new work, says so with 503, finishe
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -66,6 +67,7 @@ class Server:
             timeout_graceful_shutdown=CLOSE_SECONDS,
             h11_max_incomplete_event_size=HEAD_BYTES,
         )
+        logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # what it has to say is told as an error of ours
         self._web = uvicorn.Server(config)
         self._problem: BaseException | None = None
         self._resting: dict[Any, tuple[Any, float]] = {}
