@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -37,6 +38,18 @@ def handlers() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def collections(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep Hypothesis from timing the garbage collector in other tests than its own: a `within` that rings in its callback is swallowed."""
+    if hasattr(request.function, "hypothesis"):
+        yield
+        return
+    before = gc.callbacks[:]
+    gc.callbacks.clear()
+    yield
+    gc.callbacks[:] = before
 
 
 @pytest.fixture(scope="session")

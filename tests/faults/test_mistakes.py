@@ -248,7 +248,7 @@ CASES = [
     Case("export-taken", "export {k}/neural {p}/a.gguf", 2, "output.exists", "a.gguf", {"a.gguf": b"mine"}),
     Case("import-nothing", "import {p}/nothing {p}/out", 2, "import.source", "nothing"),
     Case("import-pickle", "import {p}/a.bin {p}/out", 3, "import.weights", "a.bin", {"a.bin": b"\x80\x04."}),
-    Case("import-no-config", "import {p}/in {p}/out", 3, "file.missing", "config.json", {"in/pytorch_model.bin": b"\x80\x04."}),
+    Case("import-no-config", "import {p}/in {p}/out", 3, "import.no_config", "config.json", {"in/pytorch_model.bin": b"\x80\x04."}),
     Case("import-strange", "import {p}/in {p}/out", 3, "import.architecture", "mamba", {"in/config.json": b'{"model_type": "mamba"}'}),
     Case("import-cut", "import {p}/a.gguf {p}/out", 3, "import.gguf", "a.gguf", {"a.gguf": b"GGUF\x03\0\0\0"}),
     Case("import-over", "import {p}/a.gguf {k}/ngram", 2, "output.exists", "ngram", {"a.gguf": b"GGUF\x03\0\0\0"}),
