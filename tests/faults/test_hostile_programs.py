@@ -74,3 +74,15 @@ def test_bytes_are_walked_to_their_end() -> None:
     for made in (sound[:-1], np.uint8([255] * 40), np.uint8([8]), np.uint8([59, 0]), np.uint8([58, 255, 255, 255, 127, 0])):
         with pytest.raises(DataError, match="no ONNX file"):
             Session.from_tensors(ABOUT, {"onnx": made})
+
+
+def test_a_program_is_given_what_it_reads() -> None:
+    sound = program([onnx.helper.make_node("Identity", ["one"], ["answers"])], [onnx.helper.make_tensor("one", FLOAT, [1], [1.0])])
+    turned = Session.from_tensors({**ABOUT, "inputs": ["lengths", "tokens"]}, {"onnx": sound})
+    assert turned.inputs == ("lengths", "tokens") and turned.run(np.ones(1), np.ones((1, 2)))["answers"].tolist() == [1.0]
+    for inputs in (["tokens"], ["tokens", "lengths", "image"]):
+        with pytest.raises(DataError, match="it reads tokens, lengths"):
+            Session.from_tensors({**ABOUT, "inputs": inputs}, {"onnx": sound})
+    for inputs in ([], ["tokens", "tokens"], ["tokens", "secrets"]):
+        with pytest.raises(DataError, match="inputs"):
+            Session.from_tensors({**ABOUT, "inputs": inputs}, {"onnx": sound})

@@ -87,7 +87,7 @@ def test_a_process_that_dies_or_is_stuck_is_replaced() -> None:
     """Red case: what these processes answer is never taken for a picture."""
     for program in ("import sys; sys.exit(3)", "import time; time.sleep(60)", "print('x' * 99, flush=True); import time; time.sleep(60)"):
         made = decoder.Decoder(0.5, (sys.executable, "-c", program))
-        with pytest.raises(media.Unreadable, match="undecodable"):
+        with pytest.raises(media.Unreadable, match="undecoded"):
             made.clean(PICTURE, "image")
         assert made._process is None
         made.command, made.seconds = decoder.Decoder().command, decoder.SECONDS
@@ -104,12 +104,12 @@ def test_a_process_that_dies_or_is_stuck_is_replaced() -> None:
 def test_its_memory_is_bounded(tmp_path: Path) -> None:
     program = "from zhixing.serving import decoder; decoder.limit(); bytearray(2 << 30)"
     made = decoder.Decoder(20.0, (sys.executable, "-c", program))
-    with pytest.raises(media.Unreadable, match="undecodable"):
+    with pytest.raises(media.Unreadable, match="undecoded"):
         made.clean(PICTURE, "image")
     (tmp_path / "a").write_text("")
     program = f"from zhixing.serving import decoder; decoder.limit(); open({str(tmp_path / 'a')!r}, 'w').write('x' * 99)"
     made = decoder.Decoder(20.0, (sys.executable, "-c", program))
-    with pytest.raises(media.Unreadable, match="undecodable"):
+    with pytest.raises(media.Unreadable, match="undecoded"):
         made.clean(PICTURE, "image")
     assert (tmp_path / "a").read_text() == ""
 

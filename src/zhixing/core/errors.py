@@ -24,8 +24,8 @@ class ZhixingError(Exception):
     """An error that says what is wrong, what was expected and what to do.
 
     code    str   the message table is [error.<code>]
-    values        fill the placeholders; `name` together with `among` (the known names) also makes `{hint}`, the nearest name; `at`, a
-                  place such as file and line, stands before all
+    values        fill the placeholders; `name` together with `among` (the known names) also makes `{hint}`, the nearest name; `reason`,
+                  the code of why a row is bad, is told in words too ([reason]); `at`, a place such as file and line, stands before all
     """
 
     exit_code = 1
@@ -45,6 +45,9 @@ class ZhixingError(Exception):
             values["hint"] = messages.text("word.nearest", language, name=near) if near else ""
             values["among"] = ", ".join(str(each) for each in among)
         values.setdefault("hint", "")
+        if f"reason.{values.get('reason')}" in messages.catalogue("en"):
+            told = messages.text(f"reason.{values['reason']}", language)
+            values["reason"] = messages.text("word.reason", language, words=told, code=values["reason"])
         found = {part: messages.text(f"error.{self.code}.{part}", language, **values).strip() for part in ("what", "expected", "do")}
         return found | {"what": f"{self.values['at']}: {found['what']}"} if "at" in self.values else found
 

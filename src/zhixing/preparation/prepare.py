@@ -103,7 +103,7 @@ def _prepare(source: str | Path, out: Path, settings: Prepare, tell: Callable[..
     plan = _first_pass(inputs, columns, settings, tell, stop)
     if plan.bad and not settings.drop_bad:
         first = plan.first_bad
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(plan.bad.items()))
+        reasons = _counted(plan.bad)
         place, count = f"{first.path}:{first.line}", plan.bad.total()
         if first.reason in REASONS:
             place = ", ".join([place, *columns.files(first.value, first.path, first.reason)])
@@ -320,7 +320,7 @@ def _second_pass(
         raise DataError("prepare.short_histories", count=rejected["short_history"], least=least)
     _prove(rows_in, plan.rows, rows_out, rejected, characters, written)
     write_json(folder / "schema.json", stored.as_dict())
-    _judge(written, task, {"validation": validation, "test": test}, tell)
+    _judge(written, task, {"validation": validation, "test": test}, tell, rows_in, rejected)
     for code in ("conflict", "leak", "repeat"):
         if found[code]:
             tell(f"prepare.{code}", count=found[code], dropped=rejected[code])
@@ -364,6 +364,10 @@ def _fault(name: bytes, whole: bytes, given: Input, plan: Plan, taken: set[bytes
     return "repeat" if whole in taken else None
 
 
+def _counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "0"
+
+
 def _prove(
     rows_in: int, rows_first: int, rows_out: Counter[str], rejected: Counter[str], characters: int, written: dict[str, Written]
 ) -> None:
@@ -373,13 +377,18 @@ def _prove(
         raise RunError("prepare.account", rows_in=rows_in, rows_first=rows_first, rows_out=rows_out.total(), rejected=rejected.total())
 
 
-def _judge(written: dict[str, Written], task: str, shares: dict[str, float], tell: Callable[..., None]) -> None:
+def _judge(
+    written: dict[str, Written], task: str, shares: dict[str, float], tell: Callable[..., None], rows: int, rejected: Counter[str]
+) -> None:
     """Refuse a corpus that nothing can be learnt from, and say what is thin."""
     train = written["train"]
     if only_judged(task):
         return
+    if not rows:
+        raise DataError("prepare.no_rows")
     if not train.examples or (task == "language" and train.characters < LEAST_CHARACTERS):
-        raise DataError("prepare.too_small", examples=train.examples, characters=train.characters, least=LEAST_CHARACTERS)
+        left = {"examples": train.examples, "characters": train.characters}
+        raise DataError("prepare.too_small", **left, rows=rows, reasons=_counted(rejected), least=LEAST_CHARACTERS)
     if train.labels:
         if len(train.labels) < 2:
             raise DataError("prepare.one_label", label=next(iter(train.labels)), examples=train.examples)

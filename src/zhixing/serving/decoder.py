@@ -54,7 +54,7 @@ class Decoder:
         sort  "sound" or "image"
         size  pixels of a side, of a picture that is read as a square; None: as large as it is
 
-        Raises Unreadable with the code of the reason, "undecodable" where the process did not come to an end within its bounds.
+        Raises Unreadable with the code of the reason, "undecoded" where the process did not come to an end within its bounds.
         """
         content = media.content_of(url)
         if sort == "sound":
@@ -65,7 +65,7 @@ class Decoder:
             rows, columns = PICTURE.unpack_from(found)
             pixels = np.frombuffer(found, np.uint8, offset=PICTURE.size).reshape(3, rows, columns)
         except (struct.error, ValueError):
-            raise media.Unreadable("undecodable") from None
+            raise media.Unreadable("undecoded") from None
         return media.data_url(media.png(pixels), "image/png")
 
     def samples(self, content: bytes) -> tuple[np.ndarray, int]:
@@ -75,7 +75,7 @@ class Decoder:
             (rate,) = HEARD.unpack_from(found)
             return np.frombuffer(found, "<f4", offset=HEARD.size).astype(np.float32), rate
         except (struct.error, ValueError):
-            raise media.Unreadable("undecodable") from None
+            raise media.Unreadable("undecoded") from None
 
     def _numbers(self, sort: str, content: bytes, size: int = 0) -> bytes:
         """Ask the process, one question at a time; raises Unreadable with what it tells, UsageError when a library is missing."""
@@ -113,7 +113,7 @@ class Decoder:
             return bool(good), _exactly(process.stdout, length)
         except (OSError, EOFError):
             self.close()
-            return False, b"undecodable"
+            return False, b"undecoded"
         finally:
             watch.cancel()
 

@@ -100,8 +100,8 @@ def vectors(model: Any, items: list[Item], pad_id: int) -> tuple[np.ndarray, np.
     for start in range(0, len(items), READ_BATCH):
         batch = pad([{name: each[name] for name in ("tokens", "image")} for each in items[start : start + READ_BATCH]], pad_id)
         if hasattr(model, "run"):
-            names = ("image_vectors", "text_vectors")
-            both = tuple(map(model.answer(batch, *names).get, names))
+            told = model.answer(batch, "image_vectors", "text_vectors")
+            both = told["image_vectors"], told["text_vectors"]
         else:
             both = _by_torch(model, batch)
         for kept, each in zip(found, both, strict=True):

@@ -451,7 +451,7 @@ def refuse_unused(model: str, flags: dict[str, Any], counted: Container[str]) ->
         of_another = name in ("strength", "classes") or (name == "order" and model != "mixture")
         of_another |= name == "augment" and model not in catalog.trained(("acoustic",))
         if value is not None and name not in told and (model in counted or of_another):
-            raise UsageError("settings.unused", setting=name, model=model)
+            raise UsageError("settings.unused_time" if name in LENGTHS[1:] else "settings.unused", setting=name, model=model)
 
 
 def check(settled: Settings) -> None:
