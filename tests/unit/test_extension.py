@@ -11,12 +11,13 @@ from typing import Any
 import gguf_maker
 import pytest
 import torch
+from stops import Once
 from wordpiece_maker import folder as encoder
 
 from zhixing import evaluate, export_model, import_model, load, prepare, train
 from zhixing.cli.app import main
 from zhixing.core.errors import UsageError, ZhixingError
-from zhixing.core.stop import Stop, Stopped
+from zhixing.core.stop import Stopped
 from zhixing.models import catalog
 from zhixing.preparation.prepare import Prepare
 from zhixing.tokens import extension
@@ -229,19 +230,9 @@ def test_our_own_bpe_is_extended(place: Path, tmp_path: Path) -> None:
 
 
 def test_it_goes_on_where_it_was_stopped(place: Path, tmp_path: Path) -> None:
-    class Once(Stop):
-        """Stops a run in its middle."""
-
-        asked = 0
-
-        def check(self) -> None:
-            self.asked += 1
-            if self.asked > 3:
-                raise Stopped(15)
-
     told = {**SETTINGS, "start": str(place / "base")}
     with pytest.raises(Stopped):
-        train(place / "corpus", tmp_path / "parts", told, stop=Once())
+        train(place / "corpus", tmp_path / "parts", told, stop=Once(3))
     train(place / "corpus", tmp_path / "parts", told)
     for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "parts" / name).read_bytes() == (place / "more" / name).read_bytes()

@@ -15,6 +15,7 @@ import torch
 import whisper_maker
 from makers import MAKERS
 from safetensors.torch import load_file
+from stops import Once
 from torch import nn
 from wordpiece_maker import folder as encoder
 
@@ -23,7 +24,7 @@ from zhixing.cli.app import main
 from zhixing.core.errors import DataError, UsageError
 from zhixing.core.files import sha256
 from zhixing.core.folder import open_folder
-from zhixing.core.stop import Stop, Stopped
+from zhixing.core.stop import Stopped
 from zhixing.data.corpus import open_corpus
 from zhixing.layers import lora
 from zhixing.layers.kinds import Inputs
@@ -141,20 +142,10 @@ def test_a_training_makes_an_adapter_and_leaves_its_base_alone(place: Path) -> N
 
 
 def test_it_goes_on_where_it_was_stopped(place: Path, tmp_path: Path) -> None:
-    class Once(Stop):
-        """Stops a run in its middle."""
-
-        asked = 0
-
-        def check(self) -> None:
-            self.asked += 1
-            if self.asked > 6:
-                raise Stopped(15)
-
     settings = {**SETTINGS, "start": str(place / "base"), "saves": 4}
     train(place / "corpus", tmp_path / "whole", settings)
     with pytest.raises(Stopped):
-        train(place / "corpus", tmp_path / "parts", settings, stop=Once())
+        train(place / "corpus", tmp_path / "parts", settings, stop=Once(6))
     train(place / "corpus", tmp_path / "parts", settings)
     one, other = (load_file(tmp_path / each / adapter.ADAPTER) for each in ("whole", "parts"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

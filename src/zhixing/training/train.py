@@ -29,7 +29,7 @@ from zhixing.core.folder import replace as put_in_place
 from zhixing.core.log import RunLog, quiet
 from zhixing.core.stop import Stop
 from zhixing.data.corpus import Corpus, open_corpus
-from zhixing.layers import lora
+from zhixing.layers import lora, met
 from zhixing.layers.machine import compile_problem, compiled, layers_of, machine, worth_compiling
 from zhixing.models.mixture import Mixture
 from zhixing.tasks import adapter, artefact
@@ -38,7 +38,7 @@ from zhixing.tasks.task import function, task_class
 from zhixing.tokens.tokenizer import Tokenizer
 from zhixing.training import budget, counted, optim, private, probe, start, teacher, trainer
 from zhixing.training.checkpoint import Checkpoints, State
-from zhixing.training.ready import Plan, Tell, choose, device, dropout_for, estimate, ready
+from zhixing.training.ready import Plan, Tell, choose, device, dropout_for, estimate, narrow, ready
 from zhixing.training.settings import TrainSettings, as_dict, known_by, settle, task_of
 from zhixing.training.start import make_tokenizer
 
@@ -210,7 +210,7 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
         run_file |= {"steps": planned.steps, "evaluations": planned.evaluations, "validation_batches": planned.batches}
         if settings.epsilon:
             run_file["private"] = private.mechanism(settings, planned.steps, made.train_tokens)
-        run_file |= {"dropout": dropout_for(settings, planned.steps, made), "machine": here}
+        run_file |= {"dropout": dropout_for(settings, planned.steps, made), "machine": here, "narrowed": True}
         if not settings.epsilon:  # it names the corpus
             run_file["command"] = sys.argv[1:]
         if cost is not None:
@@ -226,6 +226,8 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
 
     budget.give_back_memory()  # what the tokenizer and the trial steps took
     model = made.build(settings).to(device())
+    if run_file.get("narrowed"):  # runs of earlier versions were not
+        narrow(model, made)
     if "compiled" not in run_file:
         run_file["compiled"] = _compiles(model, settings, 6.0 * made.tokens_a_step * steps, tell)
         write_json(out / "run.json", run_file)
@@ -271,6 +273,7 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
         log.close()
     if state.best_step is not None and state.best_step != state.step:
         checkpoints.load(state.best_step, model)
+    met.widen(model)
     return finish(corpus, out, Settings(settings, made.settled.origins), made, model, state, peak.bytes, tell)
 
 
