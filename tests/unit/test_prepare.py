@@ -214,7 +214,7 @@ def test_corpora_that_are_too_small(tmp_path):
     refused("prepare.no_rows", tmp_path / "c.csv", tmp_path / "out")
     few = lines(tmp_path / "e.jsonl", ['{"text": "", "label": "a"}', "[]"])
     told = refused("prepare.too_small", few, tmp_path / "out", Prepare(task="classify", drop_bad=True))
-    assert "2 rows, 0 examples" in told.text("en") and "empty 1, not_object 1" in told.text("en")
+    assert "2 rows, 0 examples" in told.text("en") and "2 rows were rejected (empty 1, not_object 1)" in told.text("en")
     refused("prepare.text_has_no_label", tmp_path / "a.txt", tmp_path / "out", Prepare(task="classify"))
     refused("prepare.text_has_no_columns", tmp_path / "a.txt", tmp_path / "out", Prepare(text="text"))
     refused("prepare.bad_rows", lines(tmp_path / "d.jsonl", ["[]", "{"]), tmp_path / "out")

@@ -10,14 +10,16 @@ import pytest
 
 from zhixing.core import messages
 from zhixing.core.errors import DataError
-from zhixing.data import columns, encoding, media, readers, schema
+from zhixing.data import columns, encoding, histories, media, readers, schema
 
 WORD = re.compile("[a-z]+(_[a-z]+)*")
-NO_REASONS = {"file", "sound", "text"}  # of tuples and calls that are of another sort
+FILES = (columns, encoding, histories, media, readers, schema)
+NO_REASONS = {"file", "image", "sound", "text"}  # of tuples and calls that are of another sort
 
 
 def words(node: ast.AST) -> set[str]:
-    """Give the constants inside a node that a code may be."""
+    """Give the constants inside a node that a code may be; one that is put together cannot be looked up here."""
+    assert not [each for each in ast.walk(node) if isinstance(each, ast.JoinedStr)], ast.unparse(node)
     found = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str)}
     return {each for each in found if WORD.fullmatch(each)}
 
@@ -39,15 +41,13 @@ def codes(source: str) -> set[str]:
 
 
 def test_each_reason_has_words():
-    found = set(media.REASONS).union(
-        *(codes(Path(each.__file__).read_text("utf-8")) for each in (columns, encoding, media, readers, schema))
-    )
-    assert {"bad_json", "no_label", "not_number", "surrogate", "tags_count", "over_long", "silent_sound"} <= found
+    found = set(media.REASONS).union(*(codes(Path(each.__file__).read_text("utf-8")) for each in FILES))
+    assert {"bad_json", "no_label", "not_number", "surrogate", "tags_count", "over_long", "silent_sound", "not_time", "no_image"} <= found
     assert not [each for each in sorted(found) if f"reason.{each}" not in messages.catalogue("en")]
     assert codes('def f():\n    return "", "not_told"') == {"not_told"}
 
 
-@pytest.mark.parametrize(("language", "words"), [("en", "the label is missing (no_label)"), ("zh", "缺标签（no_label）")])
+@pytest.mark.parametrize(("language", "words"), [("en", "a label or a name is missing (no_label)"), ("zh", "缺标签或名称（no_label）")])
 def test_words_stand_before_the_code(language, words):
     error = DataError("prepare.bad_rows", place="a.csv:2", reason="no_label", count=1, reasons="no_label 1")
     assert words in error.text(language)

@@ -353,9 +353,9 @@ class Image:
 def _medium(value: Any, optional: bool, name: str) -> Read:
     """Take a data URL whose content can be decoded; it is kept as it is."""
     if value is None or (isinstance(value, str) and not value.strip()):
-        return "", None if optional else f"no_{name}"
+        return "", None if optional else {"sound": "no_sound", "image": "no_image"}[name]
     if not isinstance(value, str):
-        return "", f"not_{name}"
+        return "", {"sound": "not_sound", "image": "not_image"}[name]
     problem = media.flaw_of(value, name)
     return ("" if problem else value), problem
 

@@ -25,7 +25,7 @@ class Met(nn.Embedding):
     places: Tensor
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Give (..., D) vectors of (...) int tokens; while it trains, a token that is not met raises IndexError."""
+        """Give (..., D) vectors of (...) int tokens; while it trains, on a CPU, a token that is not met raises IndexError."""
         places = self.places[tokens]
         if self.training:
             return F.embedding(places, self.weight)
@@ -39,11 +39,10 @@ def tables(model: nn.Module) -> list[nn.Embedding]:
 
 
 @torch.no_grad()
-def narrow(model: nn.Module, met: Tensor) -> None:
-    """Let only the rows of the tokens `met`, (K,) int64, be trained, where that is worth it."""
+def narrow(model: nn.Module, rows: Tensor) -> None:
+    """Let only some rows be trained, (K,) int64 tokens in their order, where that is worth it."""
     for each in tables(model):
-        count = each.num_embeddings
-        rows = torch.unique(met).to(each.weight.device)  # (K,)
+        count, rows = each.num_embeddings, rows.to(each.weight.device)
         if len(rows) > WORTH * count or int(rows[-1]) >= count:
             continue
         whole = each.weight.detach()

@@ -365,7 +365,7 @@ def _fault(name: bytes, whole: bytes, given: Input, plan: Plan, taken: set[bytes
 
 
 def _counted(reasons: Counter[str]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "0"
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
 
 
 def _prove(
@@ -388,7 +388,8 @@ def _judge(
         raise DataError("prepare.no_rows")
     if not train.examples or (task == "language" and train.characters < LEAST_CHARACTERS):
         left = {"examples": train.examples, "characters": train.characters}
-        raise DataError("prepare.too_small", **left, rows=rows, reasons=_counted(rejected), least=LEAST_CHARACTERS)
+        reasons = f" ({_counted(rejected)})" if rejected else ""
+        raise DataError("prepare.too_small", **left, rows=rows, rejected=rejected.total(), reasons=reasons, least=LEAST_CHARACTERS)
     if train.labels:
         if len(train.labels) < 2:
             raise DataError("prepare.one_label", label=next(iter(train.labels)), examples=train.examples)

@@ -33,7 +33,7 @@ RETRY_SECONDS = {429: 1, 503: 5}
 # What was wanted instead, in words of JSON, by pydantic's name of the fault.
 WANTED = {
     "bool_type": "true | false",
-    "dict_type": 'object, such as {{"text": "..."}}',
+    "dict_type": 'object, {{"FIELD": value, ...}}',
     "finite_number": "-inf < number < inf",
     "float_type": "number",
     "greater_than": "> {gt}",

@@ -42,7 +42,7 @@ DROPOUTS = ((1.5, 0.0), (4.5, 0.05), (8.0, 0.1), (float("inf"), 0.2))  # passes 
 # computed takes half the room: 2 x 8,192 took 1.54, 4 x 4,096 took 1.60.
 MICRO_TOKENS = {"fp32": 4096, "bf16": 8192}
 LOW_RANK_TOKENS = 1024  # of an adapter's training, of which most that stands in memory is what a micro-batch computes
-TOKENS = ("tokens", "others")  # what an item calls its runs of tokens
+TOKENS = ("tokens", "others", "lead")  # what an item calls its runs of tokens
 Tell = Callable[..., None]
 
 
@@ -210,13 +210,24 @@ def ready_vectors(corpus: Corpus, settled: Settings, tokenizer: Tokenizer, tell:
     return Plan(settled, task, tokenizer, build, stream, held_out, settings.batch * ROW_WORDS, epoch, units)
 
 
+def narrows(plan: Plan) -> bool:
+    """Say whether rows of a table that the training split does not meet stay as they are: something is begun with, and nothing decays."""
+    settings = plan.settings
+    moved = settings.epsilon or settings.table_decay or settings.lora or settings.prior != "none"
+    return bool(settings.start) and not moved and type(plan.stream) is Rows
+
+
 def narrow(model: nn.Module, plan: Plan) -> None:
-    """Train only the rows of a table that the training split meets, where what is begun with is a body under a head and nothing decays."""
-    settings, stream = plan.settings, plan.stream
-    plain = settings.start and not (settings.epsilon or settings.table_decay or settings.lora) and settings.prior == "none"
-    if plain and type(stream) is Rows and isinstance(model, Headed):
-        tokens = [np.asarray(item[name]) for item in stream.items for name in TOKENS if name in item]
-        met.narrow(model, torch.from_numpy(np.unique(np.concatenate([[stream.pad_id], *tokens])).astype(np.int64)))
+    """Train only the rows of its tables that the training split meets, where the others stay as they are and a head alone reads states."""
+    if not narrows(plan) or not isinstance(model, Headed) or not (tables := met.tables(model)):
+        return
+    seen = np.zeros(max(each.num_embeddings for each in tables), bool)
+    seen[plan.stream.pad_id] = True
+    for item in plan.stream.items:
+        for name in TOKENS:
+            if name in item:
+                seen[item[name]] = True
+    met.narrow(model, torch.from_numpy(np.flatnonzero(seen)))
 
 
 def dropout_for(settings: TrainSettings, steps: int, plan: Plan) -> float:

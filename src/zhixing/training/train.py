@@ -38,7 +38,7 @@ from zhixing.tasks.task import function, task_class
 from zhixing.tokens.tokenizer import Tokenizer
 from zhixing.training import budget, counted, optim, private, probe, start, teacher, trainer
 from zhixing.training.checkpoint import Checkpoints, State
-from zhixing.training.ready import Plan, Tell, choose, device, dropout_for, estimate, narrow, ready
+from zhixing.training.ready import Plan, Tell, choose, device, dropout_for, estimate, narrow, narrows, ready
 from zhixing.training.settings import TrainSettings, as_dict, known_by, settle, task_of
 from zhixing.training.start import make_tokenizer
 
@@ -210,7 +210,7 @@ def learn(corpus: Corpus, out: Path, made: Plan, began: tuple[float, float], tel
         run_file |= {"steps": planned.steps, "evaluations": planned.evaluations, "validation_batches": planned.batches}
         if settings.epsilon:
             run_file["private"] = private.mechanism(settings, planned.steps, made.train_tokens)
-        run_file |= {"dropout": dropout_for(settings, planned.steps, made), "machine": here, "narrowed": True}
+        run_file |= {"dropout": dropout_for(settings, planned.steps, made), "machine": here, "narrowed": narrows(made)}
         if not settings.epsilon:  # it names the corpus
             run_file["command"] = sys.argv[1:]
         if cost is not None:
@@ -302,9 +302,10 @@ def _resume(checkpoints: Checkpoints, model: nn.Module, optimizer: optim.Optimiz
     step = checkpoints.newest()
     if step is None:
         size_bytes = sum(p.numel() * p.element_size() for p in model.parameters()) * 3
-        free = shutil.disk_usage(out).free
-        if free < CHECKPOINTS_KEPT * size_bytes:
-            raise RunError("train.no_space", path=str(out), free=free >> 20, needed=CHECKPOINTS_KEPT * size_bytes >> 20)
+        aside_bytes = sum(each.nbytes for each in model.buffers())  # of a table that was narrowed, and is whole at the end
+        needed, free = CHECKPOINTS_KEPT * size_bytes + aside_bytes, shutil.disk_usage(out).free
+        if free < needed:
+            raise RunError("train.no_space", path=str(out), free=free >> 20, needed=needed >> 20)
         checkpoints.save(model, optimizer, State())
         return checkpoints.load(0, model, optimizer)
     state = checkpoints.load(step, model, optimizer)
