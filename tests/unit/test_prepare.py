@@ -206,6 +206,13 @@ def test_settings_that_cannot_be(tmp_path, more, code):
     refused(code, lines(tmp_path / "a.jsonl", table(50)), tmp_path / "out", Prepare(**more))
 
 
+def test_a_table_whose_label_is_not_recognised_is_told(tmp_path):
+    told = []
+    (tmp_path / "a.csv").write_text("text,kind\n" + "".join(f"a long line of text number {n},x\n" for n in range(60)), "utf-8")
+    folder = prepare(tmp_path / "a.csv", tmp_path / "out", tell=lambda code, **values: told.append((code, values)))
+    assert folder.card["task"] == "language" and ("prepare.no_label", {"columns": "text, kind"}) in told
+
+
 def test_corpora_that_are_too_small(tmp_path):
     (tmp_path / "a.txt").write_text("one line only\n", "utf-8")
     refused("prepare.too_small", tmp_path / "a.txt", tmp_path / "out")

@@ -5,8 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from zhixing import prepare, train
 from zhixing.core.log import quiet
+from zhixing.evaluation.predict import predict_rows
 from zhixing.metrics import labels as judged
+from zhixing.models.tables import nearly_numbers
+from zhixing.preparation.prepare import Prepare
 from zhixing.tasks.risk import Risk, calibrated, fit_table, settle
 from zhixing.tasks.task import from_dict, to_dict
 
@@ -64,3 +68,35 @@ def test_forests_learn_of_validation_unless_they_are_judged_on_it():
     for few, apart in ((rows[:100], held[:40]), (rows[:100], [])):
         settled, model, _ = fit_table(task, few, apart, {"method": "trees"}, quiet)
         assert model.config.forests == 1 and bool(settled.shifts) == bool(apart)
+
+
+def test_a_cell_that_makes_a_column_names_is_told(tmp_path):
+    rows = [{"age": each, "city": "ab"[each % 2], "code": None} for each in range(40)]
+    assert nearly_numbers(rows) == {}
+    rows[7]["age"] = "unknown"
+    assert nearly_numbers(rows) == {"age": (39, 1, "unknown")}
+    rows[8:11] = [{**each, "age": "?"} for each in rows[8:11]]
+    assert nearly_numbers(rows) == {}, "a column of numbers and names"
+    cells = [f"{each},{'ab'[each % 3 % 2]},{'yes' if each % 2 else 'no'}" for each in range(80)]
+    (tmp_path / "a.csv").write_text("\n".join(["age,city,label", *cells, "unknown,a,no"]) + "\n", "utf-8")
+    prepare(tmp_path / "a.csv", tmp_path / "corpus", Prepare(task="risk", validation=0.0, test=0.0))
+    told = []
+    train(tmp_path / "corpus", tmp_path / "model", {"model": "table_logistic"}, tell=lambda code, **values: told.append((code, values)))
+    assert ("train.nearly_numbers", {"column": "age", "numbers": 80, "others": 1, "value": "unknown"}) in told
+
+
+def test_a_cell_that_cannot_be_is_the_problem_of_its_row(tmp_path):
+    cells = [f"{each},{'ab'[each % 3 % 2]},{'yes' if each % 2 else 'no'}" for each in range(80)]
+    (tmp_path / "a.csv").write_text("\n".join(["age,city,label", *cells]) + "\n", "utf-8")
+    prepare(tmp_path / "a.csv", tmp_path / "corpus", Prepare(task="risk", validation=0.0, test=0.0))
+    train(tmp_path / "corpus", tmp_path / "model", {"model": "table_logistic"})
+    (tmp_path / "b.csv").write_text("age,city\n3,a\nold,b\n5,a\n", "utf-8")
+    counts = predict_rows(tmp_path / "model", tmp_path / "b.csv", tmp_path / "out.jsonl")
+    assert counts["rows"] == 3 and counts["problems"] == 1 and counts["answered"] == 2
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    assert [bool(each.get("problem")) for each in found] == [False, True, False]
+    assert "b.csv:3: table.value" in found[1]["problem"] and "'old'" in found[1]["problem"]
+    (tmp_path / "c.csv").write_text("city\na\n", "utf-8")
+    told = []
+    predict_rows(tmp_path / "model", tmp_path / "c.csv", tmp_path / "c.jsonl", tell=lambda code, **values: told.append((code, values)))
+    assert ("predict.lacking_cells", {"names": "age", "columns": "city"}) in told

@@ -197,9 +197,9 @@ def test_columns_say_what_they_are():
         Columns.learn(rows, {"d": "category"})
     with pytest.raises(DataError, match="no column"):
         Columns.learn([{}])
-    with pytest.raises(DataError, match="Row 0 has a column 'agee'.*'age'"):
+    with pytest.raises(DataError, match="Row 1 has a column 'agee'.*'age'"):
         Columns.learn([{"age": 1}]).read([{"agee": 1}])
-    with pytest.raises(DataError, match="Row 1 has 'old' in the column 'age'"):
+    with pytest.raises(DataError, match="Row 2 has 'old' in the column 'age'"):
         Columns.learn([{"age": 1}]).read([{"age": 1}, {"age": "old"}])
 
 

@@ -187,6 +187,9 @@ def tell_lacking(artefact: Artefact, columns: Columns, chunk: list[Record], tell
     for name in senses if found else ():
         if columns.column(name) not in found and not (name == "text" and columns.form is not None):
             tell("predict.lacking", name=name, columns=", ".join(found))
+    cells = [name for name in getattr(artefact.task, "columns", ()) if name not in found]
+    if found and cells:
+        tell("predict.lacking_cells", names=", ".join(cells), columns=", ".join(found))
 
 
 def answer(
@@ -225,7 +228,10 @@ def encoded(artefact: Artefact, record: Record, columns: Columns) -> tuple[Any, 
         files = columns.files(record.value, record.path, reason)
         return None, f"{reason} ({', '.join(files)})" if files else reason
     try:
-        return artefact.task.encode(example, artefact.tokenizer), None
+        item = artefact.task.encode(example, artefact.tokenizer)
+        if "row" in item and hasattr(artefact.model, "columns"):
+            artefact.model.columns.read([item["row"]])  # a cell that is no number where numbers are
+        return item, None
     except DataError as error:
         return None, f"{error.code}: {error.parts()['what']}"
 

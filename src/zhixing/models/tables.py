@@ -25,6 +25,7 @@ CATEGORIES = 200  # kept of a column, the most frequent; rarer ones are missing.
 STRENGTHS = (100.0, 10.0, 1.0, 0.1)
 STEPS = 1000  # of L-BFGS; standardised columns need far fewer
 FEW = 1e-12
+FEW_OTHERS = 0.05  # cells that are no numbers beside those that are, up to which they may be mistakes
 
 Row = Mapping[str, Any]
 
@@ -87,14 +88,14 @@ class Columns:
             for name, value in row.items():
                 place = places.get(name)
                 if place is None:
-                    raise DataError("table.column", name=name, row=index, among=self.names)
+                    raise DataError("table.column", name=name, row=index + 1, among=self.names)
                 if value is None:
                     continue
                 known = codes[place]
                 if known is not None:
                     table[index, place] = known.get(say(value), np.nan)
                 elif isinstance(value, str) or not isinstance(value, int | float | np.number):
-                    raise DataError("table.value", row=index, column=name, value=repr(value)[:100])
+                    raise DataError("table.value", row=index + 1, column=name, value=repr(value)[:100])
                 elif math.isfinite(value):
                     table[index, place] = value
         return table
@@ -107,6 +108,22 @@ class Columns:
     def from_dict(cls, data: Mapping[str, Any]) -> Columns:
         """Make the columns from their JSON."""
         return cls(tuple(data["names"]), tuple(None if values is None else tuple(values) for values in data["categories"]))
+
+
+def nearly_numbers(rows: Sequence[Row]) -> dict[str, tuple[int, int, str]]:
+    """Find the columns that one mistake would make names: all but a few of their cells are numbers.
+
+    return  {column: (how many numbers, how many other cells, the first of these)}
+    """
+    numbers, others, first = Counter[str](), Counter[str](), dict[str, str]()
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, str):
+                others[name] += 1
+                first.setdefault(name, value)
+            elif value is not None:
+                numbers[name] += 1
+    return {name: (numbers[name], count, first[name]) for name, count in others.items() if count <= FEW_OTHERS * numbers[name]}
 
 
 def say(value: Any) -> str:

@@ -92,7 +92,7 @@ def prepare(
 
 def _prepare(source: str | Path, out: Path, settings: Prepare, tell: Callable[..., None], force: bool, stop: Stop | None) -> Folder:
     inputs = _inputs(source, out, settings, tell)
-    task, columns = _columns(inputs, settings)
+    task, columns = _columns(inputs, settings, tell)
     split = settings.split
     stored = task_class(task).schema
     histories = stored.answer is not None and stored.answer not in columns.schema.fields
@@ -149,7 +149,7 @@ def _inputs(source: str | Path, out: Path, settings: Prepare, tell: Callable[...
     return inputs
 
 
-def _columns(inputs: list[Input], settings: Prepare) -> tuple[str, Columns]:
+def _columns(inputs: list[Input], settings: Prepare, tell: Callable[..., None]) -> tuple[str, Columns]:
     """Settle the task and the columns by the first rows of every file."""
     given = read_words(settings.columns)
     for name in ("text", "label"):
@@ -171,6 +171,8 @@ def _columns(inputs: list[Input], settings: Prepare) -> tuple[str, Columns]:
             continue
         if task == "auto":
             task = "classify" if labelled(list(names), given, settings.form) else "language"
+            if task == "language" and len(names) > 1:
+                tell("prepare.no_label", columns=", ".join(names))
         if task == "language" and "label" in given:
             raise UsageError("prepare.label_unused", label=given["label"])
         without = [each.strip() for each in (settings.without or "").split(",") if each.strip()]

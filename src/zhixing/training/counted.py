@@ -21,6 +21,7 @@ from zhixing.models.grammar import Grammar
 from zhixing.models.mixture import Mixture
 from zhixing.models.mixture import fit_weights as weights_by_em
 from zhixing.models.ngram import NGram, best_order
+from zhixing.models.tables import nearly_numbers
 from zhixing.tasks.classify import known_rows
 from zhixing.tasks.task import function
 from zhixing.tokens.tokenizer import Tokenizer
@@ -130,5 +131,7 @@ def fit_rows(
     return  the task with what was settled on validation, the model, and what is said of it in the card
     """
     rows = list(corpus.examples("train"))
+    for column, (numbers, others, first) in nearly_numbers([row["row"] for row in rows if "row" in row]).items():
+        tell("train.nearly_numbers", column=column, numbers=numbers, others=others, value=first)
     chosen_by = known_rows(task, corpus.examples(held), tell) if held is not None and corpus.counts.get(held) else []
     return function(task.counted[model])(task, rows, chosen_by, {"method": model, **settings}, tell)

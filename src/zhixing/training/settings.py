@@ -268,9 +268,9 @@ def settle(task: str, flags: dict[str, Any], recipe: str | None = None) -> Setti
     settled = Settings(
         replace(settled.value, model=model), {**settled.origins, "model": settled.origins["model"] if first.model != "auto" else "task"}
     )
-    refuse_unused(model, flags, of.counted)
     if settled.value.start and (model in of.counted or model in TASK_OF):
-        raise UsageError("settings.unused", setting="start", model=model)
+        raise UsageError("settings.start_counted", path=settled.value.start, model=model)
+    refuse_unused(model, flags, of.counted)
     check_lora(settled.value)
     check_extension(settled)
     if settled.value.teacher and (of.schema.told != ("label",) or of.reads != "text"):
