@@ -182,7 +182,7 @@ CASES = [
     ),
     Case("corpus-one-label", "train {p}/single {p}/out", 3, "task.one_label", "up", setup=one_label),
     Case("setting-unused", "train {k}/table {p}/out --minutes 9", 2, "settings.unused_time", "--best --minutes"),
-    Case("start-counted", "train {k}/table {p}/out --start {k}/classifier --steps 9", 2, "settings.start_counted", "no network"),
+    Case("start-counted", "train {k}/table {p}/out --start {k}/classifier --steps 9", 2, "settings.start_counted", "of the sort"),
     Case("order-unused", "train {k}/corpus {p}/out --model qwen3 --order 3 --steps 1", 2, "settings.unused", "qwen3"),
     Case("strength-negative", "train {k}/corpus {p}/out --model dirichlet --strength=-1", 2, "settings.range", "strength"),
     Case("strength-endless", "train {k}/corpus {p}/out --model additive --strength inf", 2, "settings.range", "inf"),

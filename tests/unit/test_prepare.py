@@ -210,7 +210,10 @@ def test_a_table_whose_label_is_not_recognised_is_told(tmp_path):
     told = []
     (tmp_path / "a.csv").write_text("text,kind\n" + "".join(f"a long line of text number {n},x\n" for n in range(60)), "utf-8")
     folder = prepare(tmp_path / "a.csv", tmp_path / "out", tell=lambda code, **values: told.append((code, values)))
-    assert folder.card["task"] == "language" and ("prepare.no_label", {"columns": "text, kind"}) in told
+    assert folder.card["task"] == "language" and ("prepare.no_label", {"columns": "kind"}) in told
+    told.clear()
+    prepare(tmp_path / "a.csv", tmp_path / "apart", Prepare(without="kind"), tell=lambda code, **values: told.append((code, values)))
+    assert "prepare.no_label" not in [code for code, _ in told]
 
 
 def test_corpora_that_are_too_small(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from zhixing import prepare, train
+from zhixing.core.errors import DataError
 from zhixing.core.log import quiet
 from zhixing.evaluation.predict import predict_rows
 from zhixing.metrics import labels as judged
@@ -80,9 +81,18 @@ def test_a_cell_that_makes_a_column_names_is_told(tmp_path):
     cells = [f"{each},{'ab'[each % 3 % 2]},{'yes' if each % 2 else 'no'}" for each in range(80)]
     (tmp_path / "a.csv").write_text("\n".join(["age,city,label", *cells, "unknown,a,no"]) + "\n", "utf-8")
     prepare(tmp_path / "a.csv", tmp_path / "corpus", Prepare(task="risk", validation=0.0, test=0.0))
-    told = []
-    train(tmp_path / "corpus", tmp_path / "model", {"model": "table_logistic"}, tell=lambda code, **values: told.append((code, values)))
+    told: list = []
+    settings = {"model": "table_logistic"}
+    train(tmp_path / "corpus", tmp_path / "model", settings, tell=lambda code, **values: told.append((code, values)))
     assert ("train.nearly_numbers", {"column": "age", "numbers": 80, "others": 1, "value": "unknown"}) in told
+    clean = [{"row": {"age": float(each)}, "label": "yn"[each % 2]} for each in range(60)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({**each["row"], "label": each["label"]}) + "\n" for each in clean), "utf-8")
+    (tmp_path / "v.jsonl").write_text('{"age": "?", "label": "y"}\n{"age": 3, "label": "n"}\n', "utf-8")
+    prepare(tmp_path / "t.jsonl", tmp_path / "held", Prepare(task="risk", validation_source=str(tmp_path / "v.jsonl"), test=0.0))
+    told.clear()
+    with pytest.raises(DataError, match="'[?]' in the column 'age'"):
+        train(tmp_path / "held", tmp_path / "trees", {"model": "trees"}, tell=lambda code, **values: told.append((code, values)))
+    assert "train.nearly_numbers" in [code for code, _ in told], "a cell of validation counts as well"
 
 
 def test_a_cell_that_cannot_be_is_the_problem_of_its_row(tmp_path):
@@ -95,7 +105,7 @@ def test_a_cell_that_cannot_be_is_the_problem_of_its_row(tmp_path):
     assert counts["rows"] == 3 and counts["problems"] == 1 and counts["answered"] == 2
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
     assert [bool(each.get("problem")) for each in found] == [False, True, False]
-    assert "b.csv:3: table.value" in found[1]["problem"] and "'old'" in found[1]["problem"]
+    assert found[1]["problem"].endswith("b.csv:3: table.cell: The column 'age' holds 'old'.")
     (tmp_path / "c.csv").write_text("city\na\n", "utf-8")
     told = []
     predict_rows(tmp_path / "model", tmp_path / "c.csv", tmp_path / "c.jsonl", tell=lambda code, **values: told.append((code, values)))

@@ -187,9 +187,10 @@ def tell_lacking(artefact: Artefact, columns: Columns, chunk: list[Record], tell
     for name in senses if found else ():
         if columns.column(name) not in found and not (name == "text" and columns.form is not None):
             tell("predict.lacking", name=name, columns=", ".join(found))
-    cells = [name for name in getattr(artefact.task, "columns", ()) if name not in found]
-    if found and cells:
-        tell("predict.lacking_cells", names=", ".join(cells), columns=", ".join(found))
+    known = getattr(artefact.task, "columns", ())
+    cells = [name for name in known if name not in found]
+    if found and 0 < len(cells) < len(known):  # where all lack, each row is a problem
+        tell("predict.lacking_cells", names=", ".join(cells[:8]), columns=", ".join(found))
 
 
 def answer(
@@ -230,7 +231,7 @@ def encoded(artefact: Artefact, record: Record, columns: Columns) -> tuple[Any, 
     try:
         item = artefact.task.encode(example, artefact.tokenizer)
         if "row" in item and hasattr(artefact.model, "columns"):
-            artefact.model.columns.read([item["row"]])  # a cell that is no number where numbers are
+            artefact.model.columns.check(item["row"])
         return item, None
     except DataError as error:
         return None, f"{error.code}: {error.parts()['what']}"

@@ -100,6 +100,12 @@ class Columns:
                     table[index, place] = value
         return table
 
+    def check(self, row: Row) -> None:
+        """Raise DataError for a cell that is no number in a column of numbers."""
+        for name, values in zip(self.names, self.categories, strict=True):
+            if values is None and isinstance(row.get(name), str):
+                raise DataError("table.cell", column=name, value=repr(row[name])[:100])
+
     def to_dict(self) -> dict[str, Any]:
         """Give the columns as a JSON-able value."""
         return {"names": list(self.names), "categories": [None if values is None else list(values) for values in self.categories]}

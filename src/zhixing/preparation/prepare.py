@@ -171,13 +171,14 @@ def _columns(inputs: list[Input], settings: Prepare, tell: Callable[..., None]) 
             continue
         if task == "auto":
             task = "classify" if labelled(list(names), given, settings.form) else "language"
-            if task == "language" and len(names) > 1:
-                tell("prepare.no_label", columns=", ".join(names))
         if task == "language" and "label" in given:
             raise UsageError("prepare.label_unused", label=given["label"])
         without = [each.strip() for each in (settings.without or "").split(",") if each.strip()]
         found = choose(list(names), reading(task_class(task).schema, names, given), given, settings.form, without)
         if chosen is None:
+            others = [name for name in names if name != found.column("text")]
+            if settings.task == "auto" and task == "language" and others and settings.form is None and not without:
+                tell("prepare.no_label", columns=", ".join(others))
             chosen, given = found, dict(found.names)
     if task == "auto":
         task = "language"

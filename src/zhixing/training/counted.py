@@ -28,6 +28,7 @@ from zhixing.tokens.tokenizer import Tokenizer
 
 Tell = Callable[..., None]
 ORDERS = range(1, 11)
+SHOWN = 80  # characters of a cell that are told
 
 
 def splits(corpus: Corpus, tokenizer: Tokenizer, tell: Tell) -> tuple[np.ndarray, np.ndarray | None]:
@@ -131,7 +132,8 @@ def fit_rows(
     return  the task with what was settled on validation, the model, and what is said of it in the card
     """
     rows = list(corpus.examples("train"))
-    for column, (numbers, others, first) in nearly_numbers([row["row"] for row in rows if "row" in row]).items():
-        tell("train.nearly_numbers", column=column, numbers=numbers, others=others, value=first)
     chosen_by = known_rows(task, corpus.examples(held), tell) if held is not None and corpus.counts.get(held) else []
+    cells = [row["row"] for row in [*rows, *chosen_by] if "row" in row and model != "majority"]  # which reads none
+    for column, (numbers, others, first) in nearly_numbers(cells).items():
+        tell("train.nearly_numbers", column=column, numbers=numbers, others=others, value=first[:SHOWN])
     return function(task.counted[model])(task, rows, chosen_by, {"method": model, **settings}, tell)
