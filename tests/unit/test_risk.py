@@ -12,6 +12,11 @@ from zhixing.evaluation.predict import predict_rows
 from zhixing.metrics import labels as judged
 from zhixing.models.tables import nearly_numbers
 from zhixing.preparation.prepare import Prepare
+from zhixing.serving.asks import items_of
+from zhixing.serving.limits import Limits
+from zhixing.serving.schema import PredictRequest
+from zhixing.serving.served import Served
+from zhixing.tasks.artefact import load
 from zhixing.tasks.risk import Risk, calibrated, fit_table, settle
 from zhixing.tasks.task import from_dict, to_dict
 
@@ -106,6 +111,12 @@ def test_a_cell_that_cannot_be_is_the_problem_of_its_row(tmp_path):
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
     assert [bool(each.get("problem")) for each in found] == [False, True, False]
     assert found[1]["problem"].endswith("b.csv:3: table.cell: The column 'age' holds 'old'.")
+    with pytest.raises(DataError) as refused:  # before the rows wait for their turn among those of others
+        sent = PredictRequest(model="model", rows=[{"row": {"age": 3, "city": "a"}}, {"row": {"age": "old", "city": "b"}}])
+        items_of(sent, Served("model", load(tmp_path / "model"), ""), Limits())
+    assert (refused.value.code, refused.value.values["param"]) == ("table.cell", "rows.1") and "'age' holds 'old'" in str(refused.value)
+    with pytest.raises(DataError, match="'age' holds 'old'"):
+        load(tmp_path / "model").predict([{"row": {"age": "old"}}])
     (tmp_path / "c.csv").write_text("city\na\n", "utf-8")
     told = []
     predict_rows(tmp_path / "model", tmp_path / "c.csv", tmp_path / "c.jsonl", tell=lambda code, **values: told.append((code, values)))

@@ -229,10 +229,7 @@ def encoded(artefact: Artefact, record: Record, columns: Columns) -> tuple[Any, 
         files = columns.files(record.value, record.path, reason)
         return None, f"{reason} ({', '.join(files)})" if files else reason
     try:
-        item = artefact.task.encode(example, artefact.tokenizer)
-        if "row" in item and hasattr(artefact.model, "columns"):
-            artefact.model.columns.check(item["row"])
-        return item, None
+        return artefact.encode(example), None
     except DataError as error:
         return None, f"{error.code}: {error.parts()['what']}"
 

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from zhixing.core.errors import UsageError
+from zhixing.core.errors import DataError, UsageError
 from zhixing.data.media import Unreadable, bounds
 from zhixing.data.schema import Image, Sound
 from zhixing.decoding.asking import SEEDS, Sampling, open_text
@@ -159,10 +159,10 @@ def unfolds(served: Served) -> bool:
 def items_of(asked: PredictRequest, served: Served, limits: Limits) -> list[Any]:
     """Give a request's rows as the task encodes them.
 
-    Raises UsageError naming the row and the field that is wrong.
+    Raises UsageError naming the row and the field that is wrong, DataError naming the row whose cells cannot be.
     """
     bounded("rows", len(asked.rows), limits.predict_rows)
-    task, tokenizer = served.artefact.task, served.artefact.tokenizer
+    task = served.artefact.task
     fields = task.schema.asked.fields
     for place, row in enumerate(asked.rows):
         for name in row:
@@ -181,7 +181,14 @@ def items_of(asked: PredictRequest, served: Served, limits: Limits) -> list[Any]
         if (empty := task.schema.void(row)) is not None:
             param = f"rows.{place}.{empty}"
             raise UsageError("serve.field_empty", name=param, param=param)
-    return [task.encode(row, tokenizer) for row in asked.rows]
+    return [_encoded(row, served, f"rows.{place}") for place, row in enumerate(asked.rows)]
+
+
+def _encoded(row: dict[str, Any], served: Served, param: str) -> Any:
+    try:
+        return served.artefact.encode(row)
+    except DataError as error:
+        raise DataError(error.code, **error.values, param=param) from None
 
 
 def cleaned(url: str, sort: str, size: int | None, param: str) -> str:

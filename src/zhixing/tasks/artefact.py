@@ -91,8 +91,17 @@ class Artefact:
         for place, row in enumerate(read):
             if (name := self.task.schema.void(row)) is not None:
                 raise UsageError("texts.empty", place=place, name=name)
-        items = [self.task.encode(row, self.tokenizer) for row in read]
-        return list(self.task.answers(self.model, items, self.tokenizer))
+        return list(self.task.answers(self.model, [self.encode(row) for row in read], self.tokenizer))
+
+    def encode(self, row: Mapping[str, Any]) -> Any:
+        """Give one row, {field: value}, as the model reads it.
+
+        Raises DataError for what the task cannot read, and for a cell of a table that the model's columns cannot hold.
+        """
+        item = self.task.encode(row, self.tokenizer)
+        if "row" in item and hasattr(self.model, "columns"):
+            self.model.columns.check(item["row"])
+        return item
 
     @overload
     def generate(self, prompt: str = "", **sampling: Any) -> Generation: ...
