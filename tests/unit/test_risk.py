@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zhixing import prepare, train
-from zhixing.core.errors import DataError
+from zhixing.core.errors import DataError, UsageError
 from zhixing.core.log import quiet
 from zhixing.evaluation.predict import predict_rows
 from zhixing.metrics import labels as judged
@@ -115,9 +115,58 @@ def test_a_cell_that_cannot_be_is_the_problem_of_its_row(tmp_path):
         sent = PredictRequest(model="model", rows=[{"row": {"age": 3, "city": "a"}}, {"row": {"age": "old", "city": "b"}}])
         items_of(sent, Served("model", load(tmp_path / "model"), ""), Limits())
     assert (refused.value.code, refused.value.values["param"]) == ("table.cell", "rows.1") and "'age' holds 'old'" in str(refused.value)
-    with pytest.raises(DataError, match="'age' holds 'old'"):
-        load(tmp_path / "model").predict([{"row": {"age": "old"}}])
+    with pytest.raises(DataError, match=r"rows\[1\]: The column 'age' holds 'old'"):
+        load(tmp_path / "model").predict([{"row": {"age": 3}}, {"row": {"age": "old"}}])
     (tmp_path / "c.csv").write_text("city\na\n", "utf-8")
     told = []
     predict_rows(tmp_path / "model", tmp_path / "c.csv", tmp_path / "c.jsonl", tell=lambda code, **values: told.append((code, values)))
     assert ("predict.lacking_cells", {"names": "age", "columns": "city"}) in told
+
+
+def test_cells_are_read_alike_by_the_interface_and_the_server(tmp_path):
+    cells = [f"{each},{'12x'[each % 5 % 3]},{'yes' if each % 2 else 'no'}" for each in range(80)]
+    (tmp_path / "a.csv").write_text("\n".join(["age,code,label", *cells]) + "\n", "utf-8")
+    prepare(tmp_path / "a.csv", tmp_path / "corpus", Prepare(task="risk", validation=0.0, test=0.0))
+    train(tmp_path / "corpus", tmp_path / "model", {"model": "table_logistic"})
+    model = load(tmp_path / "model")
+    served = Served("model", model, "")
+
+    def sent(row: dict) -> list:
+        return items_of(PredictRequest(model="model", rows=[{"row": row}]), served, Limits())
+
+    for row in ({"age": "30", "code": "1.0"}, {"age": " ", "code": 2}, {"age": None}, {"age": 1e308}, {"age": -1e308, "code": "x"}):
+        answered = next(model.task.answers(model.model, sent(row), None))
+        assert answered.scores == model.predict([{"row": row}])[0].scores and np.isfinite(answered.confidence)
+    assert sent({"age": "30", "code": "1.0"}) == sent({"age": 30, "code": 1})
+    for row, reason in (({}, "no_cells"), ({"age": 10**400}, "not_cell")):
+        with pytest.raises(UsageError) as refused:
+            sent(row)
+        assert refused.value.values["reason"] == reason and refused.value.values["param"] == "rows.0.row"
+        with pytest.raises(UsageError):
+            model.predict([{"row": row}])
+    (tmp_path / "b.jsonl").write_text(f'{{"age": {10**400}}}\n{{"age": 3}}\n', "utf-8")
+    counts = predict_rows(tmp_path / "model", tmp_path / "b.jsonl", tmp_path / "out.jsonl")
+    assert counts["problems"] == 1 and counts["answered"] == 1
+
+
+@pytest.mark.parametrize("model", ["trees", "table_logistic"])
+def test_a_column_without_a_cell_says_nothing(tmp_path, model):
+    cells = [f"{each % 7},,{5 if each == 150 else ''},{'z' if each == 9 else ''},{'yes' if each % 7 > 3 else 'no'}" for each in range(300)]
+    (tmp_path / "a.csv").write_text("\n".join(["age,empty,rare,name,label", *cells]) + "\n", "utf-8")
+    prepare(tmp_path / "a.csv", tmp_path / "corpus", Prepare(task="risk", validation=0.1, test=0.0))
+    train(tmp_path / "corpus", tmp_path / "model", {"model": model})
+    opened = load(tmp_path / "model")
+    plain, *others = [opened.predict([{"row": {"age": 6, "empty": each}}])[0] for each in (None, "hello", 3, "4")]
+    assert plain.value == "yes" and plain.confidence > 0.9
+    assert all(each.scores == plain.scores for each in others)
+
+
+def test_a_column_of_validation_alone_is_not_told(tmp_path):
+    cells = [f"{each},{'yes' if each % 2 else 'no'}" for each in range(80)]
+    (tmp_path / "a.csv").write_text("\n".join(["age,label", *cells]) + "\n", "utf-8")
+    more = [f"{each},{'?' if each == 3 else each},{'yes' if each % 2 else 'no'}" for each in range(40)]
+    (tmp_path / "v.csv").write_text("\n".join(["age,extra,label", *more]) + "\n", "utf-8")
+    prepare(tmp_path / "a.csv", tmp_path / "corpus", Prepare(task="risk", validation_source=str(tmp_path / "v.csv"), test=0.0))
+    told = []
+    train(tmp_path / "corpus", tmp_path / "model", {"model": "table_logistic"}, tell=lambda code, **values: told.append(code))
+    assert "train.nearly_numbers" not in told

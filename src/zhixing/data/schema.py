@@ -286,7 +286,10 @@ class Record:
                 number, wrong = Number().read(cell)
                 cell = (cell if cell.strip() else None) if wrong else number
             elif isinstance(cell, int | float):
-                cell = float(cell) if math.isfinite(cell) else None
+                try:
+                    cell = float(cell) if math.isfinite(cell) else None
+                except OverflowError:  # a whole number may have any number of digits
+                    return {}, "not_cell"
             elif cell is not None:
                 return {}, "not_cell"
             found[name] = cell

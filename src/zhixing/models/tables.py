@@ -1,8 +1,9 @@
 """Tables: columns of numbers and categories as arrays, logistic regression on them, and the most frequent label, the rival of everything.
 
-A column is a category when any of its values is a string. What is missing is missing: null, a number that is not finite, a category
-that training has not seen. The logistic regression reads numbers standardised, with a column beside each that says whether it is missing,
-and categories one-hot. Reads with NumPy; scikit-learn only fits. Leaves out: interactions and curves (trees.py has them), dates.
+A column is a category when any of its values is a string, or when it has none: of what it may hold later nothing is known. What is missing
+is missing: null, a number that is not finite, a category that training has not seen. The logistic regression reads numbers standardised,
+with a column beside each that says whether it is missing, and categories one-hot. Reads with NumPy; scikit-learn only fits. Leaves out:
+interactions and curves (trees.py has them), dates.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ CATEGORIES = 200  # kept of a column, the most frequent; rarer ones are missing.
 STRENGTHS = (100.0, 10.0, 1.0, 0.1)
 STEPS = 1000  # of L-BFGS; standardised columns need far fewer
 FEW = 1e-12
+FARTHEST = 1e100  # numbers beyond it are read as it, so that their squares are numbers
 FEW_OTHERS = 0.05  # cells that are no numbers beside those that are, up to which they may be mistakes
 
 Row = Mapping[str, Any]
@@ -61,7 +63,8 @@ class Columns:
                 raise UsageError("table.kind", column=name, name=kind, among=KINDS)
         for name in names:
             if name not in kinds:
-                kinds[name] = "category" if any(isinstance(row.get(name), str) for row in rows) else "number"
+                cells = [row[name] for row in rows if row.get(name) is not None]
+                kinds[name] = "category" if not cells or any(isinstance(each, str) for each in cells) else "number"
         found: dict[str, tuple[str, ...] | None] = {}
         for name in sorted(names, key=lambda name: kinds[name] != "category"):
             counts = Counter(say(row[name]) for row in rows if row.get(name) is not None) if kinds[name] == "category" else {}
@@ -97,7 +100,7 @@ class Columns:
                 elif isinstance(value, str) or not isinstance(value, int | float | np.number):
                     raise DataError("table.value", row=index + 1, column=name, value=repr(value)[:100])
                 elif math.isfinite(value):
-                    table[index, place] = value
+                    table[index, place] = min(max(value, -FARTHEST), FARTHEST)
         return table
 
     def check(self, row: Row) -> None:

@@ -267,6 +267,7 @@ class Trees:
             empty = Forest(*(np.zeros(0, kind) for kind in KINDS), np.zeros((0, 8), np.uint32))
             return cls(TreesConfig(columns.to_dict(), label_count, 0, rate, leaves), empty, alone)
         grower = start_growing(columns, rate, leaves)
+        table = np.where(np.isnan(table).all(0), 0.0, table)  # bins cannot be made of no number; no tree asks for a column that is constant
         if held is None:
             return make(grower.set_params(max_iter=rounds).fit(table, labels), rounds)
         best, lowest, waited = 0, np.inf, 0

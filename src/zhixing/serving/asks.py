@@ -6,9 +6,9 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from zhixing.core.errors import DataError, UsageError
+from zhixing.core.errors import UsageError
 from zhixing.data.media import Unreadable, bounds
-from zhixing.data.schema import Image, Sound
+from zhixing.data.schema import Image, Record, Sound
 from zhixing.decoding.asking import SEEDS, Sampling, open_text
 from zhixing.evaluation.predict import find_threshold
 from zhixing.serving.decoder import DECODER
@@ -176,19 +176,17 @@ def items_of(asked: PredictRequest, served: Served, limits: Limits) -> list[Any]
                 raise UsageError("serve.field_missing", name=param, param=param)
             if problem := mismatch(row[name], kind.form()):
                 raise UsageError("serve.field_value", name=param, value=show(row[name]), wanted=problem, param=param)
+            if isinstance(kind, Record):
+                cells, reason = kind.read(row[name])
+                if reason:
+                    raise UsageError("texts.field", place=place, name=name, reason=reason, fields=", ".join(fields), param=param)
+                asked.rows[place] = row = {**row, name: cells}
             if (sort := MEDIA.get(type(kind))) is not None and row[name]:
                 asked.rows[place] = row = {**row, name: cleaned(row[name], sort, getattr(task, "size", None), param)}
         if (empty := task.schema.void(row)) is not None:
             param = f"rows.{place}.{empty}"
             raise UsageError("serve.field_empty", name=param, param=param)
-    return [_encoded(row, served, f"rows.{place}") for place, row in enumerate(asked.rows)]
-
-
-def _encoded(row: dict[str, Any], served: Served, param: str) -> Any:
-    try:
-        return served.artefact.encode(row)
-    except DataError as error:
-        raise DataError(error.code, **error.values, param=param) from None
+    return [served.artefact.encode(row, at=f"rows.{place}", param=f"rows.{place}") for place, row in enumerate(asked.rows)]
 
 
 def cleaned(url: str, sort: str, size: int | None, param: str) -> str:

@@ -91,16 +91,22 @@ class Artefact:
         for place, row in enumerate(read):
             if (name := self.task.schema.void(row)) is not None:
                 raise UsageError("texts.empty", place=place, name=name)
-        return list(self.task.answers(self.model, [self.encode(row) for row in read], self.tokenizer))
+        items = [self.encode(row, at=f"rows[{place}]") for place, row in enumerate(read)]
+        return list(self.task.answers(self.model, items, self.tokenizer))
 
-    def encode(self, row: Mapping[str, Any]) -> Any:
-        """Give one row, {field: value}, as the model reads it.
+    def encode(self, row: Mapping[str, Any], **place: str) -> Any:
+        """Give one row, {field: value} as the schema reads it, as the model reads it.
+
+        place  told with an error: `at`, which stands before its message, and `param`, the field of a request
 
         Raises DataError for what the task cannot read, and for a cell of a table that the model's columns cannot hold.
         """
-        item = self.task.encode(row, self.tokenizer)
-        if "row" in item and hasattr(self.model, "columns"):
-            self.model.columns.check(item["row"])
+        try:
+            item = self.task.encode(row, self.tokenizer)
+            if "row" in item and hasattr(self.model, "columns"):
+                self.model.columns.check(item["row"])
+        except DataError as error:
+            raise DataError(error.code, **{**error.values, **place}) from None
         return item
 
     @overload

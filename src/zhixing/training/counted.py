@@ -135,5 +135,7 @@ def fit_rows(
     chosen_by = known_rows(task, corpus.examples(held), tell) if held is not None and corpus.counts.get(held) else []
     cells = [row["row"] for row in [*rows, *chosen_by] if "row" in row and model != "majority"]  # which reads none
     for column, (numbers, others, first) in nearly_numbers(cells).items():
+        if column not in task.columns:  # one that validation alone has
+            continue
         tell("train.nearly_numbers", column=column, numbers=numbers, others=others, value=first[:SHOWN])
     return function(task.counted[model])(task, rows, chosen_by, {"method": model, **settings}, tell)
