@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from zhixing import load
 from zhixing.cli.app import main
-from zhixing.serving import schema
+from zhixing.serving import api, schema
 from zhixing.tokens.chat import TEMPLATE, render
 
 PROMPTS = [
@@ -280,3 +281,23 @@ def test_an_empty_row_is_refused_by_its_index(running: Any) -> None:
     assert reply.status == 400 and reply.error["code"] == "serve.field_empty" and reply.error["param"] == "rows.1.text"
     entry = next(each for each in running.ask("GET", "/v1/models").json["data"] if each["id"] == "classifier")
     assert entry["input_schema"]["properties"]["text"]["pattern"] == "\\S"
+
+
+def test_a_fault_is_answered_in_the_form_of_errors_without_its_details(start: Any, monkeypatch: Any) -> None:
+    running = start("classifier")
+
+    def breaks(*given: Any) -> None:
+        raise ValueError("the secret of /home/someone")
+
+    monkeypatch.setattr(api.asks, "items_of", breaks)
+    row = {"text": "the old river"}
+    reply = running.post("/v1/predict", model="classifier", rows=[row])
+    assert reply.status == 500 and reply.error["code"] == "serve.fault" and reply.error["type"] == "server_error"
+    assert b"secret" not in reply.body and b"someone" not in reply.body
+    end = time.monotonic() + 20
+    while not (told := [values["problem"] for code, values in running.told if code == "serve.fault"]):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert len(told) == 1 and told[0].startswith("ValueError: the secret")
+    monkeypatch.undo()
+    assert running.post("/v1/predict", model="classifier", rows=[row]).status == 200

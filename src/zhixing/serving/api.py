@@ -194,6 +194,10 @@ def add_handlers(app: FastAPI) -> None:
             return answer(request, UsageError("serve.route", name=path, among=routes))
         return answer(request, UsageError("serve.json", problem=str(error.detail)))
 
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> Response:  # it is raised again behind this answer, and the guard tells of it
+        return answer(request, RunError("serve.fault"))
+
 
 async def spare(request: Request, function: Callable[..., T], *given: Any, apart: bool = False) -> T:
     """Call a function that encodes rows: of a long body, or apart where it may take long, in another thread, so that the loop goes on."""
