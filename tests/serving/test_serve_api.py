@@ -287,13 +287,13 @@ def test_a_fault_is_answered_in_the_form_of_errors_without_its_details(start: An
     running = start("classifier")
 
     def breaks(*given: Any) -> None:
-        raise ValueError("the secret of /home/someone")
+        raise ValueError("the secret of a folder")
 
     monkeypatch.setattr(api.asks, "items_of", breaks)
     row = {"text": "the old river"}
     reply = running.post("/v1/predict", model="classifier", rows=[row])
     assert reply.status == 500 and reply.error["code"] == "serve.fault" and reply.error["type"] == "server_error"
-    assert b"secret" not in reply.body and b"someone" not in reply.body
+    assert b"secret" not in reply.body
     end = time.monotonic() + 20
     while not (told := [values["problem"] for code, values in running.told if code == "serve.fault"]):
         assert time.monotonic() < end
