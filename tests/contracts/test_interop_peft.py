@@ -43,15 +43,23 @@ def test_ours_opens_in_peft(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-@pytest.mark.parametrize("targets", ["all-linear", "some"])
+@pytest.mark.parametrize("targets", ["all-linear", "some", "of one place"])
 def test_peft_s_opens_here(name: str, targets: str, tmp_path: Path) -> None:
     model = saved(name, tmp_path / "theirs")
     import_model(tmp_path / "theirs", tmp_path / "base")
-    chosen = targets if targets == "all-linear" else (["c_attn"] if name == "gpt2" else ["q_proj", "up_proj"])
-    told = peft.LoraConfig(r=3, lora_alpha=5, target_modules=chosen, init_lora_weights=False, task_type="CAUSAL_LM")
+    chosen = {
+        "all-linear": {},
+        "some": {"gpt2": ["c_attn"], "llama": ["q_proj", "up_proj"]},
+        "of one place": {"gpt2": ["attn.c_proj"], "llama": ["layers.1.self_attn.q_proj"]},
+    }
+    told = peft.LoraConfig(
+        r=3, lora_alpha=5, target_modules=chosen[targets].get(name, targets), init_lora_weights=False, task_type="CAUSAL_LM"
+    )
     torch.manual_seed(0)
     theirs = peft.get_peft_model(model, told).eval()
     theirs.save_pretrained(tmp_path / "adapter")
     import_model(tmp_path / "adapter", tmp_path / "ours", base=tmp_path / "base")
     opened = load(tmp_path / "ours")
     assert opened.folder.kind == adapter.KIND and gap(opened.model, theirs) < TOLERANCE
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "theirs")
+    assert gap(opened.model, peft.PeftModel.from_pretrained(again, tmp_path / "ours").eval()) < TOLERANCE

@@ -48,6 +48,15 @@ def test_vectors_are_those_of_python(name: str, server: Any, kit: Path) -> None:
     assert VECTORS in server.ask("GET", f"/v1/models/{name}").json["routes"]
 
 
+def test_what_is_not_read_is_counted(server: Any, kit: Path) -> None:
+    opened = load(kit / "likeness")
+    longest = opened.task.longest
+    texts = ["a river", "a " * longest + "river"]
+    first, second = server.post(VECTORS, model="likeness", input=texts).json["data"]
+    assert (first["forgotten"], second["forgotten"]) == (0, len(opened.tokenizer.framed(opened.tokenizer.encode(texts[1]))) - longest)
+    assert second["forgotten"] > 0 and server.post(VECTORS, model="neural", input=TEXTS).json["data"][2]["forgotten"] == 0
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [

@@ -185,6 +185,30 @@ def test_what_templates_of_the_field_use_is_there() -> None:
     assert render(source, told(("user", " é "), ("user", "b")), "<s>", "</s>") == '<s>"é"</s>20True'
 
 
+def test_marks_of_what_is_learnt_and_settings_of_json_change_nothing_else() -> None:
+    source = "{% for m in messages %}{% generation %}[{{ m.content }}]{% endgeneration %}{% endfor %}"
+    assert render(source, told(("user", "a"), ("user", "b")), "", "") == "[a][b]"
+    source = "{{ {'b': 1, 'a': 'é'} | tojson(sort_keys=true, separators=(',', ':')) }}{{ messages[0].content | tojson(ensure_ascii=true) }}"
+    assert render(source, told(("user", "é")), "", "") == '{"a":"é","b":1}"\\u00e9"'
+
+
+def test_what_is_no_longer_read_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("the " * 100 + "\n"))
+    assert main(["chat", str(folder), "--temperature", "0", "--max-tokens", "3", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["forgotten"] > 50 and "window of" in said.err
+
+
+@pytest.mark.parametrize("line", [["chat"], ["generate", "--prompts", "-"]])
+def test_bytes_that_are_no_utf8_are_called_so(
+    folder: Path, line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for errors in ("strict", "surrogateescape"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), "utf-8", errors))
+        assert main([line[0], str(folder), *line[1:]]) != 0
+        assert "UTF-8" in capsys.readouterr().err
+
+
 def test_a_talk_on_the_command_line(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("the\nthe the\n\nnever read\n"))
     assert main(["chat", str(folder), "--temperature", "0", "--max-tokens", "4", "--system", "he", "--json"]) == 0

@@ -20,6 +20,7 @@ from zhixing.data.gguf import GGUF, unpack
 from zhixing.importing.sources import open_source
 from zhixing.layers.kinds import Inputs
 from zhixing.models import catalog
+from zhixing.tokens import chat
 from zhixing.tokens.bpe import alphabet
 from zhixing.tokens.tokenizer import Tokenizer
 
@@ -99,6 +100,9 @@ def test_qwen2_and_mistral_become_llama(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "mistral", "sliding_window": 20}))
     assert open_source(folder).config | {"model_type": "llama", "max_position_embeddings": 20} == open_source(folder).config
+    for told, window in (({}, 4096), ({"sliding_window": None}, 5000)):
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": "mistral", "max_position_embeddings": 5000, **told}))
+        assert open_source(folder).config["max_position_embeddings"] == window
     biases = {name.replace(".weight", ".bias"): value[:, 0] for name, value in tensors.items() if name[-13:-8] in "q_pro k_pro v_pro"}
     save_file({**tensors, **{name: np.ascontiguousarray(value) for name, value in biases.items()}}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "qwen2", "sliding_window": 20, "use_sliding_window": False}))
@@ -276,6 +280,30 @@ def test_what_opens_a_text_is_found_whatever_else_is_added(folder: Path, tmp_pat
         and model.tokenizer.encode("the").tolist() == Tokenizer.load(tmp_path / "model").encode("the").tolist()
     )
     assert 1 not in model.tokenizer.encode("the") and model.generate("", max_tokens=2, seed=3).tokens
+
+
+def test_a_token_that_the_settings_alone_tell_of_is_one(folder: Path, tmp_path: Path) -> None:
+    content, about = (json.loads((folder / name).read_text()) for name in ("tokenizer.json", "tokenizer_config.json"))
+    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    model = content["model"]
+    dropped, last = max(model["vocab"].items(), key=lambda each: each[1])
+    del model["vocab"][dropped]
+    model["merges"] = [each for each in model["merges"] if (each if isinstance(each, str) else " ".join(each)).replace(" ", "") != dropped]
+    last -= 1
+    assert last + 1 == size - 1
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    told = {str(last + 1): {"content": "<|user|>", "special": True}, str(size): {"content": "<|beyond|>", "special": True}}
+    template = "{% for each in messages %}<|user|>{{ each['content'] }}{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({**about, "added_tokens_decoder": told, "chat_template": template}))
+    import_model(folder, tmp_path / "ours")
+    tokenizer = load(tmp_path / "ours").tokenizer
+    assert tokenizer.controls[last + 1] == "<|user|>" and "<|beyond|>" not in tokenizer.controls.values()
+    assert chat.ids(tokenizer, [{"role": "user", "content": "<|user|>"}]) == [last + 1, *tokenizer.encode("<|user|>")]
+    assert last + 1 not in tokenizer.encode("<|user|>")
+    for wrong in ({"a": {"content": "x"}}, {str(last + 1): {"content": 3}}, [1], {str(last + 1): {"content": ""}}):
+        (folder / "tokenizer_config.json").write_text(json.dumps({**about, "added_tokens_decoder": wrong}))
+        with pytest.raises(DataError, match="tokenizer"):
+            open_source(folder)
 
 
 def test_a_byte_without_a_token_is_told_and_not_lost(tmp_path: Path) -> None:

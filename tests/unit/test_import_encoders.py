@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from wordpiece_maker import folder
 
 from zhixing import evaluate, import_model, load, prepare, train
 from zhixing.core.errors import DataError, UsageError
+from zhixing.importing.sources import open_source
 from zhixing.preparation.prepare import Prepare
 from zhixing.tasks.classify import Classify
 from zhixing.tasks.grade import Grade
@@ -206,6 +208,22 @@ def test_what_comes_after_the_encoder_is_read_or_refused(tmp_path: Path) -> None
     (where / "modules.json").write_text(json.dumps(modules))
     import_model(where, tmp_path / "ours")
     assert load(tmp_path / "ours").model.body.pooling == "first"
+    told: list[str] = []
+    (where / "modules.json").write_text(json.dumps(modules[:2]))
+    import_model(where, tmp_path / "scaled", tell=lambda code, **_: told.append(code))
+    assert "import.scaled" in told
+    compared = where / "config_sentence_transformers.json"
+    for steps, way, fits in (
+        (modules[:2], "dot", False),
+        (modules, "dot", True),
+        (modules, "manhattan", False),
+        (modules[:2], "cosine", True),
+    ):
+        (where / "modules.json").write_text(json.dumps(steps))
+        compared.write_text(json.dumps({"similarity_fn_name": way}))
+        with nullcontext() if fits else pytest.raises(DataError, match="similarity_fn_name"):
+            open_source(where)
+    compared.unlink()
     for wrong, word in (
         ([*modules, {"type": f"{kind}Dense", "path": "3"}], "Dense"),
         ([{**modules[1], "path": "../pool"}], "path"),

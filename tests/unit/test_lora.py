@@ -14,7 +14,7 @@ import pytest
 import torch
 import whisper_maker
 from makers import MAKERS
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from stops import Once
 from torch import nn
 from wordpiece_maker import folder as encoder
@@ -32,6 +32,7 @@ from zhixing.models import catalog
 from zhixing.preparation.prepare import Prepare
 from zhixing.serving.served import open_models
 from zhixing.tasks import adapter
+from zhixing.tokens import chat
 from zhixing.training.settings import LATER, as_dict, settle
 from zhixing.training.train import fingerprint, identify
 
@@ -112,6 +113,7 @@ def test_what_is_attached_changes_nothing_at_first_and_no_name() -> None:
     some = catalog.build(config)
     lora.attach(some, 2, 4.0, ["q_proj", "model.layers.1.mlp.up_proj"])
     assert sorted(lora.found(some)) == ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj", "model.layers.1.self_attn.q_proj"]
+    assert lora.endings(some) == ["1.mlp.up_proj", "q_proj"]
 
 
 def test_the_maps_of_gpt2_lie_turned() -> None:
@@ -125,6 +127,8 @@ def test_the_maps_of_gpt2_lie_turned() -> None:
     now = model.states(inputs).detach()
     assert set(lora.found(model)) == {f"transformer.h.0.{each}" for each in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
     assert torch.allclose(lora.merge(model).states(inputs), now, atol=1e-4)
+    lora.attach(model, 2, 4.0, ["attn.c_proj"])
+    assert lora.endings(model) == ["attn.c_proj"], "the other c_proj is not adapted"
 
 
 def test_a_training_makes_an_adapter_and_leaves_its_base_alone(place: Path) -> None:
@@ -280,9 +284,34 @@ def test_one_that_peft_wrote_is_imported_over_its_base(place: Path, tmp_path: Pa
     assert main(["import", str(place / "base.gguf"), str(tmp_path / "not"), "--base", str(place / "base")]) != 0
 
 
+def test_one_of_a_single_layer_opens_again_and_brings_its_template(place: Path, tmp_path: Path) -> None:
+    source = peft_folder(place, tmp_path / "theirs", target_modules=["layers.1.self_attn.q_proj"])
+    kept = {name: value for name, value in load_file(source / adapter.ADAPTER).items() if "layers.1.self_attn.q_proj" in name}
+    assert len(kept) == 2
+    save_file(kept, source / adapter.ADAPTER)
+    template = "{% for each in messages %}USER: {{ each['content'] }}{% endfor %}"
+    (source / "tokenizer_config.json").write_text(json.dumps({"chat_template": template, "eos_token": "<|im_end|>"}))
+    shutil.copy(place / "base" / "tokenizer.json", source / "tokenizer.json")
+    told = import_model(source, tmp_path / "ours", base=place / "base").card["imported"]
+    assert {"tokenizer.json", "tokenizer_config.json"} <= set(told)
+    opened, base = load(tmp_path / "ours"), load(place / "base")
+    assert list(lora.found(opened.model)) == ["model.layers.1.self_attn.q_proj"]
+    asked = [{"role": "user", "content": "hi"}]
+    assert chat.ids(opened.tokenizer, asked) == base.tokenizer.encode("USER: hi").tolist() != chat.ids(base.tokenizer, asked)
+    assert opened.tokenizer.controls[opened.tokenizer.last_id] == "<|im_end|>" and opened.tokenizer.ends == base.tokenizer.ends
+    value = json.loads((source / "tokenizer.json").read_text())
+    vocabulary = value["model"]["vocab"]
+    (first, one), (second, two) = list(vocabulary.items())[-2:]
+    vocabulary |= {first: two, second: one}
+    (source / "tokenizer.json").write_text(json.dumps(value))
+    with pytest.raises(DataError, match="not those of the base"):
+        import_model(source, tmp_path / "not", base=place / "base")
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        ({"layers_to_transform": 0}, "layers_to_transform"),
         ({"r": 0}, "'r'"),
         ({"r": "4"}, "'r'"),
         ({"r": 3}, "does not fit"),

@@ -250,6 +250,17 @@ def test_a_tokenizer_goes_to_gguf_and_comes_back(form: str) -> None:
     assert again.controls == ours.controls and (again.prefix, again.opening, again.ends) == (ours.prefix, ours.opening, ours.ends)
 
 
+def test_more_ends_than_gguf_names_are_refused() -> None:
+    ours = made(bpe("gemma"))
+    ours.controls = {**ours.controls, **{place: f"<|stop{place}|>" for place in (9, 10, 11)}, 12: "<|im_end|>"}
+    ours.ends = frozenset({ours.last_id, 9, 10, 12})
+    told = to_gguf(ours)
+    assert (told["tokenizer.ggml.eot_token_id"], told["tokenizer.ggml.eom_token_id"]) == (9, 10), "the one that has a known name is found"
+    ours.ends |= {11}
+    with pytest.raises(UsageError, match="5 tokens that end a text"):
+        to_gguf(ours)
+
+
 def test_merges_that_no_scores_stand_for_are_refused() -> None:
     value = bpe("first")
     merges = [pair for pair in value["model"]["merges"] if "".join(pair) != "aaaa"]

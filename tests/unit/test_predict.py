@@ -20,6 +20,7 @@ from zhixing.core.folder import locked
 from zhixing.core.stop import Stop, Stopped
 from zhixing.evaluation import predict
 from zhixing.evaluation.predict import predict_rows
+from zhixing.evaluation.suggest import suggest
 from zhixing.preparation.prepare import Prepare, prepare
 from zhixing.tasks.artefact import load
 from zhixing.training.train import train
@@ -206,6 +207,23 @@ def test_a_column_called_answer_is_kept_and_ours_is_called_otherwise(model: Path
     assert list(found[0]) == ["answer", "text", "problem", "zhixing_answer", "confidence", "abstained", "zhixing_problem"]
     assert [each["answer"] for each in found] == [each["answer"] for each in values]
     assert {each["zhixing_answer"] for each in found} <= set(SIGNS)
+    predict_rows(model, tmp_path / "out.csv", tmp_path / "again.csv")
+    again = read(tmp_path / "again.csv")
+    assert [each["zhixing_answer"] for each in again] == [each["zhixing_answer"] for each in found]
+    assert {each["zhixing_zhixing_answer"] for each in again} <= set(SIGNS)
+
+
+def test_answers_stand_in_one_column_whatever_some_rows_hold(model: Path, tmp_path: Path) -> None:
+    lines = [{"text": each["text"], **({"answer": "theirs"} if number == 3 else {})} for number, each in enumerate(rows(5, 5))]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines), "utf-8")
+    predict_rows(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    assert [each.get("answer") for each in found] == [each.get("answer") for each in lines]
+    assert all(each["zhixing_answer"] in SIGNS for each in found)
+    suggest(model, tmp_path / "in.jsonl", tmp_path / "chosen.jsonl", 5)
+    chosen = [json.loads(line) for line in (tmp_path / "chosen.jsonl").read_text("utf-8").splitlines()]
+    assert len(chosen) == len(lines) and all("zhixing_answer" in each for each in chosen)
+    assert sum("answer" in each for each in chosen) == 1
 
 
 @pytest.mark.parametrize("piece", [2, 2048])

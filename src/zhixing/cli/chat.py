@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from zhixing.cli.console import Console
-from zhixing.core.errors import UsageError
+from zhixing.core.errors import DataError, UsageError
 
 
 def chat(
@@ -37,7 +38,7 @@ def chat(
     head = [{"role": "system", "content": system}] if system else []
     talk: list[dict[str, str]] = []
     window = getattr(opened.model, "window", None)
-    for lane, line in enumerate(sys.stdin):
+    for lane, line in enumerate(_lines()):
         said = line.strip()
         if not said:
             break
@@ -49,13 +50,26 @@ def chat(
             read = ids(opened.tokenizer, [*head, *talk])
         if left:
             console.tell("cli.chat.full", count=left)
-        pieces = []
+        pieces, forgotten = [], 0
         for event in stream(opened.model, opened.tokenizer, read, sampling, lane):
             pieces.append(event.text)
+            forgotten = event.forgotten
             if not json:
                 console.write(event.text)
         talk.append({"role": "assistant", "content": "".join(pieces)})
         if json:
-            console.answer("", {"message": said, "answer": "".join(pieces)})
+            console.answer("", {"message": said, "answer": "".join(pieces), "forgotten": forgotten})
         else:
             console.write("\n")
+        if forgotten:
+            console.tell("cli.generate.forgotten", tokens=forgotten, window=window)
+
+
+def _lines() -> Iterator[str]:
+    """Read stdin line by line; raises DataError where it is no UTF-8, which Python may let through as lone surrogates."""
+    try:
+        for line in sys.stdin:
+            line.encode()
+            yield line
+    except UnicodeError as problem:
+        raise DataError("file.not_utf8", path="-", position=problem.start) from None

@@ -73,9 +73,10 @@ def gather(prompt: list[str] | None, source: str | None) -> list[str]:
     if source is not None:
         try:
             words = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
+            words.encode()
         except (FileNotFoundError, IsADirectoryError):
             raise DataError("file.missing", path=source) from None
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:  # of stdin Python may let other bytes through as lone surrogates
             raise DataError("file.not_utf8", path=source, position=error.start) from None
         found += [line for line in words.splitlines() if line]
         if not found:

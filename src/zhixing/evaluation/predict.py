@@ -11,7 +11,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,7 @@ def _predict(
             counts, size_bytes, names = before["counts"], before["size_bytes"], before["names"]
             columns = Columns(artefact.task.schema.asked, **before["columns"]) if before["columns"] else None
             tell("predict.resumed", rows=counts["rows"])
+    beside = free_names((*ADDED, "reasons"), columns_of(sources))
     rows = itertools.islice((record for each in sources for record in records(each, "line")), counts["rows"], None)
     if not size_bytes:
         note.unlink(missing_ok=True)  # of another model or input: it must not outlive the answers that it speaks of
@@ -125,7 +126,7 @@ def _predict(
             for chunk in _chunks(rows):
                 if columns is None and (columns := find_columns(artefact, chunk, words)) is not None:
                     tell_lacking(artefact, columns, chunk, tell)
-                answered = list(answer(artefact, chunk, columns or Columns(artefact.task.schema.asked), threshold, counts))
+                answered = list(answer(artefact, chunk, columns or Columns(artefact.task.schema.asked), threshold, counts, beside))
                 handle.write(render(answered, out, names).encode("utf-8"))
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -144,6 +145,27 @@ def _predict(
     note.unlink(missing_ok=True)
     sync_folder(out.absolute().parent)
     return counts
+
+
+def free_names(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:
+    """Name the columns that are put beside a row's own: `zhixing_` stands before a name as often as it takes until no row has it."""
+    found = {}
+    for name in names:
+        free = name
+        while free in taken:
+            free = f"zhixing_{free}"
+        found[name] = free
+    return found
+
+
+def columns_of(sources: Iterable[Source]) -> set[str]:
+    """Give the columns that any row has: of tables those of the first row, of JSON lines those of all."""
+    found: set[str] = set()
+    for each in sources:
+        for record in itertools.islice(records(each, "line"), None if each.format == "jsonl" else 1):
+            if isinstance(record.value, dict):
+                found.update(record.value)
+    return found
 
 
 def find_threshold(artefact: Artefact, precision: float | None) -> float | None:
@@ -194,9 +216,9 @@ def tell_lacking(artefact: Artefact, columns: Columns, chunk: list[Record], tell
 
 
 def answer(
-    artefact: Artefact, chunk: list[Record], columns: Columns, threshold: float | None, counts: dict[str, int]
+    artefact: Artefact, chunk: list[Record], columns: Columns, threshold: float | None, counts: dict[str, int], beside: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """Give each record's row with the answer beside it; counts is updated."""
+    """Give each record's row with the answer beside it, in columns by the names of `beside`; counts is updated."""
     explains = hasattr(artefact.model, "contributions")
     read_out = [encoded(artefact, record, columns) for record in chunk]
     answers = iter(artefact.task.answers(artefact.model, [item for item, _ in read_out if item is not None], artefact.tokenizer))
@@ -219,7 +241,7 @@ def answer(
             if explains:
                 added["reasons"] = found.reasons or {}
             counts["abstained" if abstained else "answered"] += 1
-        yield row | {name if name not in row else f"zhixing_{name}": value for name, value in added.items()}
+        yield row | {beside[name]: value for name, value in added.items()}
 
 
 def encoded(artefact: Artefact, record: Record, columns: Columns) -> tuple[Any, str | None]:

@@ -20,7 +20,7 @@ from zhixing.core.folder import above, check_place
 from zhixing.core.log import quiet
 from zhixing.data.columns import Columns, read_words
 from zhixing.data.readers import records, survey
-from zhixing.evaluation.predict import encoded, find_columns, refuse_ours, render
+from zhixing.evaluation.predict import encoded, find_columns, free_names, refuse_ours, render
 from zhixing.models.overlap import Overlap
 from zhixing.tasks.artefact import Artefact, load
 
@@ -77,12 +77,13 @@ def suggest(
     if rows:
         gradients = np.array([_gradient(each.scores) for each in answers]) if artefact.task.name == "classify" else np.ones((len(rows), 1))
         chosen = spread(gradients, _vectors(artefact, texts), min(count, len(rows)), seed)
+    beside = free_names(("answer", "confidence"), {name for row in rows for name in row})
     told = []
     for place in chosen:
         added: dict[str, Any] = {}
         if artefact.task.name == "classify":
             added = {"answer": answers[place].value, "confidence": round(answers[place].confidence, 6)}
-        told.append(rows[place] | {name if name not in rows[place] else f"zhixing_{name}": value for name, value in added.items()})
+        told.append(rows[place] | {beside[name]: value for name, value in added.items()})
     with above(out), atomic(out) as handle:
         handle.write(render(told, out, []).encode("utf-8"))
     return counts | {"suggested": len(chosen)}

@@ -14,7 +14,7 @@ from zhixing.core.files import sha256
 from zhixing.core.folder import MANIFEST, Folder, check_new, create, locked, open_folder
 from zhixing.core.log import quiet
 from zhixing.data.sound import FRAMES_A_SECOND
-from zhixing.importing.sources import Source, open_source, plain
+from zhixing.importing.sources import Source, open_source, plain, tokenizer_beside
 from zhixing.tasks import adapter, artefact
 from zhixing.tasks.language import Language
 from zhixing.tasks.masked import MaskedLanguage
@@ -51,6 +51,8 @@ def import_model(
             return _adapter(source, out, Path(base), tell, force)
         found = open_source(source)
         tell("import.read", path=str(source), family=found.config["model_type"], tokens=found.config["vocab_size"])
+        if found.scaled:
+            tell("import.scaled")
         import torch
 
         from zhixing.models import catalog
@@ -77,6 +79,7 @@ def _adapter(source: Path, out: Path, base: Path, tell: Callable[..., None], for
         raise UsageError("lora.on_adapter", path=str(base))
     files = [plain(source / name) for name in (adapter.ADAPTER_CONFIG, adapter.ADAPTER)]
     adapter.attach(getattr(opened.model, "body", opened.model), source)
+    tokenizer, told = tokenizer_beside(source, opened.tokenizer)
     trained = sum(each.numel() for name, each in opened.model.named_parameters() if "lora_" in name)
     tell("import.adapter", path=str(source), parameters=trained, base=str(base))
     card: dict[str, Any] = {
@@ -84,10 +87,10 @@ def _adapter(source: Path, out: Path, base: Path, tell: Callable[..., None], for
         "parameters": sum(each.numel() for each in opened.model.parameters()),
         "trained": trained,
         "base": adapter.base_for(base, out),
-        "imported": {each.name: sha256(each) for each in files},
+        "imported": {each.name: sha256(each) for each in (*files, *told)},
     }
     with create(out, adapter.KIND, card, force) as building:
-        artefact.write(building, opened.task, opened.model.eval(), opened.tokenizer, str(base))
+        artefact.write(building, opened.task, opened.model.eval(), tokenizer, str(base))
     return open_folder(out, "model")
 
 

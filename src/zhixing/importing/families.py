@@ -23,6 +23,7 @@ ASIDE = frozenset(
 )
 LLAMA = ("vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
          "max_position_embeddings rms_norm_eps rope_theta tie_word_embeddings").split()  # fmt: skip
+MISTRAL_WINDOW = 4096  # where no file says one; null says that there is none
 LLAMA_DEFAULTS = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 2048}
 THETA = 10000.0  # where nothing is told
 LLAMA_FIXED = {"hidden_act": "silu", "mlp_bias": False, "pretraining_tp": 1, "rope_interleaved": False, "partial_rotary_factor": 1.0}
@@ -90,6 +91,7 @@ def _llama(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     kind = given["model_type"]
     read = [*LLAMA, "attention_bias", "rope_scaling", "rope_parameters", "sliding_window", "use_sliding_window"]
     defaults = {**LLAMA_DEFAULTS, **dict.fromkeys([*read[len(LLAMA) :], "rope_theta"])}
+    defaults |= {"sliding_window": MISTRAL_WINDOW} if kind == "mistral" else {}
     defaults["num_key_value_heads"] = given.get("num_attention_heads")
     found = _settings(path, given, read, defaults, LLAMA_FIXED)
     slides, used = found.pop("sliding_window"), found.pop("use_sliding_window")

@@ -6,6 +6,7 @@ plain one within its bound; a folder's own list of its parts may name files besi
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from zhixing.core.files import read_json
 from zhixing.data.gguf import GGUF
 from zhixing.importing import ctranslate2, families, vocabulary
 from zhixing.models import gguf as names
+from zhixing.tokens.chat import TEMPLATE
 from zhixing.tokens.gguf import MORE_ENDS, from_gguf
 from zhixing.tokens.imported import ABOUT
+from zhixing.tokens.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
@@ -52,6 +55,7 @@ class Source:
     longest    tokens of a text that the model was made to read, where a file says so
     barred     token ids that a Whisper never writes
     unopened   and those that it does not write first
+    scaled     of an encoder of sentences: its own program leaves vectors as long as they are
     """
 
     path: Path
@@ -62,6 +66,7 @@ class Source:
     longest: int | None = None
     barred: tuple[int, ...] = ()
     unopened: tuple[int, ...] = ()
+    scaled: bool = False
 
 
 def open_source(path: Path) -> Source:
@@ -123,6 +128,46 @@ def _table(path: Path) -> dict[str, Any]:
     return found
 
 
+def _told(path: Path) -> dict[str, Any]:
+    """Read what a folder says of its tokenizer; a template in a file of its own goes before another."""
+    about = _table(path / SETTINGS) if (path / SETTINGS).exists() else {}
+    if (path / CHAT).exists():
+        about["chat_template"] = plain(path / CHAT).read_text(encoding="utf-8", errors="replace")
+    return about
+
+
+def tokenizer_beside(path: Path, base: Tokenizer) -> tuple[Tokenizer, list[Path]]:
+    """Give an adapter's tokenizer, and the files that tell of it: its base's, with the adapter's own template and ends of texts.
+
+    Raises DataError where the adapter was trained with other tokens, or with a template that its base has no place for.
+    """
+    files = [path / name for name in (TOKENIZER, SETTINGS, CHAT) if (path / name).exists()]
+    if not files:
+        return base, []
+    about, size = _told(path), base.vocabulary_size
+    if (path / TOKENIZER).exists() and _named(_table(path / TOKENIZER), size) != _named(json.loads(base.content), size):
+        raise DataError("import.tokenizer", path=str(path), problem="its tokens are not those of the base")
+    if base.settings is None:
+        if about.get("chat_template") not in (None, TEMPLATE):
+            raise DataError("import.tokenizer", path=str(path), problem="it has a chat_template, and its base, trained here, takes none")
+        return base, files
+    own = base.settings[ABOUT]
+    known = {"eos_token_id": [own["last"], *own["ends"]], "bos_token_id": own["begin"], "pad_token_id": own["pad"]}
+    _, settings = vocabulary.settle(str(path), base.content, {**base.settings, **about}, [known], size)
+    return Tokenizer(base.content, str(path), settings=settings), files
+
+
+def _named(value: dict[str, Any], size: int) -> dict[int, str] | None:
+    """Give the tokens of a tokenizer.json that a model has, None where it cannot be read."""
+    try:
+        vocabulary = value["model"]["vocab"]
+        own = vocabulary.items() if isinstance(vocabulary, dict) else ((each[0], place) for place, each in enumerate(vocabulary))
+        added = ((each["content"], each["id"]) for each in value.get("added_tokens") or ())
+        return {place: name for name, place in (*own, *added) if place < size}
+    except (KeyError, TypeError, IndexError, AttributeError):
+        return None
+
+
 def _folder(path: Path) -> Source:
     if not os.path.lexists(path / CONFIG):
         raise DataError("import.no_config", path=str(path))
@@ -144,12 +189,11 @@ def _folder(path: Path) -> Source:
         raise DataError("import.tokenizer", path=str(path), problem=f"there is no {TOKENIZER}")
     tensors = _checked(path, config, rename(_tensors(parts) if arrays is None else _of_arrays(arrays), config))
     beside: list[Path] = []
+    scaled = False
     if config["model_type"] == "bert":
-        pooling, beside = _sentences(path)
+        pooling, beside, scaled = _sentences(path)
         config |= {"masked_head": any(name.startswith("cls.") for name in tensors), "pooling": pooling}
-    about, generation = (_table(path / name) if (path / name).exists() else {} for name in (SETTINGS, GENERATION))
-    if (path / CHAT).exists():
-        about["chat_template"] = plain(path / CHAT).read_text(encoding="utf-8", errors="replace")
+    about, generation = _told(path), _table(path / GENERATION) if (path / GENERATION).exists() else {}
     tokenizer = vocabulary.settle(str(path / TOKENIZER), content, about, [generation, given], config["vocab_size"])
     files = [path / CONFIG, *parts, *(path / name for name in (TOKENIZER, SETTINGS, GENERATION, CHAT) if (path / name).exists())]
     if config["model_type"] == "whisper":
@@ -158,7 +202,7 @@ def _folder(path: Path) -> Source:
         config = {**_with_ids(config, tokenizer), "decoder_start_token_id": tokenizer[1][ABOUT]["begin"]}
         return Source(path, config, tensors, tokenizer, files, None, barred, unopened)
     longest = _longest(path, sum(map(len, tokenizer[1][ABOUT]["frame"])))
-    return Source(path, _with_ids(config, tokenizer), tensors, tokenizer, files + beside, longest)
+    return Source(path, _with_ids(config, tokenizer), tensors, tokenizer, files + beside, longest, scaled=scaled)
 
 
 def _of_arrays(arrays: dict[str, Any]) -> dict[str, Any]:
@@ -175,16 +219,19 @@ def _ids(path: Path, name: str, given: Any, size: int) -> tuple[int, ...]:
     return tuple(sorted(set(found)))
 
 
-def _sentences(path: Path) -> tuple[str, list[Path]]:
+def _sentences(path: Path) -> tuple[str, list[Path], bool]:
     """Say how sentence-transformers makes one vector of a text's states, "mean" where no file says otherwise, and which files say it.
 
-    Raises DataError for what would give other vectors than ours: further layers, another way, texts made small, words put before them.
+    return  the way, the files, and whether vectors are left as long as they are: ours have length one, so they are told apart by cosine
+
+    Raises DataError for what would give other vectors than ours: further layers, another way, texts made small, words put before them, or
+    vectors that are compared otherwise.
     """
 
     def refused(place: Path, name: str, value: Any, wanted: str) -> DataError:
         return DataError("import.config", path=str(place), name=name, value=str(value)[:80], wanted=wanted)
 
-    read, place = [], POOLING
+    read, place, scaled = [], POOLING, False
     if (path / MODULES).exists():
         try:
             modules = read_json(plain(path / MODULES))
@@ -197,6 +244,7 @@ def _sentences(path: Path) -> tuple[str, list[Path]]:
         if Path(place).name != place:
             raise refused(path / MODULES, "path", place, "a folder beside it")
         read.append(path / MODULES)
+        scaled = all(kind != "Normalize" for kind, _ in steps)
     told = path / place / CONFIG
     ways = []
     if told.exists():
@@ -214,7 +262,10 @@ def _sentences(path: Path) -> tuple[str, list[Path]]:
             if _table(path / name).get(setting):
                 raise refused(path / name, setting, _table(path / name)[setting], "none")
             read.append(path / name)
-    return known[ways[0]] if ways else "mean", read
+    compared = _table(path / PROMPTS).get("similarity_fn_name") if (path / PROMPTS).exists() else None
+    if compared not in ((None, "cosine") if scaled else (None, "cosine", "dot", "euclidean")):
+        raise refused(path / PROMPTS, "similarity_fn_name", compared, "cosine")
+    return known[ways[0]] if ways else "mean", read, scaled
 
 
 def _longest(path: Path, frame: int) -> int | None:

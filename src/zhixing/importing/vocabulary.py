@@ -11,15 +11,13 @@ from tokenizers import Tokenizer as Library
 
 from zhixing.core.errors import DataError
 from zhixing.tokens import charsmap
-from zhixing.tokens.imported import ABOUT, names_of
+from zhixing.tokens.imported import ABOUT, BETWEEN, ENDING, names_of
 from zhixing.tokens.layout import Parts
 from zhixing.tokens.tokenizer import coder
 
-# What divides texts in pretraining, the first that there is; and what ends one, beside what the files say.
-BETWEEN = ("<|endoftext|>", "<|end_of_text|>", "</s>")
-ENDING = ("<|im_end|>", "<|eot_id|>", "<|end|>", *BETWEEN, "[SEP]")
 MOST_GROWTH = 64
 MASKS = ("[MASK]", "<mask>")
+MATCHED = {"content": None, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
 KEPT = (
     "bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token", "add_bos_token", "chat_template",
     "clean_up_tokenization_spaces",
@@ -42,6 +40,21 @@ def growth(normalizer: Any) -> float:
     return max([1, *own]) * growth(normalizer.get("normalizers"))
 
 
+def whole(value: dict[str, Any], about: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Give a tokenizer.json with the added tokens that stand in tokenizer_config.json alone, of ids that the model has.
+
+    Raises ValueError for one that is told of in no way that can be read.
+    """
+    known, told = names_of(value), about.get("added_tokens_decoder") or {}
+    try:
+        more = {int(place): {**MATCHED, **each} for place, each in told.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError("its added_tokens_decoder cannot be read") from None
+    added = [{"id": place, **{name: each.get(name) for name in MATCHED}} for place, each in sorted(more.items())]
+    added = [each for each in added if each["id"] not in known and each["id"] < size]
+    return {**value, "added_tokens": [*(value.get("added_tokens") or ()), *added]} if added else value
+
+
 def settle(
     path: str, content: bytes, about: Mapping[str, Any], others: Sequence[Mapping[str, Any]], size: int
 ) -> tuple[bytes, dict[str, Any]]:
@@ -51,12 +64,14 @@ def settle(
     about    its tokenizer_config.json
     others   further settings that may name ids: of generation, of the model
     size     int, tokens    of the model's vocabulary
-    return   the content, and the settings to be written beside it, our own entry among them
+    return   the content, with the tokens that its settings alone tell of, and the settings to be written beside it, with our own entry
 
     Raises DataError when the library cannot read it, or nothing says which token ends a text.
     """
     try:
         value = json.loads(content)
+        if (full := whole(value, about, size)) is not value:
+            value, content = full, json.dumps(full, ensure_ascii=False).encode("utf-8")
         names = names_of(value)
         if growth(value.get("normalizer")) > MOST_GROWTH:
             raise ValueError("its normalizer makes texts many times as long")

@@ -146,6 +146,17 @@ def attach(model: nn.Module, rank: int, alpha: float, targets: Collection[str] |
         each.__class__ = _mixed(type(each))
 
 
+def endings(model: nn.Module) -> list[str]:
+    """Give the shortest ends of names that say which maps of a model are adapted, and name no other: what `attach` takes as its targets."""
+    adapted, chosen = set(found(model)), set()
+    others = [f".{name}" for name, _ in maps(model) if name not in adapted]
+    for name in adapted:
+        parts = name.split(".")
+        ends = (".".join(parts[place:]) for place in reversed(range(len(parts))))
+        chosen.add(next((end for end in ends if not any(other.endswith(f".{end}") for other in others)), name))
+    return sorted(chosen)
+
+
 def halve(model: nn.Module) -> None:
     """Keep in bfloat16 what is not trained of an adapted model: its large weights; what a table of vectors gives is as wide as before."""
     for each in (*found(model).values(), *(part for part in model.modules() if isinstance(part, nn.Embedding))):

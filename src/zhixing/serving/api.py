@@ -123,9 +123,9 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
     async def embeddings(asked: schema.EmbeddingRequest, request: Request) -> Response:
         """Give texts as vectors: of a model of likeness of length one, of any other the mean of its states."""
         served = asks.find(models, asked.model, VECTORS)
-        texts, tokens = await spare(request, asks.texts_of, asked, served, limits)
+        texts, tokens, unread = await spare(request, asks.texts_of, asked, served, limits)
         found = await answered(engine, request, Ticket(served.name, items=texts, vectors=True))
-        return JSONResponse(vectors_told(served.name, found, tokens, asked.encoding_format))
+        return JSONResponse(vectors_told(served.name, found, tokens, asked.encoding_format, unread))
 
     @app.post(sounds.ROUTE, responses={200: sounds.REPLY, 422: {"model": schema.ErrorReply}}, openapi_extra=copy.deepcopy(sounds.BODY))
     async def transcriptions(request: Request) -> Response:

@@ -105,8 +105,8 @@ def asks_of_chat(asked: ChatRequest, served: Served, limits: Limits) -> tuple[li
     return _spread([read], asked.n, sampling_of(asked, limits), limits, top, [])
 
 
-def texts_of(asked: EmbeddingRequest, served: Served, limits: Limits) -> tuple[list[str], int]:
-    """Give the texts of which vectors are wanted, and how many tokens are read of them, with what stands around each."""
+def texts_of(asked: EmbeddingRequest, served: Served, limits: Limits) -> tuple[list[str], int, list[int]]:
+    """Give the texts of which vectors are wanted, how many tokens are read of them, with what stands around each, and of each are not."""
     texts = [asked.input] if isinstance(asked.input, str) else list(asked.input)
     bounded("input", len(texts), limits.predict_rows)
     for place, each in enumerate(texts):
@@ -116,7 +116,7 @@ def texts_of(asked: EmbeddingRequest, served: Served, limits: Limits) -> tuple[l
     sizes = [len(served.artefact.read(each)) for each in texts]
     for each in sizes:
         bounded("input", each, limits.prompt_tokens)
-    return texts, sum(sizes)
+    return texts, sum(sizes), [served.artefact.unread(each) for each in texts]
 
 
 def _prompts(given: Any) -> list[str | list[int]]:

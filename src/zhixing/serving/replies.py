@@ -21,15 +21,16 @@ REASONS = {"end": "stop", "stop": "stop", "length": "length"}
 DONE = b"data: [DONE]\n\n"
 
 
-def vectors_told(model: str, vectors: Sequence[np.ndarray], tokens: int, form: str) -> dict[str, Any]:
+def vectors_told(model: str, vectors: Sequence[np.ndarray], tokens: int, form: str, unread: Sequence[int]) -> dict[str, Any]:
     """Give vectors, (D,) float32 each, in OpenAI's form.
 
-    form  "float", or "base64" of little-endian float32
+    form    "float", or "base64" of little-endian float32
+    unread  tokens at the end of each text that its vector says nothing of
     """
     data = []
-    for index, each in enumerate(vectors):
+    for index, (each, left) in enumerate(zip(vectors, unread, strict=True)):
         told = base64.b64encode(each.astype("<f4").tobytes()).decode() if form == "base64" else [float(number) for number in each]
-        data.append({"object": "embedding", "index": index, "embedding": told})
+        data.append({"object": "embedding", "index": index, "embedding": told, "forgotten": left})
     return {"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
 
 

@@ -328,11 +328,12 @@ class PredictReply(BaseModel):
 
 
 class Embedding(BaseModel):
-    """One text as a vector."""
+    """One text as a vector; `forgotten` counts the tokens at its end that were not read because the model reads no more."""
 
     object: Literal["embedding"]
     index: int
     embedding: list[float] | str
+    forgotten: int
 
 
 class EmbeddingUsage(BaseModel):

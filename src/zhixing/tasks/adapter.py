@@ -99,8 +99,9 @@ def read_config(path: Path) -> tuple[int, float, list[str] | None]:
         if given.get(name, value) != value:
             raise DataError("adapter.config", path=str(path), name=name, value=str(given[name])[:80], wanted=value)
     for name in EMPTY:
-        if given.get(name):
-            raise DataError("adapter.config", path=str(path), name=name, value=str(given[name])[:80], wanted="-")
+        value = given.get(name)
+        if value or type(value) is int:  # the layer 0
+            raise DataError("adapter.config", path=str(path), name=name, value=str(value)[:80], wanted="-")
     rank, alpha, targets = given.get("r"), given.get("lora_alpha"), given.get("target_modules")
     if type(rank) is not int or not 0 < rank <= MOST_RANK:
         raise DataError("adapter.config", path=str(path), name="r", value=str(rank)[:80], wanted=f"1 .. {MOST_RANK}")
@@ -126,7 +127,7 @@ def write(path: Path, model: nn.Module, base: str = "") -> None:
     maps = lora.found(body)
     first = next(iter(maps.values()))
     rank = first.lora_A.weight.shape[0]
-    about = {**FIXED, "r": rank, "lora_alpha": first.scale * rank, "target_modules": sorted({name.rsplit(".", 1)[-1] for name in maps})}
+    about = {**FIXED, "r": rank, "lora_alpha": first.scale * rank, "target_modules": lora.endings(body)}
     about |= {"lora_dropout": 0.0, "fan_in_fan_out": any(hasattr(each, "pieces") for each in maps.values()), "inference_mode": True}
     about |= {"task_type": "CAUSAL_LM" if "causal" in body.kinds and body is model else None, "base_model_name_or_path": base}
     write_json(path / ADAPTER_CONFIG, about)

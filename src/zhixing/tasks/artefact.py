@@ -171,6 +171,12 @@ class Artefact:
         tokens = self.tokenizer.encode(text)
         return self.tokenizer.framed(tokens).tolist() if any(self.tokenizer.frame) else [self._opener, *tokens.tolist()]
 
+    def unread(self, text: str) -> int:
+        """Say how many tokens at the end of a text its vector says nothing of: a model of likeness reads only so many."""
+        if self.task.name != "similar" or self.tokenizer is None:
+            return 0
+        return max(0, len(self.tokenizer.framed(self.tokenizer.encode(text))) - len(self.read(text)))
+
     @property
     def embeds(self) -> bool:
         """Whether it has vectors of texts: a trained model that reads texts and nothing else."""

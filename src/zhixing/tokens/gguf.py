@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from zhixing.core.errors import DataError, UsageError
+from zhixing.tokens.imported import ENDING
 from zhixing.tokens.pieces import EVERY, FIRST, MARK
 from zhixing.tokens.unigram import MOST_LETTERS
 
@@ -158,7 +159,10 @@ def to_gguf(tokenizer: Any) -> dict[str, Any]:
         "tokenizer.ggml.padding_token_id": tokenizer.pad_id,
         "tokenizer.ggml.add_bos_token": bool(tokenizer.opening),
     }
-    others = sorted(tokenizer.ends - {tokenizer.last_id})
+    # A reader knows some ends by their names; the others need an entry each.
+    others = sorted(tokenizer.ends - {tokenizer.last_id}, key=lambda place: (tokenizer.controls.get(place) in ENDING, place))
+    if any(tokenizer.controls.get(place) not in ENDING for place in others[len(MORE_ENDS) :]):
+        raise UsageError("export.tokenizer", sort=tokenizer.sort, problem=f"it has {len(others) + 1} tokens that end a text, GGUF names 3")
     settings |= {f"tokenizer.ggml.{name}_token_id": place for name, place in zip(MORE_ENDS, others, strict=False)}
     template = (tokenizer.settings or {}).get("chat_template")
     return {**settings, **({"tokenizer.chat_template": template} if isinstance(template, str) else {})}

@@ -21,6 +21,9 @@ from zhixing.tokens.bpe import alphabet
 from zhixing.tokens.layout import Parts, line_end, meets, run
 
 ABOUT = "zhixing"
+# What divides texts in pretraining, the first that there is; and what ends one, beside what the files say.
+BETWEEN = ("<|endoftext|>", "<|end_of_text|>", "</s>")
+ENDING = ("<|im_end|>", "<|eot_id|>", "<|end|>", *BETWEEN, "[SEP]")
 
 
 def holds(value: Any, sort: str) -> bool:

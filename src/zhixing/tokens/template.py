@@ -95,7 +95,7 @@ def render(source: str, messages: Sequence[Mapping[str, str]], begin: str, end: 
 def answer() -> None:
     """Be the process: read a question from stdin, write the answer to stdout."""
     from jinja2.exceptions import TemplateError
-    from jinja2.ext import loopcontrols
+    from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     asked = json.loads(sys.stdin.buffer.read())
@@ -104,11 +104,20 @@ def answer() -> None:
     def refuse(message: str) -> NoReturn:
         raise TemplateError(message)
 
-    def as_json(value: Any, indent: int | None = None, **_: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
+    def as_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    class Generation(Extension):
+        """`{% generation %}` marks what a model learns to write; it is rendered as if the marks were not there."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     try:
-        room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
         room.filters["tojson"] = as_json
         room.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
         values = {"messages": asked["messages"], "add_generation_prompt": True, "tools": None, "documents": None}
