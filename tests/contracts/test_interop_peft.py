@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from transformers_maker import saved
+from wordpiece_maker import folder
 
 from zhixing import import_model, load, prepare, train
 from zhixing.layers.kinds import Inputs
@@ -63,3 +64,30 @@ def test_peft_s_opens_here(name: str, targets: str, tmp_path: Path) -> None:
     assert opened.folder.kind == adapter.KIND and gap(opened.model, theirs) < TOLERANCE
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "theirs")
     assert gap(opened.model, peft.PeftModel.from_pretrained(again, tmp_path / "ours").eval()) < TOLERANCE
+
+
+@pytest.mark.parametrize("targets", ["query", "attention.output.dense"])
+def test_one_of_an_encoder_opens_there_and_here(targets: str, tmp_path: Path) -> None:
+    folder(tmp_path / "theirs", ["Ada says fine", "the old river"])
+    import_model(tmp_path / "theirs", tmp_path / "base")
+    told = peft.LoraConfig(r=3, target_modules=[targets], init_lora_weights=False, task_type="FEATURE_EXTRACTION")
+    torch.manual_seed(0)
+    bare = transformers.AutoModel.from_pretrained(tmp_path / "theirs").eval()
+    tokens = torch.randint(5, bare.config.vocab_size, (1, 9), generator=torch.Generator().manual_seed(0))
+
+    def states(model: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return model(tokens).last_hidden_state
+
+    before = states(bare)
+    theirs = peft.get_peft_model(bare, told).eval()
+    wanted = states(theirs)
+    theirs.save_pretrained(tmp_path / "adapter")
+    import_model(tmp_path / "adapter", tmp_path / "ours", base=tmp_path / "base")
+    with torch.no_grad():
+        ours = load(tmp_path / "ours").model.body.states(Inputs(tokens))
+    again = transformers.AutoModel.from_pretrained(tmp_path / "theirs").eval()
+    there = states(peft.PeftModel.from_pretrained(again, tmp_path / "ours").eval())
+    scale = wanted.abs().max()
+    assert (ours - wanted).abs().max() / scale < TOLERANCE < 1e-3 < (before - wanted).abs().max() / scale
+    assert (there - wanted).abs().max() / scale < TOLERANCE

@@ -188,6 +188,8 @@ def test_what_templates_of_the_field_use_is_there() -> None:
 def test_marks_of_what_is_learnt_and_settings_of_json_change_nothing_else() -> None:
     source = "{% for m in messages %}{% generation %}[{{ m.content }}]{% endgeneration %}{% endfor %}"
     assert render(source, told(("user", "a"), ("user", "b")), "", "") == "[a][b]"
+    source = "{% for m in messages %}{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}{% endfor %}"
+    assert render(source, told(("user", "a")), "", "") == "21", "what is set between the marks ends with them"
     source = "{{ {'b': 1, 'a': 'é'} | tojson(sort_keys=true, separators=(',', ':')) }}{{ messages[0].content | tojson(ensure_ascii=true) }}"
     assert render(source, told(("user", "é")), "", "") == '{"a":"é","b":1}"\\u00e9"'
 

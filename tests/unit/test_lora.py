@@ -26,6 +26,7 @@ from zhixing.core.files import sha256
 from zhixing.core.folder import open_folder
 from zhixing.core.stop import Stopped
 from zhixing.data.corpus import open_corpus
+from zhixing.importing import vocabulary
 from zhixing.layers import lora
 from zhixing.layers.kinds import Inputs
 from zhixing.models import catalog
@@ -33,6 +34,7 @@ from zhixing.preparation.prepare import Prepare
 from zhixing.serving.served import open_models
 from zhixing.tasks import adapter
 from zhixing.tokens import chat
+from zhixing.tokens.tokenizer import Tokenizer
 from zhixing.training.settings import LATER, as_dict, settle
 from zhixing.training.train import fingerprint, identify
 
@@ -299,13 +301,41 @@ def test_one_of_a_single_layer_opens_again_and_brings_its_template(place: Path, 
     asked = [{"role": "user", "content": "hi"}]
     assert chat.ids(opened.tokenizer, asked) == base.tokenizer.encode("USER: hi").tolist() != chat.ids(base.tokenizer, asked)
     assert opened.tokenizer.controls[opened.tokenizer.last_id] == "<|im_end|>" and opened.tokenizer.ends == base.tokenizer.ends
+    for none in (None, 5, []):
+        (source / "tokenizer_config.json").write_text(json.dumps({"chat_template": none}))
+        import_model(source, tmp_path / "ours", base=place / "base", force=True)
+        assert chat.ids(load(tmp_path / "ours").tokenizer, asked) == chat.ids(base.tokenizer, asked)
     value = json.loads((source / "tokenizer.json").read_text())
-    vocabulary = value["model"]["vocab"]
-    (first, one), (second, two) = list(vocabulary.items())[-2:]
-    vocabulary |= {first: two, second: one}
+    named = value["model"]["vocab"]
+    (first, one), (second, two) = list(named.items())[-2:]
+    named |= {first: two, second: one}
     (source / "tokenizer.json").write_text(json.dumps(value))
     with pytest.raises(DataError, match="not those of the base"):
         import_model(source, tmp_path / "not", base=place / "base")
+
+
+@pytest.mark.parametrize("spare", [True, False])
+def test_tokens_that_a_trainer_added_take_places_that_have_none(place: Path, spare: bool) -> None:
+    value, size = json.loads((place / "base" / "tokenizer.json").read_text()), load(place / "base").tokenizer.vocabulary_size
+    model = value["model"]
+    dropped, last = max(model["vocab"].items(), key=lambda each: each[1])
+    del model["vocab"][dropped]
+    model["merges"] = [each for each in model["merges"] if (each if isinstance(each, str) else " ".join(each)).replace(" ", "") != dropped]
+    own = copy.deepcopy(value)
+    if spare:
+        model["vocab"][f"[UNUSED{last}]"] = last  # as GGUF files call it
+    told = {str(last): {"content": "<|eot|>", "special": True}, str(size): {"content": "[PAD]", "special": True}}
+    about = {"eos_token": "<|eot|>", "added_tokens_decoder": told}
+    found = vocabulary.of_adapter("a", value, own, about, size)
+    content, settings = vocabulary.settle("a", json.dumps(found).encode(), {"eos_token": "<|eot|>"}, [], size)
+    tokenizer = Tokenizer(content, "a", settings=settings)
+    assert tokenizer.controls[last] == "<|eot|>" and tokenizer.last_id == last and tokenizer.vocabulary_size == size
+    assert vocabulary.of_adapter("a", value, own, {}, size) == value, "nothing was added"
+    own["model"]["vocab"]["other"] = own["model"]["vocab"].pop(next(reversed(own["model"]["vocab"])))
+    with pytest.raises(DataError, match="not those of the base"):
+        vocabulary.of_adapter("a", value, own, {}, size)
+    with pytest.raises(DataError, match="cannot be read"):
+        vocabulary.of_adapter("a", value, {"model": {}}, {}, size)
 
 
 @pytest.mark.parametrize(

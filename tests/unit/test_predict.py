@@ -213,6 +213,14 @@ def test_a_column_called_answer_is_kept_and_ours_is_called_otherwise(model: Path
     assert {each["zhixing_zhixing_answer"] for each in again} <= set(SIGNS)
 
 
+def test_a_bad_first_row_costs_no_column(model: Path, tmp_path: Path) -> None:
+    text = rows(1, 1)[0]["text"]
+    (tmp_path / "in.csv").write_text(f"text,answer\nx,y,z\n{text},gold\n", "utf-8")
+    assert predict_rows(model, tmp_path / "in.csv", tmp_path / "out.csv")["problems"] == 1
+    found = read(tmp_path / "out.csv")[1]
+    assert found["answer"] == "gold" and found["zhixing_answer"] in SIGNS
+
+
 def test_answers_stand_in_one_column_whatever_some_rows_hold(model: Path, tmp_path: Path) -> None:
     lines = [{"text": each["text"], **({"answer": "theirs"} if number == 3 else {})} for number, each in enumerate(rows(5, 5))]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines), "utf-8")

@@ -159,12 +159,12 @@ def free_names(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:
 
 
 def columns_of(sources: Iterable[Source]) -> set[str]:
-    """Give the columns that any row has: of tables those of the first row, of JSON lines those of all."""
+    """Give the columns that any row has: of tables those of the first row that can be read, of JSON lines those of all."""
     found: set[str] = set()
     for each in sources:
-        for record in itertools.islice(records(each, "line"), None if each.format == "jsonl" else 1):
-            if isinstance(record.value, dict):
-                found.update(record.value)
+        rows = (record.value for record in records(each, "line") if isinstance(record.value, dict))
+        for row in itertools.islice(rows, None if each.format == "jsonl" else 1):
+            found.update(row)
     return found
 
 

@@ -145,27 +145,22 @@ def tokenizer_beside(path: Path, base: Tokenizer) -> tuple[Tokenizer, list[Path]
     if not files:
         return base, []
     about, size = _told(path), base.vocabulary_size
-    if (path / TOKENIZER).exists() and _named(_table(path / TOKENIZER), size) != _named(json.loads(base.content), size):
-        raise DataError("import.tokenizer", path=str(path), problem="its tokens are not those of the base")
+    if not about.get("chat_template") or not isinstance(about["chat_template"], str | list):
+        about.pop("chat_template", None)  # none is told: the base's stays
+    own = _table(path / TOKENIZER) if (path / TOKENIZER).exists() else json.loads(base.content)
     if base.settings is None:
+        model = own.get("model")
+        if not isinstance(model, dict) or model.get("vocab") != json.loads(base.content)["model"]["vocab"]:
+            raise DataError("import.tokenizer", path=str(path), problem="its tokens are not those of the base")
         if about.get("chat_template") not in (None, TEMPLATE):
             raise DataError("import.tokenizer", path=str(path), problem="it has a chat_template, and its base, trained here, takes none")
         return base, files
-    own = base.settings[ABOUT]
-    known = {"eos_token_id": [own["last"], *own["ends"]], "bos_token_id": own["begin"], "pad_token_id": own["pad"]}
-    _, settings = vocabulary.settle(str(path), base.content, {**base.settings, **about}, [known], size)
-    return Tokenizer(base.content, str(path), settings=settings), files
-
-
-def _named(value: dict[str, Any], size: int) -> dict[int, str] | None:
-    """Give the tokens of a tokenizer.json that a model has, None where it cannot be read."""
-    try:
-        vocabulary = value["model"]["vocab"]
-        own = vocabulary.items() if isinstance(vocabulary, dict) else ((each[0], place) for place, each in enumerate(vocabulary))
-        added = ((each["content"], each["id"]) for each in value.get("added_tokens") or ())
-        return {place: name for name, place in (*own, *added) if place < size}
-    except (KeyError, TypeError, IndexError, AttributeError):
-        return None
+    value = vocabulary.of_adapter(str(path), json.loads(base.content), own, about, size)
+    kept = base.settings[ABOUT]
+    known = {"eos_token_id": [kept["last"], *kept["ends"]], "bos_token_id": kept["begin"], "pad_token_id": kept["pad"]}
+    told = {**base.settings, **{name: each for name, each in about.items() if name != "added_tokens_decoder"}}
+    content, settings = vocabulary.settle(str(path), json.dumps(value, ensure_ascii=False).encode("utf-8"), told, [known], size)
+    return Tokenizer(content, str(path), settings=settings), files
 
 
 def _folder(path: Path) -> Source:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer as Library
@@ -17,6 +18,7 @@ from zhixing.tokens.tokenizer import coder
 
 MOST_GROWTH = 64
 MASKS = ("[MASK]", "<mask>")
+SPARE = re.compile(r"\[(UNUSED|PAD)\d+\]")  # what GGUF files call places of the vocabulary that have no token
 MATCHED = {"content": None, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
 KEPT = (
     "bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token", "add_bos_token", "chat_template",
@@ -45,14 +47,48 @@ def whole(value: dict[str, Any], about: Mapping[str, Any], size: int) -> dict[st
 
     Raises ValueError for one that is told of in no way that can be read.
     """
-    known, told = names_of(value), about.get("added_tokens_decoder") or {}
+    told = about.get("added_tokens_decoder") or {}
     try:
-        more = {int(place): {**MATCHED, **each} for place, each in told.items()}
+        more = [{"id": int(place), **{name: {**MATCHED, **each}[name] for name in MATCHED}} for place, each in told.items()]
     except (AttributeError, TypeError, ValueError):
         raise ValueError("its added_tokens_decoder cannot be read") from None
-    added = [{"id": place, **{name: each.get(name) for name in MATCHED}} for place, each in sorted(more.items())]
-    added = [each for each in added if each["id"] not in known and each["id"] < size]
-    return {**value, "added_tokens": [*(value.get("added_tokens") or ()), *added]} if added else value
+    return with_added(value, more, size)
+
+
+def with_added(value: dict[str, Any], more: Iterable[dict[str, Any]], size: int) -> dict[str, Any]:
+    """Give a tokenizer.json with further added tokens; one that has a place by its name, or none in the model, is left out."""
+    places = {name: place for place, name in names_of(value).items()}
+    added = list(value.get("added_tokens") or ())
+    known = {each["content"] for each in added}
+    new = [each for each in more if each["content"] not in known and places.get(each["content"], each["id"]) == each["id"] < size]
+    return {**value, "added_tokens": [*added, *sorted(new, key=lambda each: each["id"])]} if new else value
+
+
+def of_adapter(path: str, base: dict[str, Any], own: dict[str, Any], about: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Give the tokenizer.json of an adapter: its base's, with the tokens that were added where the base has none.
+
+    base   of the base
+    own    of the adapter
+    about  the adapter's tokenizer_config.json
+
+    Raises DataError where the two have other tokens at one place.
+    """
+    try:
+        own = whole(own, about, size)
+        here, there = names_of(base), names_of(own)
+        free = {place for place, name in here.items() if SPARE.fullmatch(name)}
+        if any(here.get(place, name) != name and place not in free for place, name in there.items() if place < size):
+            raise ValueError("its tokens are not those of the base")
+        more = [each for each in own.get("added_tokens") or () if each["id"] not in here or each["id"] in free]
+        if taken := free & {each["id"] for each in more if here.get(each["id"]) != each["content"]}:
+            names = {each["id"]: each["content"] for each in more}
+            vocabulary = {names[place] if place in taken else name: place for name, place in base["model"]["vocab"].items()}
+            base = {**base, "model": {**base["model"], "vocab": vocabulary}}
+        return with_added(base, more, size)
+    except ValueError as problem:
+        raise DataError("import.tokenizer", path=path, problem=str(problem)[:200]) from None
+    except (KeyError, TypeError, AttributeError):
+        raise DataError("import.tokenizer", path=path, problem="its tokens cannot be read") from None
 
 
 def settle(

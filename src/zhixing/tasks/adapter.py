@@ -130,8 +130,13 @@ def write(path: Path, model: nn.Module, base: str = "") -> None:
     about = {**FIXED, "r": rank, "lora_alpha": first.scale * rank, "target_modules": lora.endings(body)}
     about |= {"lora_dropout": 0.0, "fan_in_fan_out": any(hasattr(each, "pieces") for each in maps.values()), "inference_mode": True}
     about |= {"task_type": "CAUSAL_LM" if "causal" in body.kinds and body is model else None, "base_model_name_or_path": base}
+    alone = isinstance(model, Headed) and not any(True for _ in model.head.parameters())  # of its vectors: peft's base is the body itself
+    own = lora.tensors(body)
+    if alone and len(starts := {name.split(".")[0] for name in maps}) == 1:
+        about["task_type"] = "FEATURE_EXTRACTION"
+        own = {name.replace(f"{lora.PEFT}{min(starts)}.", lora.PEFT, 1): value for name, value in own.items()}
     write_json(path / ADAPTER_CONFIG, about)
-    found = {name: value.float().contiguous().cpu() for name, value in lora.tensors(body).items()}
+    found = {name: value.float().contiguous().cpu() for name, value in own.items()}
     write_bytes(path / ADAPTER, save(dict(sorted(found.items())), metadata={"format": "pt"}))
     if isinstance(model, Headed):
         head = {name: value.detach().contiguous().cpu() for name, value in model.head.state_dict().items()}

@@ -59,6 +59,8 @@ def from_gguf(path: str, settings: Mapping[str, Any]) -> tuple[bytes, dict[str, 
         if not isinstance(tokens, list) or not isinstance(sorts, np.ndarray) or len(sorts) != len(tokens):
             raise ValueError("tokens and token_type are not there, or not equally many")
         sorts = sorts.astype(np.int64).tolist()
+        if any(not name and kind in (CONTROL, USER_DEFINED) for name, kind in zip(tokens, sorts, strict=True)):
+            raise ValueError("a control token has no name")
         told = _scored(tokens, sorts, merges, scores, settings) if sort == SCORED else _of_bytes(tokens, merges, str(pre))
     except ValueError as problem:
         raise DataError("import.tokenizer", path=path, problem=str(problem)) from None
@@ -78,6 +80,8 @@ def _of_bytes(tokens: list[str], merges: Any, pre: str) -> dict[str, Any]:
     """Give what a `tokenizer.json` tells of byte-level BPE. Raises ValueError for merges that are not there."""
     if not isinstance(merges, list):
         raise ValueError("there are no merges")
+    if len(set(tokens)) < len(tokens):
+        raise ValueError("one token stands at two places")
     own = {"ignore_merges": pre in WHOLE, "merges": merges, "vocab": {name: place for place, name in enumerate(tokens)}}
     split = {"type": "Sequence", "pretokenizers": SPLITS[pre]}
     return {"normalizer": NORMALIZED.get(pre), "pre_tokenizer": split, "decoder": GPT2_SPLIT, "model": {**BPE, **own}}
