@@ -19,7 +19,9 @@ from zhixing.core.errors import DataError, UsageError, ZhixingError
 from zhixing.data.gguf import GGUF, unpack
 from zhixing.importing.sources import open_source
 from zhixing.layers.kinds import Inputs
+from zhixing.layers.positions import stretched
 from zhixing.models import catalog
+from zhixing.models.gguf import LLAMA3
 from zhixing.tokens import chat
 from zhixing.tokens.bpe import alphabet
 from zhixing.tokens.tokenizer import Tokenizer
@@ -251,6 +253,25 @@ def test_rotations_are_read_wherever_they_are_told(folder: Path) -> None:
 @pytest.mark.parametrize("told", [{"llama.rope.scaling.factor": 4.0}, {"llama.rope.scale_linear": 4.0}])
 def test_a_stretch_without_its_sort_is_linear(tmp_path: Path, told: dict[str, Any]) -> None:
     assert open_source(spoilt(tmp_path / "a.gguf", told)).config["rope_scaling"] == {"rope_type": "linear", "factor": 4.0}
+
+
+def test_rotations_that_a_file_slows_pair_by_pair_are_those_of_llama_3(tmp_path: Path) -> None:
+    plain = open_source(spoilt(tmp_path / "plain.gguf")).config
+    waves = 2 * np.pi * plain["rope_theta"] ** (np.arange(0, plain["head_dim"], 2) / plain["head_dim"])  # tokens a turn
+    share = (8192 / waves - 1) / (4 - 1)
+    factors = np.where(waves < 8192 / 4, 1, np.where(waves > 8192, 8, 1 / ((1 - share) / 8 + share))).astype(np.float32)
+    assert len(set(factors.tolist())) > 2 and factors.min() == 1 and factors.max() == 8
+    found = open_source(spoilt(tmp_path / "a.gguf", **{"rope_freqs.weight": factors}))
+    stretch = found.config["rope_scaling"]
+    assert stretch == {"rope_type": "llama3", "factor": 8.0, **LLAMA3} and "rope_freqs.weight" not in found.tensors
+    turns = torch.tensor(2 * np.pi / waves)
+    assert torch.allclose(stretched(turns, stretch), turns / torch.tensor(factors))
+    catalog.restore(found.config, found.tensors)
+    assert open_source(spoilt(tmp_path / "b.gguf", **{"rope_freqs.weight": np.ones_like(factors)})).config == plain
+    linear = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}
+    for wrong, told in ((factors * 2, {}), (factors[:1], {}), (factors * np.nan, {}), (factors, linear)):
+        with pytest.raises(DataError, match="rope_freqs"):
+            open_source(spoilt(tmp_path / "c.gguf", told, **{"rope_freqs.weight": wrong}))
 
 
 def test_tensors_that_share_a_place_are_refused(tmp_path: Path) -> None:

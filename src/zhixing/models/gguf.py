@@ -27,6 +27,9 @@ READ = frozenset(  # of what is told of rotations and attention
     "rope.scaling.finetuned attention.head_count attention.head_count_kv attention.key_length attention.value_length "
     "attention.layer_norm_rms_epsilon attention.causal".split()
 )
+FACTORS = "rope_freqs.weight"  # what each pair's rotation is slowed by, as Llama 3.1 and later have it
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}  # of all of them
+CLOSE = 1e-3
 TURNED = ("llama",)  # whose queries and keys lie in the file with the two halves of each pair beside one another
 
 
@@ -93,6 +96,29 @@ def config_of(path: str, settings: Mapping[str, Any], tensors: Mapping[str, Any]
         "attention_bias": "blk.0.attn_q.bias" in tensors,
         **({"rope_scaling": {"rope_type": "linear", "factor": factor}} if scaling == "linear" else {}),
     }
+
+
+def stretch_of(path: str, factors: np.ndarray, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the setting that factors of the rotations mean: none where all are 1, else Llama 3's.
+
+    factors  (K / 2,) float
+
+    Raises DataError for others.
+    """
+    import torch
+
+    from zhixing.layers.positions import stretched
+
+    head, theta = config["head_dim"], config["rope_theta"]
+    if factors.shape == (head // 2,) and np.isfinite(factors).all():
+        if np.allclose(factors, 1, CLOSE):
+            return {}
+        found = {"rope_type": "llama3", "factor": float(factors.max()), **LLAMA3}
+        turns = theta ** (-torch.arange(0, head, 2).double() / head)
+        if np.allclose((turns / stretched(turns, found)).numpy(), factors, CLOSE):
+            return {"rope_scaling": found}
+    shown = str(factors.ravel()[:4])[:80]
+    raise DataError("import.config", path=path, name=FACTORS, value=shown, wanted="Llama 3.1's: factors of 1 up to one factor")
 
 
 def name_of(path: str, name: str) -> str:
@@ -178,12 +204,17 @@ def turned(weight: np.ndarray, heads: int) -> np.ndarray:
 def read(held: GGUF) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Give the config and the tensors of a decoder in a file, by Hugging Face's names.
 
-    Raises DataError for what `config_of` and `name_of` refuse, or rows of queries or keys that their heads do not divide.
+    Raises DataError for what `config_of`, `stretch_of` and `name_of` refuse, or rows of queries or keys that their heads do not divide.
     """
     path = str(held.path)
     config = config_of(path, held.settings, held.entries)
+    factors = held.tensor(FACTORS) if FACTORS in held.entries and "rope_scaling" not in config else None
+    if factors is not None:
+        config |= stretch_of(path, factors, config)
     tensors = {}
     for name in held.entries:
+        if name == FACTORS and factors is not None:
+            continue
         value, heads = held.tensor(name), heads_of(name, config)
         if heads and value.shape[0] % (2 * heads):
             raise DataError("model.tensor_shape", name=name, shape=value.shape, wanted=f"rows that {heads} heads divide")
