@@ -322,6 +322,7 @@ def test_a_token_that_the_settings_alone_tell_of_is_one(folder: Path, tmp_path: 
     assert chat.ids(tokenizer, [{"role": "user", "content": "<|user|>"}]) == [last + 1, *tokenizer.encode("<|user|>")]
     assert last + 1 not in tokenizer.encode("<|user|>")
     known = {str(last + 1): {"content": "<|im_end|>", "special": True}}  # which has a place
+    known |= {str(last): {"content": "  ", "special": False}}  # whose place has a name
     (folder / "tokenizer_config.json").write_text(json.dumps({**about, "added_tokens_decoder": known}))
     open_source(folder)
     for wrong in ({"a": {"content": "x"}}, {str(last + 1): {"content": 3}}, [1], {str(last + 1): {"content": ""}}):

@@ -56,11 +56,17 @@ def whole(value: dict[str, Any], about: Mapping[str, Any], size: int) -> dict[st
 
 
 def with_added(value: dict[str, Any], more: Iterable[dict[str, Any]], size: int) -> dict[str, Any]:
-    """Give a tokenizer.json with further added tokens; one that has a place by its name, or none in the model, is left out."""
-    places = {name: place for place, name in names_of(value).items()}
+    """Give a tokenizer.json with further added tokens.
+
+    Left out are one that has a place by its name, one that has none in the model, and one that is text and whose place has a name: of
+    bytes, pieces are spelt otherwise in the model's vocabulary.
+    """
+    names = names_of(value)
+    places = {name: place for place, name in names.items()}
     added = list(value.get("added_tokens") or ())
     known = {each["content"] for each in added}
     new = [each for each in more if each["content"] not in known and places.get(each["content"], each["id"]) == each["id"] < size]
+    new = [each for each in new if each["special"] or names.get(each["id"], each["content"]) == each["content"]]
     return {**value, "added_tokens": [*added, *sorted(new, key=lambda each: each["id"])]} if new else value
 
 
