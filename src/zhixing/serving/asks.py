@@ -116,7 +116,7 @@ def texts_of(asked: EmbeddingRequest, served: Served, limits: Limits) -> tuple[l
     sizes = [len(served.artefact.read(each)) for each in texts]
     for each in sizes:
         bounded("input", each, limits.prompt_tokens)
-    return texts, sum(sizes), [served.artefact.unread(each) for each in texts]
+    return texts, sum(sizes), [served.artefact.unread(text, count) for text, count in zip(texts, sizes, strict=True)]
 
 
 def _prompts(given: Any) -> list[str | list[int]]:

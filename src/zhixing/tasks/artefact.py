@@ -171,11 +171,14 @@ class Artefact:
         tokens = self.tokenizer.encode(text)
         return self.tokenizer.framed(tokens).tolist() if any(self.tokenizer.frame) else [self._opener, *tokens.tolist()]
 
-    def unread(self, text: str) -> int:
-        """Say how many tokens at the end of a text its vector says nothing of: a model of likeness reads only so many."""
-        if self.task.name != "similar" or self.tokenizer is None:
+    def unread(self, text: str, count: int) -> int:
+        """Say how many tokens at the end of a text its vector says nothing of: a model of likeness reads only so many.
+
+        count  int, tokens    that are read of it
+        """
+        if self.task.name != "similar" or count < self.task.longest:
             return 0
-        return max(0, len(self.tokenizer.framed(self.tokenizer.encode(text))) - len(self.read(text)))
+        return max(0, len(self.tokenizer.framed(self.tokenizer.encode(text))) - count)
 
     @property
     def embeds(self) -> bool:
