@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from zhixing.cli.app import main
 from zhixing.core.errors import DataError, UsageError
@@ -41,7 +41,7 @@ def bearer(key: str) -> str:
     return f"Bearer {key}"
 
 
-def paths_of(app: FastAPI) -> set[str]:
+def paths_of(app: Starlette) -> set[str]:
     """List every path that the routes know, with something in place of what varies, and some that they do not."""
     known = {each.path.replace("{name}", "ngram") for each in app.routes}
     assert {"/health", "/v1/completions", "/openapi.json"} <= known
@@ -120,7 +120,7 @@ def test_a_name_rebound_to_this_machine_is_refused(locked: Any, host: str) -> No
 
 def test_a_server_that_listens_everywhere_is_called_by_addresses_not_by_strange_names() -> None:
     door = Door(host="0.0.0.0", key=KEY)
-    guard = Guard(FastAPI(), door, Limits(), Meter())
+    guard = Guard(Starlette(), door, Limits(), Meter())
     assert guard._known("203.0.113.7:8000") and guard._known("[2001:db8::1]:80") and guard._known("localhost")
     assert not guard._known("evil.example") and not guard._known("0x7f.1") and not guard._known("")
 

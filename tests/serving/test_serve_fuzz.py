@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from zhixing.serving.limits import Limits
 
@@ -60,12 +63,18 @@ def test_many_more_of_them_meet_none_either(target: Any, tmp_path: Path) -> None
 @pytest.fixture
 def faulty() -> Iterator[str]:
     """A server with a fault that one query in two meets."""
-    app = FastAPI()
 
-    @app.get("/half")
-    async def half(number: int) -> int:
-        return 1 // (number % 2)
+    async def half(request: Request) -> Response:
+        return JSONResponse(1 // (int(request.query_params["number"]) % 2))
 
+    number = {"name": "number", "in": "query", "required": True, "schema": {"type": "integer"}}
+    told = {"parameters": [number], "responses": {"200": {"description": "half", "content": {"application/json": {}}}}}
+    page = {"openapi": "3.1.0", "info": {"title": "faulty", "version": "1"}, "paths": {"/half": {"get": told}}}
+
+    async def described(request: Request) -> Response:
+        return JSONResponse(page)
+
+    app = Starlette(routes=[Route("/half", half), Route("/openapi.json", described)])
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 
 import zhixing
 from zhixing.core.errors import RunError, UsageError, ZhixingError
@@ -29,18 +31,16 @@ from zhixing.serving.limits import ROWS, VECTORS, Limits
 from zhixing.serving.meter import Meter
 from zhixing.serving.queue import Ask, Ticket
 from zhixing.serving.replies import Form, failing, vectors_told
+from zhixing.serving.routes import JSON, Way, described
 from zhixing.serving.served import Served
 
 PAGE = Path(__file__).with_name("web")
 LONG = 20_000  # characters of a body from which encoding is left to another thread, so that it holds up nobody
-BODIES = {
-    "/v1/completions": schema.CompletionRequest,
-    "/v1/chat/completions": schema.ChatRequest,
-    "/v1/predict": schema.PredictRequest,
-    VECTORS: schema.EmbeddingRequest,
-}
-STREAMED: dict[str, Any] = {"content": {"text/event-stream": {}}}
+REFUSALS = (400, 401, 403, 404, 408, 413, 429, 500, 503, 504)  # statuses with which every route may refuse
+EVENTS = "text/event-stream"
 T = TypeVar("T")
+Work = Callable[..., Awaitable[Response]]
+Answer = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(
@@ -50,38 +50,44 @@ def make_app(
     return Guard(make_routes(models, engine, limits, meter), door, limits, meter, tell)
 
 
-def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter: Meter) -> FastAPI:
+def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter: Meter) -> Starlette:
     """Give the routes without the door; the door's key is what protects them."""
-    refusals = {number: {"model": schema.ErrorReply} for number in (400, 401, 403, 404, 408, 413, 429, 500, 503, 504)}
-    app = FastAPI(title="zhixing", version=zhixing.__version__, docs_url=None, redoc_url=None, responses=refusals)
-    add_handlers(app)
+    ways: list[Way] = []
     decoder = sounds.Decoder()
 
-    @app.get("/health", responses={200: {"model": schema.Health}})
-    async def health() -> Response:
+    def way(method: str, path: str, replies: dict[str, Any], asked: type[BaseModel] | None = None, **more: Any) -> Callable[[Work], Work]:
+        def keep(work: Work) -> Work:
+            ways.append(Way(method, path, work, asked, replies, **more))
+            return work
+
+        return keep
+
+    @way("GET", "/health", {JSON: schema.Health})
+    async def health(request: Request) -> Response:
         """Say whether requests are taken."""
         state = "failed" if not engine.alive else "draining" if engine.draining else "ok"
         number = 200 if state == "ok" else 503
         return JSONResponse({"status": state}, number, problems.headers(number))
 
-    @app.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
+    @way("GET", "/metrics", {})
+    async def metrics(request: Request) -> Response:
         """Give the server's figures in the text form of Prometheus."""
         return Response(meter.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/v1/models", responses={200: {"model": schema.ModelList}})
-    async def list_models() -> Response:
+    @way("GET", "/v1/models", {JSON: schema.ModelList})
+    async def list_models(request: Request) -> Response:
         """List the models that are served."""
         return JSONResponse({"object": "list", "data": [each.entry() for each in models.values()]})
 
-    @app.get("/v1/models/{name}", responses={200: {"model": schema.ModelEntry}})
-    async def one_model(name: str) -> Response:
+    @way("GET", "/v1/models/{name}", {JSON: schema.ModelEntry})
+    async def one_model(request: Request) -> Response:
         """Describe one model."""
+        name = request.path_params["name"]
         if name not in models:
             raise UsageError("serve.model", name=name[:100], among=list(models), param="model")
         return JSONResponse(models[name].entry())
 
-    @app.post("/v1/completions", responses={200: {"model": schema.CompletionReply, **STREAMED}})
+    @way("POST", "/v1/completions", {JSON: schema.CompletionReply, EVENTS: None}, schema.CompletionRequest)
     async def completions(asked: schema.CompletionRequest, request: Request) -> Response:
         """Continue a text; with `stream`, piece by piece as server-sent events."""
         served = asks.find(models, asked.model, "/v1/completions")
@@ -90,7 +96,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
         form = Form("completion", served.name, served.fingerprint, served.artefact.tokenizer, len(wanted), told, asked.logprobs or 0)
         return await write(engine, meter, request, asked, form, wanted, echo, prompt_tokens)
 
-    @app.post("/v1/chat/completions", responses={200: {"model": schema.ChatReply, **STREAMED}})
+    @way("POST", "/v1/chat/completions", {JSON: schema.ChatReply, EVENTS: None}, schema.ChatRequest)
     async def chat_completions(asked: schema.ChatRequest, request: Request) -> Response:
         """Answer messages, by the model's own template; without one it is given their contents, each followed by a line end."""
         served = asks.find(models, asked.model, "/v1/chat/completions")
@@ -100,7 +106,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
         form = Form("chat", served.name, served.fingerprint, served.artefact.tokenizer, len(wanted), told, top)
         return await write(engine, meter, request, asked, form, wanted, echo, prompt_tokens)
 
-    @app.post("/v1/predict", responses={200: {"model": schema.PredictReply}})
+    @way("POST", ROWS, {JSON: schema.PredictReply}, schema.PredictRequest)
     async def predict(asked: schema.PredictRequest, request: Request) -> Response:
         """Answer rows, each with its confidence; with `precision`, those below its threshold are marked as abstained."""
         served = asks.find(models, asked.model, ROWS)
@@ -119,7 +125,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
         ]
         return JSONResponse({"model": served.name, "system_fingerprint": served.fingerprint, "answers": told})
 
-    @app.post(VECTORS, responses={200: {"model": schema.EmbeddingReply}})
+    @way("POST", VECTORS, {JSON: schema.EmbeddingReply}, schema.EmbeddingRequest)
     async def embeddings(asked: schema.EmbeddingRequest, request: Request) -> Response:
         """Give texts as vectors: of a model of likeness of length one, of any other the mean of its states."""
         served = asks.find(models, asked.model, VECTORS)
@@ -127,7 +133,7 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
         found = await answered(engine, request, Ticket(served.name, items=texts, vectors=True))
         return JSONResponse(vectors_told(served.name, found, tokens, asked.encoding_format, unread))
 
-    @app.post(sounds.ROUTE, responses={200: sounds.REPLY, 422: {"model": schema.ErrorReply}}, openapi_extra=copy.deepcopy(sounds.BODY))
+    @way("POST", sounds.ROUTE, sounds.REPLY, form=copy.deepcopy(sounds.BODY), refuses=(422,))
     async def transcriptions(request: Request) -> Response:
         """Write what is said in a sound file."""
         heard = await sounds.read(request)
@@ -136,67 +142,62 @@ def make_routes(models: dict[str, Served], engine: Engine, limits: Limits, meter
         answers = await answered(engine, request, Ticket(served.name, items=items)) if items else []
         return sounds.reply(heard.form, pieces, answers, served.artefact.task.rate, seconds)
 
-    for path in sorted(PAGE.rglob("*")):
-        if path.is_file():
-            add_file(app, path)
-    plainly = app.openapi
     page: dict[str, Any] = {}
 
-    def described() -> dict[str, Any]:
+    async def description(request: Request) -> Response:
         if not page:
-            page.update(schema.bound(plainly(), limits, {name: each.entry() for name, each in models.items()}))
-        return page
+            plainly = described(ways, "zhixing", zhixing.__version__, REFUSALS, schema.ErrorReply)
+            page.update(schema.bound(plainly, limits, {name: each.entry() for name, each in models.items()}))
+        return JSONResponse(page)
 
-    app.openapi = described
-    return app
+    files = [file_route(path) for path in sorted(PAGE.rglob("*")) if path.is_file()]
+    known = [*(each.route() for each in ways), Route("/openapi.json", description), *files, Route("/", file(PAGE / "index.html"))]
+    return Starlette(routes=known, exception_handlers=handlers([each.path for each in known]))
 
 
-def add_file(app: FastAPI, path: Path) -> None:
-    """Give a file of the page a route of its own: what is not listed here cannot be asked for, however the path is written."""
-    names = ["/" + path.relative_to(PAGE).as_posix(), *(["/"] if path == PAGE / "index.html" else [])]
+def file(path: Path) -> Answer:
+    """Give what answers with a file."""
 
-    async def file() -> Response:
+    async def answer(request: Request) -> Response:
         return FileResponse(path)
 
-    for name in names:
-        app.api_route(name, methods=["GET", "HEAD"], include_in_schema=False)(file)
+    return answer
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Turn every error into an answer in OpenAI's form."""
+def file_route(path: Path) -> Route:
+    """Give a file of the page a route of its own: what is not listed cannot be asked for, however the path is written."""
+    return Route("/" + path.relative_to(PAGE).as_posix(), file(path))
+
+
+def handlers(paths: list[str]) -> dict[Any, Callable[[Request, Any], Awaitable[Response]]]:
+    """Give what turns every error into an answer in OpenAI's form.
+
+    paths  those of the routes that there are
+    """
 
     def answer(request: Request, error: ZhixingError, more: dict[str, str] | None = None) -> Response:
         number = problems.status(error)
         headers = {**problems.headers(number), **(more or {})}
         return JSONResponse(problems.body(error, problems.tongue(request.headers)), number, headers)
 
-    @app.exception_handler(ZhixingError)
     async def ours(request: Request, error: ZhixingError) -> Response:
         return answer(request, error)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        sort = request.headers.get("content-type", "")
-        if isinstance(error.body, bytes):  # it was not read as JSON, because it was not said to be
-            return answer(request, UsageError("serve.content_type", sort=sort[:100]))
-        return answer(request, problems.from_validation(error.errors(), BODIES.get(request.url.path)))
-
-    @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
-        if isinstance(error.__cause__, ZhixingError):
-            return answer(request, error.__cause__)
         path = request.url.path[:100]
         if error.status_code == 405:
-            allowed = dict(error.headers or {})
-            return answer(request, UsageError("serve.method", method=request.method, path=path), allowed)
+            return answer(request, UsageError("serve.method", method=request.method, path=path), dict(error.headers or {}))
         if error.status_code == 404:
-            routes = sorted(each.path for each in app.routes if getattr(each, "path", ""))
-            return answer(request, UsageError("serve.route", name=path, among=routes))
+            return answer(request, UsageError("serve.route", name=path, among=sorted(paths)))
         return answer(request, UsageError("serve.json", problem=str(error.detail)))
 
-    @app.exception_handler(Exception)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        return answer(request, RunError("serve.left"))
+
     async def fault(request: Request, error: Exception) -> Response:  # it is raised again behind this answer, and the guard tells of it
         return answer(request, RunError("serve.fault"))
+
+    return {ZhixingError: ours, HTTPException: other, ClientDisconnect: left, Exception: fault}
 
 
 async def spare(request: Request, function: Callable[..., T], *given: Any, apart: bool = False) -> T:

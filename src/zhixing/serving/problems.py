@@ -43,7 +43,6 @@ WANTED = {
     "less_than_equal": "<= {le}",
     "list_type": "array",
     "literal_error": "{expected}",
-    "model_attributes_type": "object",
     "model_type": "object",
     "string_too_short": "length >= {min_length}",
     "string_type": "string",
@@ -83,25 +82,23 @@ def tongue(headers: Mapping[str, str]) -> str | None:
     return wanted if wanted in ("en", "zh") else None
 
 
-def from_validation(faults: Sequence[Mapping[str, Any]], model: type[BaseModel] | None) -> UsageError:
+def from_validation(faults: Sequence[Mapping[str, Any]], model: type[BaseModel]) -> UsageError:
     """Turn what pydantic found wrong with a body into the first error of ours that it means.
 
     model  the type that the body was to be; its names help to correct a wrong one
     """
-    first = [each for each in faults if each["loc"][:2] == faults[0]["loc"][:2]]
+    first = [each for each in faults if each["loc"][:1] == faults[0]["loc"][:1]]
     # Of a union's branches the one that came furthest is the one that was meant.
-    fault = max(first, key=lambda each: dotted(each["loc"][1:]).count("."))
+    fault = max(first, key=lambda each: dotted(each["loc"]).count("."))
     fault = next((each for each in faults if each["type"] == "extra_forbidden"), fault)
-    place = fault["loc"][1:]
+    place = fault["loc"]
     sort, name = fault["type"], dotted(place)
-    if sort == "json_invalid":
-        return UsageError("serve.json", problem=str(fault.get("ctx", {}).get("error", ""))[:SHOWN])
     if sort == "missing":
         return UsageError("serve.field_missing", name=name or "body", param=name or None)
     if sort == "extra_forbidden":
-        among = sorted(names(model, place[:-1])) if model is not None else []
+        among = sorted(names(model, place[:-1]))
         return UsageError("serve.field_unknown", name=str(place[-1])[:SHOWN], among=among, param=name[:SHOWN])
-    branches = {read(each) for each in faults if dotted(each["loc"][1:]) == name}
+    branches = {read(each) for each in faults if dotted(each["loc"]) == name}
     values = {"name": name or "body", "value": show(fault.get("input")), "wanted": " | ".join(sorted(branches))}
     return UsageError("serve.field_value", **values, param=name or None)
 

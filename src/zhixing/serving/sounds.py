@@ -12,10 +12,10 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from zhixing.core.errors import UsageError
 from zhixing.data.pauses import Utterance
@@ -30,31 +30,24 @@ FIELDS = ("file", "model", "response_format", "language")
 FORM = "multipart/form-data"
 DECODED = 4  # sounds at once: a minute of speech is a few megabytes as a file and many times that as samples
 BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            FORM: {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "model"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "model": {"type": "string"},
-                        "response_format": {"type": "string", "enum": list(FORMS), "default": "json"},
-                        "language": {"type": "string"},
-                    },
-                }
-            }
-        },
+    FORM: {
+        "schema": {
+            "type": "object",
+            "required": ["file", "model"],
+            "additionalProperties": False,
+            "properties": {
+                "file": {"type": "string", "format": "binary"},
+                "model": {"type": "string"},
+                "response_format": {"type": "string", "enum": list(FORMS), "default": "json"},
+                "language": {"type": "string"},
+            },
+        }
     }
 }
 
 REPLY: dict[str, Any] = {
-    "content": {
-        "application/json": {"schema": {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}}},
-        "text/plain": {"schema": {"type": "string"}},
-    }
+    "application/json": {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
+    "text/plain": {"type": "string"},
 }
 
 
