@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from types import FrameType
@@ -18,6 +19,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 def main() -> NoReturn:
     """Run the words of the command line and leave with their exit code."""
     signal.signal(signal.SIGTERM, _stop)
+    gc.disable()  # nothing that is imported on the way to a verb is garbage
     from zhixing.cli.app import main as run
 
     sys.exit(run(sys.argv[1:]))

@@ -6,6 +6,7 @@ torch when a verb runs. Whatever goes wrong comes out through `failure.report` a
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -125,6 +126,7 @@ def run(words: Sequence[str]) -> None:
     else:
         function = find(verb)
         arguments, named = parse(verb, words[1:])
+        gc.enable()  # which the program has put off
         function(*arguments, **named)
 
 

@@ -78,8 +78,6 @@ def opening(models: list[Path]) -> tuple[Any, Any]:
 
     Raises what opening raises.
     """
-    from zhixing.serving.served import open_models
-
     found: list[Any] = []
 
     def work() -> None:
@@ -91,6 +89,8 @@ def opening(models: list[Path]) -> tuple[Any, Any]:
     beside = threading.Thread(target=work, name="opening", daemon=True)
     gc.disable()  # what is made from here on stays to the end
     try:
+        from zhixing.serving.served import open_models
+
         beside.start()
         from zhixing.serving.run import serve as run
 

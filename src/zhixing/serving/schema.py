@@ -1,7 +1,8 @@
 """What the routes read and write, as types: OpenAI's names and meanings, vLLM's names for the settings that OpenAI lacks.
 
 A field that is not here is refused by name; a field of OpenAI's that is not offered is refused unless it has the value that changes
-nothing. The types are also the OpenAPI page. This border is the one place with classes that inherit: they are pydantic's models.
+nothing. The types are also the OpenAPI page. This border is the one place with classes that inherit: they are pydantic's models. Each is
+built when it is first needed, not while a server starts.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def _floats(values: tuple[Any, ...]) -> list[float]:
 class Strict(BaseModel):
     """Exact types, finite numbers, no unknown names."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 def check_letters(value: Any, place: tuple[str, ...] = ()) -> None:
@@ -203,7 +204,13 @@ class EmbeddingRequest(Asked):
     user: Annotated[str | None, Field(description="accepted and not used")] = None
 
 
-class Problem(BaseModel):
+class Told(BaseModel):
+    """An answer, or a part of one."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class Problem(Told):
     """What went wrong, in three sentences: what is wrong, what was expected, what to do."""
 
     message: str
@@ -212,13 +219,13 @@ class Problem(BaseModel):
     code: str
 
 
-class ErrorReply(BaseModel):
+class ErrorReply(Told):
     """Every error, in OpenAI's form."""
 
     error: Problem
 
 
-class Usage(BaseModel):
+class Usage(Told):
     """Tokens: of the prompts, the end token that opens each included, and those that were chosen, the end token included."""
 
     prompt_tokens: int
@@ -226,7 +233,7 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class LegacyLogprobs(BaseModel):
+class LegacyLogprobs(Told):
     """The chosen tokens and, of each, the model's own log-probability in nats and the likeliest alternatives."""
 
     tokens: list[str]
@@ -235,7 +242,7 @@ class LegacyLogprobs(BaseModel):
     text_offset: list[int]
 
 
-class CompletionChoice(BaseModel):
+class CompletionChoice(Told):
     """One text; `forgotten` counts the tokens that were no longer read because the text outgrew the model's window."""
 
     index: int
@@ -245,7 +252,7 @@ class CompletionChoice(BaseModel):
     forgotten: int
 
 
-class CompletionReply(BaseModel):
+class CompletionReply(Told):
     """Texts that continue the prompts: prompt by prompt, `n` for each."""
 
     id: str
@@ -257,7 +264,7 @@ class CompletionReply(BaseModel):
     usage: Usage
 
 
-class Alternative(BaseModel):
+class Alternative(Told):
     """A token, its log-probability in nats, and the bytes it stands for; a control token has none."""
 
     token: str
@@ -271,14 +278,14 @@ class ChosenToken(Alternative):
     top_logprobs: list[Alternative]
 
 
-class ChatLogprobs(BaseModel):
+class ChatLogprobs(Told):
     """The chosen tokens."""
 
     content: list[ChosenToken]
     refusal: None = None
 
 
-class ReplyMessage(BaseModel):
+class ReplyMessage(Told):
     """The answer's text."""
 
     role: Literal["assistant"]
@@ -286,7 +293,7 @@ class ReplyMessage(BaseModel):
     refusal: None = None
 
 
-class ChatChoice(BaseModel):
+class ChatChoice(Told):
     """One answer."""
 
     index: int
@@ -296,7 +303,7 @@ class ChatChoice(BaseModel):
     forgotten: int
 
 
-class ChatReply(BaseModel):
+class ChatReply(Told):
     """Answers to the messages."""
 
     id: str
@@ -308,7 +315,7 @@ class ChatReply(BaseModel):
     usage: Usage
 
 
-class RowAnswer(BaseModel):
+class RowAnswer(Told):
     """The model's answer to one row; `abstained`: its confidence lies below the threshold that was asked for; `reasons`: the columns of
     a table that speak most for the answer, where the model can say."""
 
@@ -319,7 +326,7 @@ class RowAnswer(BaseModel):
     abstained: bool
 
 
-class PredictReply(BaseModel):
+class PredictReply(Told):
     """An answer for each row, in their order."""
 
     model: str
@@ -327,7 +334,7 @@ class PredictReply(BaseModel):
     answers: list[RowAnswer]
 
 
-class Embedding(BaseModel):
+class Embedding(Told):
     """One text as a vector; `forgotten` counts the tokens at its end that were not read because the model reads no more."""
 
     object: Literal["embedding"]
@@ -336,14 +343,14 @@ class Embedding(BaseModel):
     forgotten: int
 
 
-class EmbeddingUsage(BaseModel):
+class EmbeddingUsage(Told):
     """Tokens of the texts, with what the model reads around each."""
 
     prompt_tokens: int
     total_tokens: int
 
 
-class EmbeddingReply(BaseModel):
+class EmbeddingReply(Told):
     """A vector for each text, in their order."""
 
     object: Literal["list"]
@@ -352,7 +359,7 @@ class EmbeddingReply(BaseModel):
     usage: EmbeddingUsage
 
 
-class ModelEntry(BaseModel):
+class ModelEntry(Told):
     """A model that is served: `routes` says where it answers; the schemas are JSON Schemas of one row and one answer of `/v1/predict`."""
 
     id: str
@@ -372,14 +379,14 @@ class ModelEntry(BaseModel):
     scores: dict[str, Any]
 
 
-class ModelList(BaseModel):
+class ModelList(Told):
     """The models that are served."""
 
     object: Literal["list"]
     data: list[ModelEntry]
 
 
-class Health(BaseModel):
+class Health(Told):
     """`ok`, or `draining` with status 503 when the server is about to stop."""
 
     status: Literal["ok", "draining", "failed"]

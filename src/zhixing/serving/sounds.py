@@ -19,7 +19,6 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from zhixing.core.errors import UsageError
 from zhixing.data.pauses import Utterance
-from zhixing.evaluation import captions
 from zhixing.serving.decoder import DECODER
 from zhixing.serving.limits import SOUNDS
 from zhixing.serving.problems import SHOWN, show
@@ -100,6 +99,8 @@ async def read(request: Request) -> Heard:
 
 def items_of(artefact: Any, content: bytes, language: str = "") -> tuple[list[Utterance], list[Any], float]:
     """Cut a sound, unfolded in a process of its own, into what is heard at once, and encode each piece; give both, and its seconds."""
+    from zhixing.evaluation import captions  # with all that hearing needs, which the server of another task does not wait for
+
     captions.check_language(artefact, language)
     pieces, _, seconds = captions.cut(artefact, content, DECODER.samples)
     return pieces, [captions.item_of(artefact, each, language) for each in pieces], seconds
