@@ -37,6 +37,8 @@ def client() -> TestClient:
         (json.dumps(BODY).encode(), 'Application/Vnd.Rows+JSON; note="a"', "serve.model", "model"),
         (json.dumps(BODY).encode(), "text/json", "serve.content_type", None),
         (json.dumps(BODY).encode(), "application/jsonl", "serve.content_type", None),
+        (json.dumps(BODY).encode(), "application/a/b+json", "serve.content_type", None),
+        (json.dumps(BODY).encode(), "application/a, b+json", "serve.content_type", None),
         (json.dumps(BODY).encode(), "", "serve.content_type", None),
         (b"", "application/json", "serve.field_missing", None),
         (b"null", "application/json", "serve.field_value", None),
@@ -55,6 +57,15 @@ def test_a_body_is_read_or_refused_with_a_reason(client: TestClient, content: by
     error = reply.json()["error"]
     assert (error["code"], error["param"]) == (code, param), error
     assert reply.status_code == (404 if code == "serve.model" else 400)
+
+
+def test_no_depth_of_a_body_is_a_fault(client: TestClient) -> None:
+    """Those who read it one after the other give up at different depths."""
+    for depth in (*range(900, 1000), 3000, 9000):
+        for open_, shut in ((b'{"a":', b"}"), (b"[", b"]")):
+            body = b'{"model":"nobody","rows":[{"a":' + open_ * depth + b"1" + shut * depth + b"}]}"
+            reply = client.post("/v1/predict", content=body, headers={"content-type": "application/json"})
+            assert reply.json()["error"]["code"] in ("serve.model", "serve.json"), (depth, reply.text)
 
 
 def test_what_can_be_read_can_be_asked_for_by_its_head_alone(client: TestClient) -> None:

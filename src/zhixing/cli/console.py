@@ -5,12 +5,10 @@ A code that ends in `.progress` is drawn over itself on a terminal, and told at 
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import sys
 import time
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
@@ -81,20 +79,11 @@ class Console:
         self._out.flush()
 
 
-def columns(text: str) -> int:
-    """Count the columns of a terminal that a text fills: two for a wide character, as Chinese ones are, none for a mark on another."""
-    if text.isascii():
-        return len(text)
-    marks = ("Mn", "Me", "Cf")
-    return sum(0 if unicodedata.category(each) in marks else 1 + (unicodedata.east_asian_width(each) in "WF") for each in text)
-
-
 def fit(line: str, width: int) -> str:
     """Cut a line to the columns it may fill; a Chinese character fills two."""
-    if columns(line) <= width:
-        return line
-    places = itertools.accumulate(map(columns, line))
-    return "".join(each for each, place in zip(line, places, strict=True) if place <= width)
+    from rich.cells import cell_len, set_cell_size
+
+    return line if cell_len(line) <= width else set_cell_size(line, max(0, width))
 
 
 def table(rows: Sequence[Sequence[object]]) -> str:
@@ -102,14 +91,16 @@ def table(rows: Sequence[Sequence[object]]) -> str:
 
     Widths are counted in terminal columns, so Chinese and English line up.
     """
+    from rich.cells import cell_len
+
     cells = [[show(value) for value in row] for row in rows]
-    widths = [max(columns(row[column]) for row in cells) for column in range(len(cells[0]))]
+    widths = [max(cell_len(row[column]) for row in cells) for column in range(len(cells[0]))]
     right = [len(rows) > 1 and all(isinstance(row[column], (int, float, type(None))) for row in rows[1:]) for column in range(len(widths))]
     lines = []
     for row in cells:
         padded = []
         for value, width, leaning in zip(row, widths, right, strict=True):
-            space = " " * (width - columns(value))
+            space = " " * (width - cell_len(value))
             padded.append(space + value if leaning else value + space)
         lines.append("  ".join(padded).rstrip())
     lines.insert(1, "  ".join("-" * min(width, RULE) for width in widths))

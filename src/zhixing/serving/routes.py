@@ -6,6 +6,7 @@ The types are pydantic's, the routing Starlette's. FastAPI, which joins the two,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,6 +21,7 @@ from zhixing.core.errors import UsageError
 from zhixing.serving import problems
 
 JSON = "application/json"
+IS_JSON = re.compile(r"application/([^/\s,]+\+)?json")
 OPENAPI = "3.1.0"
 PLACE = "#/components/schemas/{model}"
 ASKED, TOLD = "validation", "serialization"  # the two sides of a type, as pydantic names them
@@ -61,19 +63,16 @@ async def body_of(request: Request, sort: type[Body]) -> Body:
     if not content:
         raise UsageError("serve.field_missing", name="body", param=None)
     told = request.headers.get("content-type", "")
-    kind, _, form = told.partition(";")[0].strip().lower().partition("/")
-    if kind != "application" or not (form == "json" or form.endswith("+json")):
+    if not IS_JSON.fullmatch(told.partition(";")[0].strip().lower()):
         raise UsageError("serve.content_type", sort=told[:100])
     try:
-        value = json.loads(content)
-    except json.JSONDecodeError as fault:
-        raise UsageError("serve.json", problem=fault.msg[: problems.SHOWN]) from None
-    except (ValueError, RecursionError) as fault:  # no UTF-8, a number of thousands of digits, thousands of brackets
-        raise UsageError("serve.json", problem=str(fault)[: problems.SHOWN]) from None
-    try:
-        return sort.model_validate(value)
+        return sort.model_validate(json.loads(content))
     except ValidationError as fault:
         raise problems.from_validation(fault.errors(include_url=False), sort) from None
+    except json.JSONDecodeError as fault:
+        raise UsageError("serve.json", problem=fault.msg[: problems.SHOWN]) from None
+    except (ValueError, RecursionError) as fault:  # no UTF-8, a number of thousands of digits, brackets within brackets without end
+        raise UsageError("serve.json", problem=str(fault)[: problems.SHOWN]) from None
 
 
 def described(ways: Sequence[Way], title: str, version: str, refusals: Sequence[int], refusal: type[BaseModel]) -> dict[str, Any]:
