@@ -72,7 +72,7 @@ def parse(verb: str, words: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, A
     try:
         _, bound, _ = app.parse_args(join_dashes(words, switches), exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        raise from_parser(error, verb, words) from None
+        raise from_parser(error, verb, function, words) from None
     return bound.args, bound.kwargs
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zhixing.core.errors import RunError, UsageError, ZhixingError
@@ -26,19 +26,19 @@ OF_TRAINING = {"torch": "torch", "sklearn": "scikit-learn", "scipy": "scikit-lea
 CLOSED_PIPE, INTERRUPTED = 141, 130
 
 
-def from_parser(error: Any, verb: str, words: Sequence[str]) -> UsageError:
+def from_parser(error: Any, verb: str, function: Callable[..., None], words: Sequence[str]) -> UsageError:
     """Turn a parser's error into ours, with the nearest name.
 
-    error  a cyclopts.CycloptsError of the words after the verb
+    error     a cyclopts.CycloptsError of the words after the verb
+    function  the verb's own
     """
     import inspect
 
     import cyclopts
 
-    from zhixing.cli.app import find
     from zhixing.cli.help import flag, kind
 
-    parameters = inspect.signature(find(verb), eval_str=True).parameters
+    parameters = inspect.signature(function, eval_str=True).parameters
     flags = [flag(each.name) for each in parameters.values() if each.kind is each.KEYWORD_ONLY]
     positional = " ".join(each.name.upper() for each in parameters.values() if each.kind is each.POSITIONAL_ONLY)
     known = getattr(getattr(error, "argument", None), "name", "") or ""
