@@ -6,6 +6,7 @@ import copy
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from zhixing.serving.served import open_models
 from zhixing.tasks import adapter
 from zhixing.tokens import chat
 from zhixing.tokens.tokenizer import Tokenizer
+from zhixing.training.ready import choose
 from zhixing.training.settings import LATER, as_dict, settle
 from zhixing.training.train import fingerprint, identify
 
@@ -482,3 +484,10 @@ def test_a_run_that_an_earlier_version_began_is_known_again(place: Path, tmp_pat
     hashes = [sha256(place / each / "manifest.json") for each in ("corpus", "base")]
     assert known == fingerprint([before, *hashes])
     assert known != identify(corpus, settle("language", {**settings, "lora_base": "int8"}))
+
+
+@pytest.mark.parametrize(("precision", "rank", "micros"), [("fp32", 4, 4), ("bf16", 4, 2), ("fp32", 0, 1), ("bf16", 0, 1)])
+def test_an_adapters_step_is_cut_smaller(precision: str, rank: int, micros: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    settings = settle("language", {"model": "llama", "batch": 8, "window": 256, "precision": precision}).value
+    assert choose(replace(settings, lora=rank), "language").accumulate == micros
