@@ -22,6 +22,7 @@ from zhixing.data.pauses import Utterance
 from zhixing.serving.decoder import DECODER
 from zhixing.serving.limits import SOUNDS
 from zhixing.serving.problems import SHOWN, show
+from zhixing.serving.routes import JSON
 
 ROUTE = SOUNDS
 FORMS = ("json", "text", "verbose_json")
@@ -45,7 +46,7 @@ BODY: dict[str, Any] = {
 }
 
 REPLY: dict[str, Any] = {
-    "application/json": {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
+    JSON: {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
     "text/plain": {"type": "string"},
 }
 
