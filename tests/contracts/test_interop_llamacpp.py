@@ -13,6 +13,7 @@ from forms_maker import made
 from zhixing import export_model, import_model, load
 from zhixing.core.errors import DataError
 from zhixing.exporting import llamacpp
+from zhixing.models.gguf import LLAMA3
 
 pytest.importorskip("cyllama", reason="cyllama is not installed: llama.cpp cannot be asked")
 pytestmark = pytest.mark.interop
@@ -32,6 +33,16 @@ def test_it_answers_the_golden_questions(family: str, form: str, tmp_path: Path)
     held, opened = llamacpp.File(llamacpp.library(), tmp_path / "a.gguf"), load(model)
     for text in ("the old boat", "大江东去", "<|end|> is text", "x = 12345\n\n  y"):
         assert held.encode(text) == opened.tokenizer.encode(text).tolist()
+
+
+def test_it_slows_the_rotations_of_llama_3_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(tmp_path / "model", "language", "llama", rope_theta=5e5, rope_scaling={"rope_type": "llama3", "factor": 32.0, **LLAMA3})
+    assert told_by(model, tmp_path / "a.gguf", "F32") == ["export.reader", "export.done"]
+    monkeypatch.setattr("zhixing.exporting.export.replay", lambda *given: None)
+    monkeypatch.setattr("zhixing.models.gguf.factors_of", lambda config: {})
+    with pytest.raises(DataError) as caught:  # red: llama.cpp turns them at full pace where nothing slows them
+        export_model(model, tmp_path / "b.gguf", "F32")
+    assert caught.value.code == "golden.differs"
 
 
 def test_pieces_of_others_are_cut_alike_there(tmp_path: Path) -> None:

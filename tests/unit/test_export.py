@@ -10,7 +10,7 @@ import gguf_maker
 import numpy as np
 import pytest
 import torch
-from forms_maker import MADE, TEXTS, model_of
+from forms_maker import MADE, TEXTS, made, model_of
 
 from zhixing import export_model, import_model, load, prepare, train
 from zhixing.core.errors import DataError, UsageError
@@ -122,6 +122,35 @@ def test_numbers_are_rounded_to_the_nearest(form: str) -> None:
     step = np.abs(numbers.reshape(-1, 32)).max(1).repeat(32).reshape(5, 64) / 127
     bound = {"F32": 0 * step, "F16": 2**-11 * np.abs(numbers), "BF16": 2**-8 * np.abs(numbers), "Q8_0": 0.56 * step}[form]
     assert (np.abs(found - numbers) <= bound + 1e-9).all()
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 32.0, **names.LLAMA3}
+
+
+def test_rotations_of_llama_3_travel_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path / "model", "language", "llama", rope_theta=5e5, rope_scaling=LLAMA3)
+    export_model(tmp_path / "model", tmp_path / "a.gguf")
+    factors = gguf.GGUF(tmp_path / "a.gguf").tensor(names.FACTORS)
+    assert factors.min() == 1 and factors.max() == pytest.approx(32)
+    import_model(tmp_path / "a.gguf", tmp_path / "again")
+    again, before = (load(tmp_path / name).model.to_dict() for name in ("again", "model"))
+    assert (again["rope_scaling"], again["rope_theta"]) == (before["rope_scaling"], before["rope_theta"]) == (LLAMA3, 5e5)
+    monkeypatch.setattr(names, "factors_of", lambda config: {})
+    with pytest.raises(DataError) as caught:  # red: a file without them answers otherwise
+        export_model(tmp_path / "model", tmp_path / "b.gguf", "f32")
+    assert caught.value.code == "golden.differs"
+
+
+@pytest.mark.parametrize(
+    ("family", "theta", "changed"),
+    [("qwen3", 5e5, {}), ("llama", 5e5, {"original_max_position_embeddings": 16}), ("llama", 10.0, {})],
+    ids=["a layout whose readers know none", "another window", "no pair turns slowly enough to tell the factor"],
+)
+def test_rotations_that_no_reader_would_know_are_refused(family: str, theta: float, changed: dict[str, Any], tmp_path: Path) -> None:
+    made(tmp_path / "model", "language", family, rope_theta=theta, rope_scaling={**LLAMA3, **changed})
+    with pytest.raises(UsageError) as caught:
+        export_model(tmp_path / "model", tmp_path / "a.gguf")
+    assert caught.value.code == "export.rope" and not (tmp_path / "a.gguf").exists()
 
 
 def test_force_replaces_no_file_that_no_export_wrote(place: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def _gguf(model: str | Path, out: Path, form: str, tell: Callable[..., None], fo
     config = opened.model.to_dict()
     settings = {**names.settings_of(config), "general.name": Path(model).name, **to_gguf(opened.tokenizer)}
     settings |= {"general.file_type": FILE_TYPES[form], "general.quantization_version": 2}
-    tensors = {}
+    tensors = names.factors_of(config)
     for name, value in catalog.tensors(opened.model).items():
         theirs, array = names.gguf_name(name), value.float().cpu().numpy()
         heads = names.heads_of(theirs, config)

@@ -105,20 +105,43 @@ def stretch_of(path: str, factors: np.ndarray, config: Mapping[str, Any]) -> dic
 
     Raises DataError for others.
     """
+    if factors.shape == (config["head_dim"] // 2,) and np.isfinite(factors).all():
+        if np.allclose(factors, 1, CLOSE):
+            return {}
+        found = {"rope_type": "llama3", "factor": float(factors.max()), **LLAMA3}
+        if np.allclose(_slowed(config, found), factors, CLOSE):
+            return {"rope_scaling": found}
+    shown = str(factors.ravel()[:4])[:80]
+    raise DataError("import.config", path=path, name=FACTORS, value=shown, wanted="Llama 3.1's: factors of 1 up to one factor")
+
+
+def _slowed(config: Mapping[str, Any], stretch: Mapping[str, Any]) -> np.ndarray:
+    """Give what each pair's rotation is slowed by, (K / 2,) float64."""
     import torch
 
     from zhixing.layers.positions import stretched
 
-    head, theta = config["head_dim"], config["rope_theta"]
-    if factors.shape == (head // 2,) and np.isfinite(factors).all():
-        if np.allclose(factors, 1, CLOSE):
-            return {}
-        found = {"rope_type": "llama3", "factor": float(factors.max()), **LLAMA3}
-        turns = theta ** (-torch.arange(0, head, 2).double() / head)
-        if np.allclose((turns / stretched(turns, found)).numpy(), factors, CLOSE):
-            return {"rope_scaling": found}
-    shown = str(factors.ravel()[:4])[:80]
-    raise DataError("import.config", path=path, name=FACTORS, value=shown, wanted="Llama 3.1's: factors of 1 up to one factor")
+    head = config["head_dim"]
+    turns = config["rope_theta"] ** (-torch.arange(0, head, 2).double() / head)
+    return (turns / stretched(turns, stretch)).numpy()
+
+
+def factors_of(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Give the tensor that tells a GGUF file's reader of Llama 3's rotations, {its name: (K / 2,) float32}; none for other rotations.
+
+    config  a config.json of the llama or qwen3 layout
+
+    Raises UsageError for rotations that neither a setting nor such a tensor tells a reader of.
+    """
+    stretch = config.get("rope_scaling") or {}
+    sort = stretch.get("rope_type", "linear")
+    if sort == "linear":
+        return {}
+    told = sort == "llama3" and config["model_type"] == "llama" and all(stretch[name] == value for name, value in LLAMA3.items())
+    factors = _slowed(config, stretch) if told else np.zeros(0)
+    if not told or not np.isclose(factors.max(), stretch["factor"], CLOSE):  # a reader takes the greatest for the factor
+        raise UsageError("export.rope", sort=sort)
+    return {FACTORS: factors.astype(np.float32)}
 
 
 def name_of(path: str, name: str) -> str:
@@ -136,14 +159,15 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
     config  a config.json of the llama or qwen3 layout
 
-    Raises UsageError for a layout that GGUF has no name for here, or stretched rotations other than linear ones.
+    Rotations that are stretched otherwise than linearly are told of in a tensor: `factors_of`.
+
+    Raises UsageError for a layout that GGUF has no name for here.
     """
     kind = config["model_type"]
     if kind not in ARCHITECTURES:
         raise UsageError("export.architecture", name=kind, among=", ".join(ARCHITECTURES))
     stretch = config.get("rope_scaling") or {}
-    if stretch.get("rope_type", "linear") != "linear":
-        raise UsageError("export.rope", sort=stretch["rope_type"])
+    linear = stretch.get("rope_type") == "linear"
     own = {
         "block_count": config["num_hidden_layers"],
         "context_length": config["max_position_embeddings"],
@@ -157,7 +181,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
         "rope.freq_base": float(config["rope_theta"]),
         "rope.dimension_count": config["head_dim"],
         "vocab_size": config["vocab_size"],
-        **({"rope.scaling.type": "linear", "rope.scaling.factor": float(stretch["factor"])} if stretch else {}),
+        **({"rope.scaling.type": "linear", "rope.scaling.factor": float(stretch["factor"])} if linear else {}),
     }
     return {"general.architecture": kind, **{f"{kind}.{name}": value for name, value in own.items()}}
 
