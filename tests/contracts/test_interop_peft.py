@@ -44,8 +44,8 @@ def test_ours_opens_in_peft(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-@pytest.mark.parametrize("targets", ["all-linear", "some", "of one place"])
-def test_peft_s_opens_here(name: str, targets: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("targets", "rooted"), [("all-linear", False), ("some", False), ("of one place", False), ("some", True)])
+def test_peft_s_opens_here(name: str, targets: str, rooted: bool, tmp_path: Path) -> None:
     model = saved(name, tmp_path / "theirs")
     import_model(tmp_path / "theirs", tmp_path / "base")
     chosen = {
@@ -53,9 +53,8 @@ def test_peft_s_opens_here(name: str, targets: str, tmp_path: Path) -> None:
         "some": {"gpt2": ["c_attn"], "llama": ["q_proj", "up_proj"]},
         "of one place": {"gpt2": ["attn.c_proj"], "llama": ["layers.1.self_attn.q_proj"]},
     }
-    told = peft.LoraConfig(
-        r=3, lora_alpha=5, target_modules=chosen[targets].get(name, targets), init_lora_weights=False, task_type="CAUSAL_LM"
-    )
+    maps = chosen[targets].get(name, targets)
+    told = peft.LoraConfig(r=3, lora_alpha=5, target_modules=maps, use_rslora=rooted, init_lora_weights=False, task_type="CAUSAL_LM")
     torch.manual_seed(0)
     theirs = peft.get_peft_model(model, told).eval()
     theirs.save_pretrained(tmp_path / "adapter")

@@ -358,12 +358,19 @@ def test_tokens_that_a_trainer_added_take_places_that_have_none(place: Path, spa
         ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
         ({"lora_bias": True}, "lora_bias"),
         ({"lora_alpha": 1e300}, "lora_alpha"),
+        ({"use_rslora": True, "lora_alpha": 9e5}, "lora_alpha"),
+        ({"use_rslora": "yes"}, "use_rslora"),
     ],
 )
 def test_another_sort_of_adapter_is_refused_by_name(place: Path, tmp_path: Path, change: dict[str, Any], told: str) -> None:
     with pytest.raises(DataError, match=told):
         import_model(peft_folder(place, tmp_path / "theirs", **change), tmp_path / "ours", base=place / "base")
     assert not (tmp_path / "ours").exists()
+
+
+def test_a_root_of_the_rank_is_told_as_the_alpha_that_means_the_same(place: Path, tmp_path: Path) -> None:
+    folder = peft_folder(place, tmp_path / "theirs", r=4, lora_alpha=6, use_rslora=True)
+    assert adapter.read_config(folder / "adapter_config.json")[:2] == (4, 12.0)
 
 
 def test_settings_that_cannot_be_are_refused(place: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ learnt beside its maps; opened with others of the same base, their weights are o
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 ADAPTER, ADAPTER_CONFIG, HEAD = "adapter_model.safetensors", "adapter_config.json", "head.safetensors"
 KIND = "adapter"
 # What peft's config may ask for that would compute otherwise.
-FIXED: dict[str, Any] = {"peft_type": "LORA", "bias": "none", "use_dora": False, "use_rslora": False}
+FIXED: dict[str, Any] = {"peft_type": "LORA", "bias": "none", "use_dora": False}
 EMPTY = ("modules_to_save", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "target_parameters", "lora_bias",
          "exclude_modules", "layer_replication", "trainable_token_indices", "alora_invocation_tokens", "arrow_config", "loftq_config",
          "use_qalora", "corda_config")  # fmt: skip
@@ -85,6 +86,9 @@ def base_of(folder: Folder) -> Folder:
 def read_config(path: Path) -> tuple[int, float, list[str] | None]:
     """Read peft's adapter_config.json: rank, alpha, and the names of the maps that are adapted (None: all linear ones).
 
+    What is divided by the root of the rank in place of the rank (`use_rslora`; Kalajdzievski 2023, arXiv:2312.03732) is given as the alpha
+    that means the same.
+
     Raises DataError for one that asks for another sort of adapter.
     """
     try:
@@ -105,8 +109,13 @@ def read_config(path: Path) -> tuple[int, float, list[str] | None]:
     rank, alpha, targets = given.get("r"), given.get("lora_alpha"), given.get("target_modules")
     if type(rank) is not int or not 0 < rank <= MOST_RANK:
         raise DataError("adapter.config", path=str(path), name="r", value=str(rank)[:80], wanted=f"1 .. {MOST_RANK}")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= MOST_ALPHA:
-        raise DataError("adapter.config", path=str(path), name="lora_alpha", value=str(alpha)[:80], wanted=f"a number up to {MOST_ALPHA:g}")
+    if type(rooted := given.get("use_rslora", False)) is not bool:
+        raise DataError("adapter.config", path=str(path), name="use_rslora", value=str(rooted)[:80], wanted="true | false")
+    root = math.sqrt(rank) if rooted else 1.0
+    most = MOST_ALPHA / root
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= most:
+        raise DataError("adapter.config", path=str(path), name="lora_alpha", value=str(alpha)[:80], wanted=f"a number up to {most:g}")
+    alpha *= root
     if (begun := given.get("init_lora_weights", True)) not in BEGINNINGS:
         raise DataError("adapter.config", path=str(path), name="init_lora_weights", value=str(begun)[:80], wanted="true | gaussian | eva")
     if targets == "all-linear":
@@ -127,7 +136,7 @@ def write(path: Path, model: nn.Module, base: str = "") -> None:
     maps = lora.found(body)
     first = next(iter(maps.values()))
     rank = first.lora_A.weight.shape[0]
-    about = {**FIXED, "r": rank, "lora_alpha": first.scale * rank, "target_modules": lora.endings(body)}
+    about = {**FIXED, "use_rslora": False, "r": rank, "lora_alpha": first.scale * rank, "target_modules": lora.endings(body)}
     about |= {"lora_dropout": 0.0, "fan_in_fan_out": any(hasattr(each, "pieces") for each in maps.values()), "inference_mode": True}
     about |= {"task_type": "CAUSAL_LM" if "causal" in body.kinds and body is model else None, "base_model_name_or_path": base}
     alone = isinstance(model, Headed) and not any(True for _ in model.head.parameters())  # of its vectors: peft's base is the body itself
