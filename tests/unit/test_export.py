@@ -141,16 +141,30 @@ def test_rotations_of_llama_3_travel_along(tmp_path: Path, monkeypatch: pytest.M
     assert caught.value.code == "golden.differs"
 
 
+@pytest.mark.parametrize("stretch", [{"rope_type": "linear", "factor": 4.0}, {**LLAMA3, "factor": 1.0005}])
+def test_rotations_stretched_otherwise_travel_along(stretch: dict[str, Any], tmp_path: Path) -> None:
+    made(tmp_path / "model", "language", "llama", rope_theta=5e5, rope_scaling=stretch)
+    export_model(tmp_path / "model", tmp_path / "a.gguf")
+    import_model(tmp_path / "a.gguf", tmp_path / "again")
+    found = load(tmp_path / "again").model.to_dict()["rope_scaling"]
+    assert found["rope_type"] == stretch["rope_type"] and found["factor"] == pytest.approx(stretch["factor"], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("family", "theta", "changed"),
-    [("qwen3", 5e5, {}), ("llama", 5e5, {"original_max_position_embeddings": 16}), ("llama", 10.0, {})],
-    ids=["a layout whose readers know none", "another window", "no pair turns slowly enough to tell the factor"],
+    [
+        ("qwen3", 5e5, {}),
+        ("llama", 5e5, {"original_max_position_embeddings": 16}),
+        ("llama", 10.0, {}),
+        ("llama", 5e5, {"factor": 1e39}),
+    ],
+    ids=["a layout whose readers know none", "another window", "no pair turns slowly enough to tell the factor", "a factor without end"],
 )
 def test_rotations_that_no_reader_would_know_are_refused(family: str, theta: float, changed: dict[str, Any], tmp_path: Path) -> None:
     made(tmp_path / "model", "language", family, rope_theta=theta, rope_scaling={**LLAMA3, **changed})
     with pytest.raises(UsageError) as caught:
         export_model(tmp_path / "model", tmp_path / "a.gguf")
-    assert caught.value.code == "export.rope" and not (tmp_path / "a.gguf").exists()
+    assert caught.value.code == ("export.rope" if family == "llama" else "export.rope_layout") and not (tmp_path / "a.gguf").exists()
 
 
 def test_force_replaces_no_file_that_no_export_wrote(place: Path, tmp_path: Path) -> None:

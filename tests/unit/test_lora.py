@@ -369,8 +369,8 @@ def test_another_sort_of_adapter_is_refused_by_name(place: Path, tmp_path: Path,
 
 
 def test_a_root_of_the_rank_is_told_as_the_alpha_that_means_the_same(place: Path, tmp_path: Path) -> None:
-    folder = peft_folder(place, tmp_path / "theirs", r=4, lora_alpha=6, use_rslora=True)
-    assert adapter.read_config(folder / "adapter_config.json")[:2] == (4, 12.0)
+    made = [peft_folder(place, tmp_path / str(each), r=4, lora_alpha=6, use_rslora=each) for each in (True, False, 0)]
+    assert [adapter.read_config(each / "adapter_config.json")[1] for each in made] == [12.0, 6.0, 6.0]
 
 
 def test_settings_that_cannot_be_are_refused(place: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def stretch_of(path: str, factors: np.ndarray, config: Mapping[str, Any]) -> dic
     Raises DataError for others.
     """
     if factors.shape == (config["head_dim"] // 2,) and np.isfinite(factors).all():
-        if np.allclose(factors, 1, CLOSE):
+        if np.allclose(factors, 1, 1e-6):
             return {}
         found = {"rope_type": "llama3", "factor": float(factors.max()), **LLAMA3}
         if np.allclose(_slowed(config, found), factors, CLOSE):
@@ -137,9 +137,11 @@ def factors_of(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     sort = stretch.get("rope_type", "linear")
     if sort == "linear":
         return {}
-    told = sort == "llama3" and config["model_type"] == "llama" and all(stretch[name] == value for name, value in LLAMA3.items())
-    factors = _slowed(config, stretch) if told else np.zeros(0)
-    if not told or not np.isclose(factors.max(), stretch["factor"], CLOSE):  # a reader takes the greatest for the factor
+    if config["model_type"] != "llama":  # whose readers alone look for them
+        raise UsageError("export.rope_layout", sort=sort, name=config["model_type"])
+    factors = _slowed(config, stretch) if all(stretch.get(name) == value for name, value in LLAMA3.items()) else np.zeros(0)
+    # A reader takes the greatest for the factor.
+    if not factors.size or stretch["factor"] > float(np.finfo(np.float32).max) or not np.isclose(factors.max(), stretch["factor"], CLOSE):
         raise UsageError("export.rope", sort=sort)
     return {FACTORS: factors.astype(np.float32)}
 
@@ -167,7 +169,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind not in ARCHITECTURES:
         raise UsageError("export.architecture", name=kind, among=", ".join(ARCHITECTURES))
     stretch = config.get("rope_scaling") or {}
-    linear = stretch.get("rope_type") == "linear"
+    linear = stretch and stretch.get("rope_type", "linear") == "linear"
     own = {
         "block_count": config["num_hidden_layers"],
         "context_length": config["max_position_embeddings"],

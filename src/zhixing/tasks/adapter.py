@@ -109,11 +109,11 @@ def read_config(path: Path) -> tuple[int, float, list[str] | None]:
     rank, alpha, targets = given.get("r"), given.get("lora_alpha"), given.get("target_modules")
     if type(rank) is not int or not 0 < rank <= MOST_RANK:
         raise DataError("adapter.config", path=str(path), name="r", value=str(rank)[:80], wanted=f"1 .. {MOST_RANK}")
-    if type(rooted := given.get("use_rslora", False)) is not bool:
+    if (rooted := given.get("use_rslora", False)) not in (False, True):
         raise DataError("adapter.config", path=str(path), name="use_rslora", value=str(rooted)[:80], wanted="true | false")
     root = math.sqrt(rank) if rooted else 1.0
     most = MOST_ALPHA / root
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= most:
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= most * (1 + 1e-9):  # what was rounded once
         raise DataError("adapter.config", path=str(path), name="lora_alpha", value=str(alpha)[:80], wanted=f"a number up to {most:g}")
     alpha *= root
     if (begun := given.get("init_lora_weights", True)) not in BEGINNINGS:
